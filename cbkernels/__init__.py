@@ -1,0 +1,41 @@
+"""cbkernels: which layers of a neural network make samples indistinguishable.
+
+    r = cbkernels.bundle_entropy(acts, labels)
+
+Importing needs NumPy only. Start with ``bundle.py`` (one call) or ``streaming.py`` (many batches).
+"""
+
+from __future__ import annotations
+
+try:
+    from . import _core
+except ImportError as error:
+    import os
+
+    raise ImportError(
+        f"cbkernels in {os.path.dirname(__file__)} has no usable compiled module ({error}); "
+        "run `pip install .` in the source folder and import it from another folder"
+    ) from None
+
+from ._version import __version__
+from .bundle import bundle_entropy, bundle_entropy_layers, bundle_rows, conflict_margin
+from .grid import UpdateGrid
+from .result import BundleResult
+from .streaming import BundleEntropy
+
+if _core.version != __version__:
+    raise ImportError(
+        f"cbkernels is version {__version__} but its compiled module is {_core.version}; "
+        "run `pip install .` in the source folder again"
+    )
+
+__all__ = [
+    "BundleEntropy",
+    "BundleResult",
+    "UpdateGrid",
+    "__version__",
+    "bundle_entropy",
+    "bundle_entropy_layers",
+    "bundle_rows",
+    "conflict_margin",
+]

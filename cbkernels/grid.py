@@ -1,0 +1,188 @@
+"""The update grid: activations as the next weight update would see them.
+
+Two values that the grid maps to one number cannot be told apart by a gradient step
+(Peer et al., "Conflicting Bundles", WACV 2021, section 3). The kernels apply it in
+``csrc/update_grid.h``, the definition in ``reference.py``; this file only checks and
+rounds its parameters, once, so that every backend gets the same numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+GRID_DTYPES = ("float32", "float64", "float16", "bfloat16")
+"""Types in which an optimizer may keep the weights; the position + 1 is the kernel's code."""
+
+_MANTISSA_BITS = {"float64": 52, "float32": 23, "float16": 10, "bfloat16": 7}
+_SMALLEST_EXPONENT = {"float64": -1022, "float32": -126, "float16": -14, "bfloat16": -126}
+
+
+@dataclass(frozen=True)
+class UpdateGrid:
+    """Resolution of a weight update: ``g(a) = w - (a * lr) * (1 / batch_size)``.
+
+    Every operation is rounded on its own, in this order, in ``dtype``; ``float16`` and
+    ``bfloat16`` compute in float32 and round the result once, as an optimizer does that
+    keeps 16-bit weights. Rows are equal when ``g`` of all their values is equal.
+
+    Args:
+        learning_rate: learning rate of the training, positive and finite.
+        batch_size: batch size of the training (not of the measurement), positive.
+        weight_amplitude: ``w``, the largest absolute value of all trainable weights.
+        dtype: type the weights are stored in: "float32", "float64", "float16", "bfloat16".
+
+    Raises:
+        TypeError, ValueError: a parameter is not a number of the range above.
+
+    Example:
+        >>> grid = UpdateGrid(learning_rate=1e-3, batch_size=64, weight_amplitude=0.7)
+        >>> round(grid.step(), 5)
+        0.00381
+    """
+
+    learning_rate: float
+    batch_size: int
+    weight_amplitude: float
+    dtype: str = "float32"
+    parameters: tuple[int, float, float, float] = field(init=False, repr=False, compare=False)
+    """What the kernels get: (code of the dtype, w, lr, 1 / batch_size), rounded."""
+
+    def __post_init__(self) -> None:
+        if self.dtype not in GRID_DTYPES:
+            raise ValueError(f"dtype is {self.dtype!r}; choose one of {', '.join(GRID_DTYPES)}")
+        rate = _number("learning_rate", self.learning_rate)
+        size = _number("batch_size", self.batch_size)
+        amplitude = _number("weight_amplitude", self.weight_amplitude)
+        if not (rate > 0 and math.isfinite(rate)):
+            raise ValueError(f"learning_rate is {self.learning_rate!r}; it must be positive and finite")
+        if not (size > 0 and math.isfinite(size)):
+            raise ValueError(f"batch_size is {self.batch_size!r}; it must be positive and finite")
+        if not (amplitude >= 0 and math.isfinite(amplitude)):
+            raise ValueError(
+                f"weight_amplitude is {self.weight_amplitude!r}; it must be finite and not negative"
+            )
+        arithmetic: type[np.floating[Any]] = np.float64 if self.dtype == "float64" else np.float32
+        with np.errstate(over="ignore", under="ignore"):
+            w, lr, inverse = arithmetic(amplitude), arithmetic(rate), arithmetic(1.0 / size)
+        for name, given, rounded in (
+            ("learning_rate", self.learning_rate, lr),
+            ("1 / batch_size", 1.0 / size, inverse),
+        ):
+            if not (rounded > 0 and np.isfinite(rounded)):
+                raise ValueError(f"{name} is {given!r}, which {self.dtype} arithmetic rounds to {rounded}")
+        if not np.isfinite(w):
+            raise ValueError(
+                f"weight_amplitude is {self.weight_amplitude!r}, which {self.dtype} rounds to infinity"
+            )
+        code = GRID_DTYPES.index(self.dtype) + 1
+        object.__setattr__(self, "parameters", (code, float(w), float(lr), float(inverse)))
+
+    @classmethod
+    def from_optimizer(
+        cls,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batch_size: int,
+        *,
+        dtype: str | None = None,
+    ) -> UpdateGrid:
+        """Take the grid of a training that is under way, as the paper does.
+
+        Args:
+            model: its largest absolute trainable parameter (batch norm scales included) is ``w``.
+            optimizer: its learning rate; all parameter groups must agree on it.
+            batch_size: the training's batch size.
+            dtype: defaults to the type the trainable parameters are stored in, the coarsest if
+                they differ.
+
+        Raises:
+            ValueError: no trainable parameter, a parameter that is not finite, or groups whose
+                learning rates differ.
+        """
+        trainable = [p.detach() for p in model.parameters() if p.requires_grad and p.numel()]
+        if not trainable:
+            raise ValueError("the model has no trainable parameter; pass UpdateGrid(...) instead")
+        amplitude = max(float(p.abs().max()) for p in trainable)
+        if not math.isfinite(amplitude):
+            raise ValueError(f"the largest absolute weight is {amplitude}; the training has diverged")
+        rates = sorted({float(group["lr"]) for group in optimizer.param_groups})
+        if len(rates) != 1:
+            raise ValueError(
+                f"the optimizer's groups have learning rates {rates}; pass UpdateGrid(...) with one of them"
+            )
+        if dtype is None:
+            stored = {str(p.dtype).removeprefix("torch.") for p in trainable}
+            dtype = next((d for d in ("bfloat16", "float16", "float32", "float64") if d in stored), "float32")
+        return cls(
+            learning_rate=rates[0], batch_size=batch_size, weight_amplitude=amplitude, dtype=dtype
+        )
+
+    def step(self, amplitude: float = 0.0) -> float:
+        """Smallest difference of two activations that is certain to survive the grid.
+
+        Args:
+            amplitude: largest absolute activation. 0 gives the paper's resolution
+                ``ulp(w) * batch_size / lr``, right for activations whose update is small beside
+                ``w``; with the true amplitude it is a bound: values further apart than this
+                never share a grid point.
+
+        Returns:
+            float, in units of the activations.
+        """
+        _, w, lr, inverse = self.parameters
+        amplitude = abs(float(amplitude))
+        update = amplitude * lr * inverse
+        spacing = self._spacing(w + update)
+        if amplitude > 0:
+            work = "float64" if self.dtype == "float64" else "float32"
+            # three roundings before the last one: the value's own conversion and two products
+            spacing = 1.001 * spacing + 8 * update * 2.0 ** -(_MANTISSA_BITS[work] + 1)
+            spacing += 2 * self._spacing(0.0, work) * (1 + inverse)
+            if work != self.dtype:
+                spacing += 1.001 * self._spacing(w + update, work)
+        return spacing / (lr * inverse)
+
+    def bits(self, margin: float, *, amplitude: float = 0.0) -> float:
+        """Bits of precision left before a layer conflicts: ``log2(margin / step)``.
+
+        Args:
+            margin: what ``conflict_margin`` returned.
+            amplitude: see ``step``; with the largest absolute activation, more than 0 bits
+                prove that the layer has no conflict on this grid.
+
+        Returns:
+            float: 0 at one step, negative below it, -inf for margin 0, inf for one label only.
+        """
+        if math.isnan(margin) or margin < 0:
+            raise ValueError(f"margin is {margin!r}; it must not be negative or NaN")
+        if margin == 0:
+            return -math.inf
+        return math.inf if math.isinf(margin) else math.log2(margin / self.step(amplitude))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The four parameters as JSON types."""
+        return {
+            "learning_rate": float(self.learning_rate),
+            "batch_size": int(self.batch_size) if float(self.batch_size).is_integer() else float(self.batch_size),
+            "weight_amplitude": float(self.weight_amplitude),
+            "dtype": self.dtype,
+        }
+
+    def _spacing(self, magnitude: float, dtype: str | None = None) -> float:
+        """Distance of neighbouring floats of ``dtype`` at ``magnitude``."""
+        dtype = dtype or self.dtype
+        exponent = math.frexp(magnitude)[1] - 1 if magnitude else _SMALLEST_EXPONENT[dtype]
+        return math.ldexp(1.0, max(exponent, _SMALLEST_EXPONENT[dtype]) - _MANTISSA_BITS[dtype])
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name} is {value!r}; it must be a number")
+    return float(value)

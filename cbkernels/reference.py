@@ -1,0 +1,295 @@
+"""The definition in NumPy: slow, obvious, and unlike the kernels in shape.
+
+Written from the definition (README, ``docs/method.md``) and from ``docs/fingerprint.md``, never from
+a kernel: rows become byte strings in a dict, pairs are two loops, keys are Python integers. Every
+other backend must give the same integers. Plain equality works on patterns, so that a processor
+that flushes subnormal numbers to zero cannot change an answer. Read next: ``backends.py``.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import Counter
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .arrays import Labels, Rows
+from .entropy import BundleCounts
+from .grid import UpdateGrid
+
+Array = npt.NDArray[Any]
+
+
+class _Format(NamedTuple):
+    """A binary floating-point type: sign, exponent, fraction."""
+
+    exponent_bits: int
+    fraction_bits: int
+    has_infinity: bool
+
+    @property
+    def width(self) -> int:
+        """Bits of one value."""
+        return 1 + self.exponent_bits + self.fraction_bits
+
+    @property
+    def largest_pattern(self) -> int:
+        """Positive patterns above this one are NaN: infinity, or the largest number where there is none."""
+        exponent_full = ((1 << self.exponent_bits) - 1) << self.fraction_bits
+        return exponent_full if self.has_infinity else exponent_full + (1 << self.fraction_bits) - 2
+
+
+_FORMATS = {
+    "float64": _Format(11, 52, True),
+    "float32": _Format(8, 23, True),
+    "float16": _Format(5, 10, True),
+    "bfloat16": _Format(8, 7, True),
+    "float8_e4m3fn": _Format(4, 3, False),
+    "float8_e5m2": _Format(5, 2, True),
+}
+
+
+class Reference:
+    """The backend that says what is right."""
+
+    name = "reference"
+
+    def count_bundles(
+        self,
+        rows: Rows,
+        labels: Labels,
+        grid: UpdateGrid | None,
+        tolerance: tuple[float, float] | None,
+        check_nan: bool,
+    ) -> BundleCounts:
+        """Group the rows, then count the labels in every bundle; NaN rows are always looked for."""
+        ids, holds_nan = _bundles(rows, grid, tolerance)
+        labels_of: dict[int, Counter[int]] = {}
+        for bundle, label in zip(ids, labels.raw(rows.num_rows).tolist(), strict=True):
+            labels_of.setdefault(bundle, Counter())[int(label)] += 1
+        conflicting = [labels_of[bundle] for bundle in sorted(labels_of) if len(labels_of[bundle]) > 1]
+        starts = [0]
+        for counter in conflicting:
+            starts.append(starts[-1] + len(counter))
+        return BundleCounts(
+            num_rows=rows.num_rows,
+            num_bundles=len(labels_of),
+            num_nan_rows=sum(holds_nan),
+            num_conflicting=len(conflicting),
+            num_conflicting_rows=sum(counter.total() for counter in conflicting),
+            label_counts=np.array([n for c in conflicting for n in sorted(c.values())], np.int64),
+            starts=np.array(starts, np.int64),
+        )
+
+    def bundle_ids(self, rows: Rows, grid: UpdateGrid | None, tolerance: tuple[float, float] | None) -> Any:
+        """(N,) int64; a tensor where a tensor came in."""
+        ids = np.array(_bundles(rows, grid, tolerance)[0], np.int64)
+        torch = sys.modules.get("torch")
+        if torch is not None and isinstance(rows.owner, torch.Tensor):
+            return torch.from_numpy(ids)
+        return ids
+
+    def row_fingerprints(self, rows: Rows, grid: UpdateGrid | None) -> tuple[Array, Array]:
+        """(N, 2) uint64 and (N,) bool, step by step as in ``docs/fingerprint.md``; (0, 0) for a NaN row."""
+        patterns, holds_nan = _compared(rows, grid)
+        row_sums = np.zeros((rows.num_rows, 4), np.uint64)
+        # a grid gives one word a value, also where its type has 16 bits
+        words = _words(patterns if grid is None or patterns.itemsize > 2 else patterns.astype(np.uint32))
+        for block in range(-(-words.shape[1] // 1024)):
+            row_sums += _block_term(words[:, 1024 * block : 1024 * (block + 1)], block)
+        fingerprints = _compress(row_sums)
+        fingerprints[holds_nan] = 0
+        return fingerprints, holds_nan
+
+    def conflict_margin(self, rows: Rows, labels: Labels) -> float:
+        """Every pair of rows with different labels, every component."""
+        holds_nan = _compared(rows, None)[1]
+        values = _numbers(rows).tolist()
+        names = labels.raw(rows.num_rows).tolist()
+        kept = [i for i in range(rows.num_rows) if not holds_nan[i]]
+        smallest = math.inf
+        for position, i in enumerate(kept):
+            for j in kept[:position]:
+                if names[i] != names[j]:
+                    smallest = min(smallest, _distance(values[i], values[j]))
+        return float(smallest)
+
+
+def _distance(a: list[Any], b: list[Any]) -> float:
+    """Largest difference of two rows; exact for integers, equal infinities are 0 apart."""
+    return max((0 if x == y else abs(x - y) for x, y in zip(a, b, strict=True)), default=0)
+
+
+def _bundles(
+    rows: Rows, grid: UpdateGrid | None, tolerance: tuple[float, float] | None
+) -> tuple[list[int], list[bool]]:
+    """Number of the bundle and "holds a NaN" for every row."""
+    patterns, holds_nan = _compared(rows, grid)
+    if tolerance is not None:
+        return _follow_leaders(_numbers(rows).astype(np.float64), *tolerance), holds_nan.tolist()
+    ids: list[int] = []
+    number_of: dict[bytes, int] = {}
+    num_bundles = 0
+    for row, is_nan in zip(patterns, holds_nan, strict=True):
+        number = num_bundles if is_nan else number_of.setdefault(row.tobytes(), num_bundles)
+        num_bundles += number == num_bundles
+        ids.append(number)
+    return ids, holds_nan.tolist()
+
+
+def _follow_leaders(values: Array, rtol: float, atol: float) -> list[int]:
+    """Each row joins the first leader that is close in every component, or becomes a leader."""
+    ids: list[int] = []
+    leaders: list[Array] = []
+    for row in values:
+        for number, leader in enumerate(leaders):
+            with np.errstate(invalid="ignore", over="ignore"):
+                error = np.abs(row - leader)
+                close = np.isfinite(error) & (error <= atol + rtol * np.abs(leader))
+            if (close | (row == leader)).all() and not np.isnan(row).any():
+                ids.append(number)
+                break
+        else:
+            ids.append(len(leaders))
+            leaders.append(row)
+    return ids
+
+
+def _compared(rows: Rows, grid: UpdateGrid | None) -> tuple[Array, Array]:
+    """(N, D) unsigned patterns, equal where the values are equal numbers, and (N,) "holds a NaN"."""
+    if grid is not None:
+        values, name = _on_grid(_numbers(rows), grid)
+        patterns = values.view(f"u{values.itemsize}")
+    else:
+        values, name = rows.raw().reshape(rows.num_rows, rows.num_columns), rows.dtype
+        patterns = np.ascontiguousarray(values).view(f"u{values.itemsize}")
+    if name not in _FORMATS:
+        return patterns, np.zeros(rows.num_rows, np.bool_)
+    kind = _FORMATS[name]
+    sign = patterns.dtype.type(1 << (kind.width - 1))
+    patterns = np.where(patterns == sign, patterns.dtype.type(0), patterns)
+    return patterns, ((patterns & ~sign) > kind.largest_pattern).any(axis=1)
+
+
+def _numbers(rows: Rows) -> Array:
+    """(N, D) values in a type that NumPy knows; nothing is rounded."""
+    raw = rows.raw().reshape(rows.num_rows, rows.num_columns)
+    if rows.dtype in ("bfloat16", "float8_e4m3fn", "float8_e5m2"):
+        return _decode(raw, _FORMATS[rows.dtype])
+    return raw
+
+
+def _decode(patterns: Array, kind: _Format) -> Array:
+    """float32 from the fields of a format of at most 16 bits."""
+    fields = patterns.astype(np.int64)
+    fraction = fields & ((1 << kind.fraction_bits) - 1)
+    exponent = (fields >> kind.fraction_bits) & ((1 << kind.exponent_bits) - 1)
+    bias = (1 << (kind.exponent_bits - 1)) - 1
+    # exponent 0 has no hidden one, and the scale of exponent 1
+    significand = np.where(exponent == 0, fraction, fraction + (1 << kind.fraction_bits))
+    scale = np.maximum(exponent, 1) - bias - kind.fraction_bits
+    magnitude = np.ldexp(significand.astype(np.float64), scale)
+    positive = fields & ((1 << (kind.width - 1)) - 1)
+    if kind.has_infinity:
+        magnitude[positive == kind.largest_pattern] = math.inf
+    magnitude[positive > kind.largest_pattern] = math.nan
+    return np.where(positive == fields, magnitude, -magnitude).astype(np.float32)
+
+
+def _on_grid(values: Array, grid: UpdateGrid) -> tuple[Array, str]:
+    """``w - (a * lr) * (1 / batch_size)``, every operation rounded on its own; and the result's type."""
+    code, w, lr, inverse = grid.parameters
+    work: type[np.floating[Any]] = np.float64 if code == 2 else np.float32
+    with np.errstate(all="ignore"):
+        update = values.astype(work) * work(lr)
+        update = update * work(inverse)
+        seen = work(w) - update
+        if code == 3:
+            return seen.astype(np.float16), "float16"
+    if code == 4:
+        return _rounded_to_bfloat16(seen), "bfloat16"
+    return seen, np.dtype(work).name
+
+
+def _rounded_to_bfloat16(values: Array) -> Array:
+    """float32 to the pattern of the nearest bfloat16, ties to the even one."""
+    patterns = values.view(np.uint32).astype(np.uint64)
+    kept, dropped = patterns >> np.uint64(16), patterns & np.uint64(0xFFFF)
+    up = (dropped > 0x8000) | ((dropped == 0x8000) & (kept % 2 == 1))
+    return np.where(np.isnan(values), 0x7FC0, kept + up).astype(np.uint16)
+
+
+def _words(patterns: Array) -> Array:
+    """(N, W) 32-bit words in 64-bit integers, W a multiple of 16: section 1 of the specification."""
+    num_rows, num_columns = patterns.shape
+    bits = 8 * patterns.itemsize
+    values = patterns.astype(np.uint64)
+    if bits == 64:
+        words = np.empty((num_rows, 2 * num_columns), np.uint64)
+        words[:, 0::2], words[:, 1::2] = values & np.uint64(_MASK32), values >> np.uint64(32)
+    else:
+        per_word = 32 // bits
+        padded = np.zeros((num_rows, -(-num_columns // per_word) * per_word), np.uint64)
+        padded[:, :num_columns] = values
+        words = np.zeros((num_rows, padded.shape[1] // per_word), np.uint64)
+        for position in range(per_word):
+            words |= padded[:, position::per_word] << np.uint64(bits * position)
+    full = np.zeros((num_rows, -(-words.shape[1] // 16) * 16), np.uint64)
+    full[:, : words.shape[1]] = words
+    return full
+
+
+_MASK32 = (1 << 32) - 1
+_MASK64 = (1 << 64) - 1
+_SEED = 0x243F6A8885A308D3
+
+
+def _stream(seed: int, i: int) -> int:
+    """SplitMix64."""
+    z = (seed + 0x9E3779B97F4A7C15 * (i + 1)) & _MASK64
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK64
+    return z ^ (z >> 31)
+
+
+@cache
+def _key1() -> Array:
+    return np.array([_stream(_SEED, j) >> 32 for j in range(1072)], np.uint64)
+
+
+@cache
+def _key2(block: int) -> Array:
+    return np.array([_stream(_SEED ^ _MASK64, 8 * block + i) >> 32 for i in range(8)], np.uint64)
+
+
+@cache
+def _key3() -> Array:
+    seed = _SEED ^ 0x5555555555555555
+    return np.array([[_stream(seed, 9 * m + i) for i in range(9)] for m in range(4)], np.uint64)
+
+
+def _block_term(words: Array, block: int) -> Array:
+    """(N, 4): what one block adds to the row sums."""
+    low32, half = np.uint64(_MASK32), np.uint64(32)
+    num_words = words.shape[1]
+    terms = np.empty((words.shape[0], 4), np.uint64)
+    for s in range(4):
+        keyed = (words + _key1()[16 * s : 16 * s + num_words]) & low32
+        block_sum = (keyed[:, 0::2] * keyed[:, 1::2]).sum(axis=1, dtype=np.uint64)
+        first = ((block_sum & low32) + _key2(block)[2 * s]) & low32
+        second = ((block_sum >> half) + _key2(block)[2 * s + 1]) & low32
+        terms[:, s] = first * second
+    return terms
+
+
+def _compress(row_sums: Array) -> Array:
+    """(N, 4) row sums to (N, 2) fingerprints."""
+    half = np.uint64(32)
+    halves = np.empty((row_sums.shape[0], 8), np.uint64)
+    halves[:, 0::2], halves[:, 1::2] = row_sums & np.uint64(_MASK32), row_sums >> half
+    parts = [((key[:8] * halves).sum(axis=1, dtype=np.uint64) + key[8]) >> half for key in _key3()]
+    return np.stack([parts[0] | (parts[1] << half), parts[2] | (parts[3] << half)], axis=1)

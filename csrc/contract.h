@@ -1,0 +1,86 @@
+// The promise, declared once and kept twice: cpu/ and cuda/ (or no_cuda/, which refuses).
+// Rows are equal when all their values are equal as IEEE numbers, after the update grid where there is one;
+// a NaN equals nothing. Leaders are first rows; ids count upward in the order of the leaders. Integers only:
+// no result depends on threads, processors or the order of anything. Inputs are never written.
+// Arguments were checked in cbkernels/arrays.py. Errors are exceptions; outputs are then undefined.
+#pragma once
+#include <array>
+#include <string>
+#include <vector>
+
+#include "update_grid.h"
+#include "views.h"
+
+namespace cbkernels {
+
+struct Tolerance {  // |a - leader| <= absolute + relative * |leader|, in float64
+  double relative, absolute;
+};
+
+struct BundleCounts {
+  int64_t num_bundles = 0;
+  int64_t num_nan_rows = 0;
+  int64_t num_conflicting = 0;
+  int64_t num_conflicting_rows = 0;
+  std::vector<int64_t> label_counts;  // per conflicting bundle, ascending
+  std::vector<int64_t> starts;        // num_conflicting + 1 offsets into label_counts
+};
+
+struct FingerprintBlock {  // a piece of a stream's state
+  const uint64_t* fingerprints;  // (num_rows, 2)
+  const int64_t* labels;         // (num_rows,)
+  int64_t num_rows;
+};
+
+// Counts of what a call did, for tests that gate on work instead of time. Of the calling thread's last call.
+struct Work {
+  int64_t bytes_total = 0;         // the input
+  int64_t bytes_touched = 0;       // bytes of rows read, once per pass over them
+  int64_t rows_sampled = 0;        // rows hashed at a few places
+  int64_t rows_compared = 0;       // rows compared with a leader
+  int64_t rows_fingerprinted = 0;  // rows that left their group and were hashed to the end
+  int64_t rows_searched = 0;       // rows whose hashes collided and that were compared with every leader
+  int64_t comparisons = 0;         // element comparisons (conflict_margin)
+  int64_t threads = 1;
+  int64_t parallel_regions = 0;
+};
+Work& last_work();
+
+namespace cpu {
+
+// Writes (N,) ids; returns the number of bundles. Extra memory: at most 64 bytes a row.
+int64_t bundle_ids(const RowsView& rows, const UpdateGrid& grid, const Tolerance* tolerance, int64_t* ids,
+                   int num_threads);
+
+// check_nan = false counts only the NaN rows that were noticed on the way.
+BundleCounts count_bundles(const RowsView& rows, const LabelsView& labels, const UpdateGrid& grid,
+                           const Tolerance* tolerance, bool check_nan, int num_threads);
+
+// docs/fingerprint.md; writes (N, 2) integers and (N,) flags, 0 or 1; flagged rows get (0, 0).
+void row_fingerprints(const RowsView& rows, const UpdateGrid& grid, uint64_t* fingerprints, uint8_t* holds_nan,
+                      int num_threads);
+
+BundleCounts count_fingerprints(const std::vector<FingerprintBlock>& blocks, int num_threads);
+
+// Smallest L-infinity distance of two rows with different labels, in float64; infinity when there is none.
+double conflict_margin(const RowsView& rows, const LabelsView& labels, int num_threads);
+
+void require();  // does nothing: the CPU is always there
+
+}  // namespace cpu
+
+namespace cuda {  // the same; pointers are device memory except where a vector or a number is returned
+
+int64_t bundle_ids(const RowsView& rows, const UpdateGrid& grid, const Tolerance* tolerance, int64_t* ids,
+                   int num_threads);
+BundleCounts count_bundles(const RowsView& rows, const LabelsView& labels, const UpdateGrid& grid,
+                           const Tolerance* tolerance, bool check_nan, int num_threads);
+void row_fingerprints(const RowsView& rows, const UpdateGrid& grid, uint64_t* fingerprints, uint8_t* holds_nan,
+                      int num_threads);
+double conflict_margin(const RowsView& rows, const LabelsView& labels, int num_threads);
+void require();                // throws std::invalid_argument with the reason when this build has no CUDA
+std::string missing_reason();  // empty when it has
+
+}  // namespace cuda
+
+}  // namespace cbkernels

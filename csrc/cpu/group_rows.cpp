@@ -1,0 +1,428 @@
+// Hash a few cache lines of each row and group; compare the members of each group with its leader, directly;
+// hash a row that differs once, from where it left, and group and compare those again. A row that is alone
+// after the first step is never read again, an equal row is read once, and no value is read more than twice
+// (but for samples and the two blocks where a row leaves a group). Short rows with duplicates
+// go through group_short_rows.h instead: one pass, compared while in the L1 cache.
+#include "group_rows.h"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+
+#include "../fingerprint.h"
+#include "group_short_rows.h"
+#include "routing_table.h"
+#include "threads.h"
+
+namespace cbkernels {
+namespace {
+
+std::atomic<uint64_t> routing_mask_{~0ull};
+
+constexpr int64_t line_bytes = 64;
+constexpr int64_t parallel_bytes = 4 << 20;  // about 100 microseconds of reading: below, threads do not pay
+constexpr int64_t second_sample_from = 8;    // rows in a group: bounds what is read again to an eighth
+constexpr int32_t equal_to_leader = -1;
+
+struct Batch {  // up to eight members of one group
+  int64_t leader;
+  int64_t first;  // position in members_
+  int32_t count;
+};
+
+class Grouper {
+ public:
+  Grouper(const RowBlocks& rows, bool check_nan, int num_threads, int64_t* leader)
+      : rows_(rows), kernels_(rows.kernels()), check_nan_(check_nan && rows.can_hold_nan()),
+        num_threads_(num_threads), leader_(leader), nan_(rows.num_rows(), 0) {
+    if (check_nan_) unread_from_.assign(rows.num_rows(), 0);
+  }
+
+  Grouping run();
+
+ private:
+  // steps of run(), in order
+  void sample_all_rows();
+  bool looks_full_of_duplicates();
+  void separate_large_groups();
+  void compare_with_leaders(const std::vector<int32_t>* from_block);
+  void regroup_fallen(bool to_the_end);
+  void search_fallen();
+  int64_t scan_for_nan();
+  int64_t number_bundles();
+
+  // parts of steps
+  void list_members();
+  void compare_batch(const Batch& batch, const std::vector<int32_t>* from_block);
+  uint64_t sample_key(int64_t row, int64_t num_samples, std::byte* scratch, bool& nan) const;
+  uint64_t rest_key(int64_t row, int64_t from_block, int64_t to_block, std::byte* scratch, bool& nan) const;
+  int threads_for(int64_t bytes) const { return bytes < parallel_bytes ? 1 : num_threads_; }
+  int64_t num_lines() const { return std::max<int64_t>(1, rows_.row_bytes() / line_bytes); }
+
+  const RowBlocks& rows_;
+  const RowKernels& kernels_;
+  const bool check_nan_;
+  const int num_threads_;
+  int64_t* const leader_;               // of every row; ids in the end
+  std::vector<uint8_t> nan_;            // row holds a NaN that was seen
+  std::vector<int32_t> unread_from_;    // blocks before this one hold no NaN (only with check_nan)
+  std::vector<int64_t> members_;        // rows that are not their own leader, by leader
+  std::vector<int32_t> left_at_;        // of each member: block where it left its leader
+  std::vector<Batch> batches_;
+  struct Fallen {
+    int64_t row, leader;
+    int32_t block;
+  };
+  std::vector<Fallen> fallen_;
+};
+
+uint64_t masked(uint64_t key) { return key & routing_mask_.load(std::memory_order_relaxed); }
+
+// Evenly spaced cache lines, not a prefix: the first channels of an image may all be dead.
+uint64_t Grouper::sample_key(int64_t row, int64_t num_samples, std::byte* scratch, bool& nan) const {
+  const int64_t lines = num_lines();
+  uint64_t key = 0;
+  for (int64_t s = 0; s < num_samples; ++s) {
+    const int64_t from = line_bytes * (lines * (2 * s + 1) / (2 * num_samples));
+    const int64_t length = std::min(line_bytes, rows_.row_bytes() - from);
+    uint64_t sums[2] = {0, 0};
+    nan |= kernels_.route(rows_.piece(row, from, length, scratch), length, rows_.grid(), sums);
+    key = fingerprint::mix(sums[0] ^ fingerprint::mix(sums[1] + key));
+  }
+  return key;
+}
+
+// Hash of blocks [from, to).
+uint64_t Grouper::rest_key(int64_t row, int64_t from_block, int64_t to_block, std::byte* scratch, bool& nan) const {
+  uint64_t key = 0;
+  for (int64_t b = from_block; b < to_block; ++b) {
+    uint64_t sums[2] = {0, 0};
+    nan |= kernels_.route(rows_.block(row, b, scratch), rows_.block_length(b), rows_.grid(), sums);
+    key = fingerprint::mix(sums[0] ^ fingerprint::mix(sums[1] + key));
+  }
+  return key;
+}
+
+void Grouper::sample_all_rows() {
+  const int64_t n = rows_.num_rows();
+  const int64_t samples = rows_.row_bytes() >= 4 * block_bytes ? 2 : 1;
+  const int64_t sampled_bytes = samples * std::min(line_bytes, rows_.row_bytes());
+  std::vector<uint64_t> keys(n);
+  parallel_for(n, 2048, threads_for(16 * n * sampled_bytes), [&](int64_t begin, int64_t end) {
+    std::array<std::byte, line_bytes> scratch;
+    for (int64_t i = begin; i < end; ++i) {
+      if (rows_.is_direct() && i + 8 < end)
+        for (int64_t s = 0; s < samples; ++s)
+          __builtin_prefetch(rows_.row(i + 8) + line_bytes * (num_lines() * (2 * s + 1) / (2 * samples)));
+      bool nan = false;
+      keys[i] = masked(sample_key(i, samples, scratch.data(), nan));
+      nan_[i] = nan;
+    }
+  });
+  group_keys(keys.data(), nan_.data(), n, leader_, num_threads_);
+  last_work().rows_sampled += n;
+  last_work().bytes_touched += n * sampled_bytes;
+}
+
+// Pilot for short rows: are most of 512 evenly spaced rows not the first of their kind? Decides speed only.
+bool Grouper::looks_full_of_duplicates() {
+  const int64_t n = rows_.num_rows(), pilots = std::min<int64_t>(n, 512);
+  std::array<uint64_t, 512> keys;
+  std::array<std::byte, line_bytes> scratch;
+  for (int64_t p = 0; p < pilots; ++p) {
+    bool nan = false;
+    keys[p] = sample_key(n * p / pilots, 1, scratch.data(), nan);
+  }
+  std::sort(keys.begin(), keys.begin() + pilots);
+  const int64_t different = std::unique(keys.begin(), keys.begin() + pilots) - keys.begin();
+  last_work().bytes_touched += pilots * line_bytes;
+  return 2 * different <= pilots;
+}
+
+// members_ sorted by (leader, row), cut into batches_.
+void Grouper::list_members() {
+  const int64_t n = rows_.num_rows();
+  std::vector<int64_t> place(n, 0);
+  int64_t total = 0;
+  for (int64_t i = 0; i < n; ++i)
+    if (leader_[i] != i) {
+      ++place[leader_[i]];
+      ++total;
+    }
+  members_.resize(total);
+  batches_.clear();
+  int64_t at = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t count = place[i];
+    if (!count) continue;
+    for (int64_t k = 0; k < count; k += max_rows_at_once)
+      batches_.push_back({i, at + k, static_cast<int32_t>(std::min<int64_t>(max_rows_at_once, count - k))});
+    place[i] = at;
+    at += count;
+  }
+  for (int64_t i = 0; i < n; ++i)
+    if (leader_[i] != i) members_[place[leader_[i]]++] = i;
+  left_at_.assign(total, equal_to_leader);
+}
+
+// Where the leader and the first member of a large group differ, the sample has not told rows apart that are
+// different: sample 1/64 of these rows. A scattered line costs seven streamed ones, so equal rows must not pay for it.
+void Grouper::separate_large_groups() {
+  const int64_t samples = rows_.row_bytes() / (64 * line_bytes);
+  if (samples < 2) return;
+  std::vector<int64_t> again;  // leader, members, leader, members ...
+  for (size_t b = 0; b < batches_.size();) {
+    size_t next = b + 1;
+    while (next < batches_.size() && batches_[next].leader == batches_[b].leader) ++next;
+    const int64_t first = batches_[b].first, last = batches_[next - 1].first + batches_[next - 1].count;
+    if (last - first + 1 >= second_sample_from) {
+      compare_batch({batches_[b].leader, first, 1}, nullptr);
+      const int64_t blocks = left_at_[first] == equal_to_leader ? rows_.num_blocks() : left_at_[first] + 1;
+      last_work().bytes_touched += 2 * std::min(blocks * block_bytes, rows_.row_bytes());
+      if (left_at_[first] != equal_to_leader) {
+        again.push_back(batches_[b].leader);
+        again.insert(again.end(), members_.begin() + first, members_.begin() + last);
+      }
+    }
+    b = next;
+  }
+  if (again.empty()) return;
+  const int64_t n = static_cast<int64_t>(again.size());
+  std::vector<uint64_t> keys(n);
+  std::vector<uint8_t> nan(n);
+  parallel_for(n, 64, threads_for(16 * n * samples * line_bytes), [&](int64_t begin, int64_t end) {
+    std::array<std::byte, line_bytes> scratch;
+    for (int64_t p = begin; p < end; ++p) {
+      bool seen = false;
+      const uint64_t key = sample_key(again[p], samples, scratch.data(), seen);
+      keys[p] = masked(fingerprint::mix(key + static_cast<uint64_t>(leader_[again[p]])));
+      nan[p] = seen;
+    }
+  });
+  std::vector<int64_t> first(n);
+  group_keys(keys.data(), nan.data(), n, first.data(), num_threads_);
+  for (int64_t p = 0; p < n; ++p) {
+    leader_[again[p]] = again[first[p]];
+    nan_[again[p]] |= nan[p];
+  }
+  last_work().rows_sampled += n;
+  last_work().bytes_touched += n * samples * line_bytes;
+  list_members();
+}
+
+void Grouper::compare_batch(const Batch& batch, const std::vector<int32_t>* from_block) {
+  std::array<std::byte, block_bytes> leader_scratch;
+  std::array<std::array<std::byte, block_bytes>, max_rows_at_once> scratch;
+  std::array<const std::byte*, max_rows_at_once> pieces;
+  std::array<int32_t, max_rows_at_once> alive;
+  for (int32_t r = 0; r < batch.count; ++r) alive[r] = r;
+  int32_t num_alive = batch.count;
+  const int64_t from = from_block ? (*from_block)[batch.first] : 0;
+  for (int64_t b = from; b < rows_.num_blocks() && num_alive; ++b) {
+    const int64_t length = rows_.block_length(b);
+    const std::byte* leader = rows_.block(batch.leader, b, leader_scratch.data());
+    for (int32_t r = 0; r < num_alive; ++r)
+      pieces[r] = rows_.block(members_[batch.first + alive[r]], b, scratch[r].data());
+    const uint32_t differing = kernels_.differing(pieces.data(), num_alive, leader, length, rows_.grid());
+    if (!differing) continue;
+    int32_t kept = 0;
+    for (int32_t r = 0; r < num_alive; ++r) {
+      if (differing >> r & 1)
+        left_at_[batch.first + alive[r]] = static_cast<int32_t>(b);
+      else
+        alive[kept++] = alive[r];
+    }
+    num_alive = kept;
+  }
+}
+
+// Fills fallen_ with the members that differ from their leader. `from_block`: of each member, where to begin.
+void Grouper::compare_with_leaders(const std::vector<int32_t>* from_block) {
+  const int64_t bytes = static_cast<int64_t>(members_.size()) * rows_.row_bytes();
+  const int64_t chunk = std::max<int64_t>(1, (1 << 20) / (max_rows_at_once * std::max<int64_t>(1, rows_.row_bytes())));
+  parallel_for(static_cast<int64_t>(batches_.size()), chunk, threads_for(bytes), [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) compare_batch(batches_[b], from_block);
+  });
+  fallen_.clear();
+  int64_t blocks_read = 0;
+  for (const Batch& batch : batches_) {
+    const int64_t from = from_block ? (*from_block)[batch.first] : 0;
+    int64_t furthest = from;
+    bool leader_is_equal = false;
+    for (int64_t m = batch.first; m < batch.first + batch.count; ++m) {
+      const int64_t row = members_[m];
+      const int64_t stop = left_at_[m] == equal_to_leader ? rows_.num_blocks() : left_at_[m] + 1;
+      blocks_read += stop - from;
+      furthest = std::max(furthest, stop);
+      if (left_at_[m] == equal_to_leader) {
+        leader_is_equal = true;
+        continue;
+      }
+      fallen_.push_back({row, batch.leader, left_at_[m]});
+      if (check_nan_) unread_from_[row] = std::max(unread_from_[row], left_at_[m]);
+    }
+    if (check_nan_ && !leader_is_equal)
+      unread_from_[batch.leader] = std::max<int32_t>(unread_from_[batch.leader], static_cast<int32_t>(furthest - 1));
+    blocks_read += furthest - from;
+  }
+  last_work().rows_compared += static_cast<int64_t>(members_.size());
+  last_work().bytes_touched += std::min(blocks_read * block_bytes, blocks_read * rows_.row_bytes());
+  std::sort(fallen_.begin(), fallen_.end(), [](const Fallen& a, const Fallen& b) { return a.row < b.row; });
+}
+
+// Rows that left the same leader at the same block are grouped by a hash of that block, or of everything from
+// there to the end; then compared again.
+void Grouper::regroup_fallen(bool to_the_end) {
+  const int64_t n = static_cast<int64_t>(fallen_.size());
+  std::vector<uint64_t> keys(n);
+  std::vector<uint8_t> nan(n);
+  std::atomic<int64_t> blocks_read{0};
+  const int64_t work = n * (to_the_end ? rows_.row_bytes() : std::min(rows_.row_bytes(), block_bytes));
+  parallel_for(n, 16, threads_for(work), [&](int64_t begin, int64_t end) {
+    std::array<std::byte, block_bytes> scratch;
+    int64_t blocks = 0;
+    for (int64_t p = begin; p < end; ++p) {
+      const Fallen& f = fallen_[p];
+      const int64_t stop = to_the_end ? rows_.num_blocks() : f.block + 1;
+      bool seen = false;
+      const uint64_t key = rest_key(f.row, f.block, stop, scratch.data(), seen);
+      keys[p] = masked(fingerprint::mix(key + fingerprint::mix(static_cast<uint64_t>(f.leader)) + f.block));
+      nan[p] = seen;
+      if (check_nan_ && !seen) unread_from_[f.row] = static_cast<int32_t>(stop);
+      blocks += stop - f.block;
+    }
+    blocks_read += blocks;
+  });
+  std::vector<int64_t> first(n);
+  group_keys(keys.data(), nan.data(), n, first.data(), num_threads_);
+  members_.clear();
+  batches_.clear();
+  std::vector<int64_t> order;  // positions that are not first, by leader
+  for (int64_t p = 0; p < n; ++p) {
+    leader_[fallen_[p].row] = fallen_[first[p]].row;
+    nan_[fallen_[p].row] |= nan[p];
+    if (first[p] != p) order.push_back(p);
+  }
+  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return first[a] < first[b]; });
+  std::vector<int32_t> from_block;
+  for (const int64_t p : order) {
+    const int64_t at = static_cast<int64_t>(members_.size()), leader = fallen_[first[p]].row;
+    if (batches_.empty() || batches_.back().leader != leader || batches_.back().count == max_rows_at_once)
+      batches_.push_back({leader, at, 0});
+    ++batches_.back().count;
+    members_.push_back(fallen_[p].row);
+    // a collision may bring rows together that left different leaders or blocks; nothing is known of them then
+    const bool same_place = fallen_[p].leader == fallen_[first[p]].leader && fallen_[p].block == fallen_[first[p]].block;
+    from_block.push_back(same_place ? fallen_[p].block : 0);
+  }
+  for (const Batch& batch : batches_) {  // one start for a batch: the earliest of its members
+    const auto begin = from_block.begin() + batch.first;
+    *begin = *std::min_element(begin, begin + batch.count);
+  }
+  left_at_.assign(members_.size(), equal_to_leader);
+  if (to_the_end) last_work().rows_fingerprinted += n;
+  last_work().bytes_touched += std::min(blocks_read * block_bytes, blocks_read * rows_.row_bytes());
+  compare_with_leaders(&from_block);
+}
+
+// Hashes of different rows collided twice, which does not happen by chance: compare each with all leaders
+// that its group has had. Quadratic, exact.
+void Grouper::search_fallen() {
+  std::vector<Fallen> left;
+  left.swap(fallen_);
+  std::vector<int64_t> leaders;  // among these rows, ascending
+  last_work().rows_searched += static_cast<int64_t>(left.size());
+  for (const Fallen& f : left) {
+    leader_[f.row] = f.row;
+    for (const int64_t candidate : leaders) {
+      members_.assign(1, f.row);
+      left_at_.assign(1, equal_to_leader);
+      compare_batch({candidate, 0, 1}, nullptr);
+      if (left_at_[0] == equal_to_leader) {
+        leader_[f.row] = candidate;
+        break;
+      }
+    }
+    if (leader_[f.row] == f.row) leaders.push_back(f.row);
+  }
+}
+
+// Rows that equal another row hold no NaN; of the others, reads what nobody has read yet.
+int64_t Grouper::scan_for_nan() {
+  const int64_t n = rows_.num_rows();
+  if (check_nan_) {
+    std::vector<uint8_t> has_company(n, 0);
+    for (int64_t i = 0; i < n; ++i)
+      if (leader_[i] != i) has_company[i] = has_company[leader_[i]] = 1;
+    std::atomic<int64_t> bytes{0};
+    const int64_t chunk = std::max<int64_t>(1, (1 << 20) / std::max<int64_t>(1, rows_.row_bytes()));
+    parallel_for(n, chunk, threads_for(n * rows_.row_bytes()), [&](int64_t begin, int64_t end) {
+      std::array<std::byte, block_bytes> scratch;
+      int64_t read = 0;
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t from = static_cast<int64_t>(unread_from_[i]) * block_bytes;
+        if (nan_[i] || has_company[i] || from >= rows_.row_bytes()) continue;
+        read += rows_.row_bytes() - from;
+        if (rows_.is_direct()) {
+          nan_[i] = kernels_.holds_nan(rows_.row(i) + from, rows_.row_bytes() - from, rows_.grid());
+          continue;
+        }
+        for (int64_t b = unread_from_[i]; b < rows_.num_blocks() && !nan_[i]; ++b)
+          nan_[i] = kernels_.holds_nan(rows_.block(i, b, scratch.data()), rows_.block_length(b), rows_.grid());
+      }
+      bytes += read;
+    });
+    last_work().bytes_touched += bytes;
+  }
+  int64_t count = 0;
+  for (int64_t i = 0; i < n; ++i) count += nan_[i];
+  return count;
+}
+
+int64_t Grouper::number_bundles() {
+  int64_t num_bundles = 0;
+  for (int64_t i = 0; i < rows_.num_rows(); ++i) leader_[i] = leader_[i] == i ? num_bundles++ : leader_[leader_[i]];
+  return num_bundles;
+}
+
+Grouping Grouper::run() {
+  const int64_t n = rows_.num_rows();
+  const bool short_rows = rows_.row_bytes() <= block_bytes;
+  if (rows_.row_bytes() == 0) {
+    std::fill(leader_, leader_ + n, 0);
+  } else if (short_rows && (rows_.row_bytes() <= 2 * line_bytes || looks_full_of_duplicates())) {
+    group_short_rows(rows_, nullptr, num_threads_, leader_, nan_.data());
+    unread_from_.assign(unread_from_.size(), 1);
+  } else {
+    sample_all_rows();
+    list_members();
+    if (short_rows) {
+      if (!members_.empty()) {
+        std::vector<uint8_t> is_alone(n, 1);
+        for (const int64_t m : members_) is_alone[m] = is_alone[leader_[m]] = 0;
+        group_short_rows(rows_, is_alone.data(), num_threads_, leader_, nan_.data());
+        if (check_nan_)
+          for (int64_t i = 0; i < n; ++i) unread_from_[i] = !is_alone[i];
+      }
+    } else {
+      if (!members_.empty()) separate_large_groups();
+      if (!members_.empty()) compare_with_leaders(nullptr);
+      if (!fallen_.empty()) regroup_fallen(false);
+      if (!fallen_.empty()) regroup_fallen(true);
+      if (!fallen_.empty()) search_fallen();
+    }
+  }
+  const int64_t num_nan_rows = scan_for_nan();
+  return {number_bundles(), num_nan_rows};
+}
+
+}  // namespace
+
+void use_routing_bits(int bits) { routing_mask_ = bits >= 64 ? ~0ull : bits <= 0 ? 0 : ~(~0ull >> bits); }
+uint64_t routing_mask() { return routing_mask_; }
+
+Grouping group_rows(const RowBlocks& rows, bool check_nan, int num_threads, int64_t* ids) {
+  return Grouper(rows, check_nan, num_threads, ids).run();
+}
+
+}  // namespace cbkernels

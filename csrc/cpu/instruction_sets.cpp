@@ -1,0 +1,62 @@
+#include "instruction_sets.h"
+
+#include <array>
+#include <atomic>
+#include <stdexcept>
+
+#include "../fingerprint.h"
+
+namespace cbkernels {
+namespace {
+
+std::vector<const InstructionSet*> available() {
+  std::vector<const InstructionSet*> sets{&portable_set};
+#if defined(CBKERNELS_HAS_AVX2)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c")) sets.push_back(&avx2_set);
+#endif
+  return sets;
+}
+
+std::atomic<const InstructionSet*>& chosen() {
+  static std::atomic<const InstructionSet*> set{available().back()};
+  return set;
+}
+
+struct BlockKeys {
+  alignas(64) std::array<uint32_t, fingerprint::num_block_keys> keys;
+  BlockKeys() {
+    for (int j = 0; j < fingerprint::num_block_keys; ++j) keys[j] = fingerprint::block_key(j);
+  }
+};
+
+}  // namespace
+
+const uint32_t* block_keys() {
+  static const BlockKeys table;
+  return table.keys.data();
+}
+
+const InstructionSet& instruction_set_in_use() { return *chosen().load(std::memory_order_relaxed); }
+
+std::vector<std::string> instruction_sets() {
+  std::vector<std::string> names;
+  for (const InstructionSet* set : available()) names.emplace_back(set->name);
+  return names;
+}
+
+void use_instruction_set(const std::string& name) {
+  const auto sets = available();
+  if (name == "best") {
+    chosen() = sets.back();
+    return;
+  }
+  for (const InstructionSet* set : sets)
+    if (name == set->name) {
+      chosen() = set;
+      return;
+    }
+  throw std::invalid_argument("instruction set '" + name + "' is not available on this processor in this build");
+}
+
+}  // namespace cbkernels

@@ -1,0 +1,67 @@
+// Rows as sequences of blocks of 4 KiB, whatever the strides and the type: a pointer into the caller's memory where
+// a row is contiguous and of a type the kernels read, else a converted copy of that one block in the caller's scratch
+// space. This is the only file that knows strides.
+#pragma once
+#include <vector>
+
+#include "../contract.h"
+#include "instruction_sets.h"
+
+namespace cbkernels {
+
+enum class ColumnOrder {
+  any,      // for comparing: axes sorted by stride, repeated columns (stride 0) left out
+  logical,  // for fingerprints: the order the caller sees
+};
+
+class RowBlocks {
+ public:
+  RowBlocks(const RowsView& rows, const UpdateGrid& grid, ColumnOrder order);
+  // The values as float64 (for distances) instead of the grid's or the raw ones.
+  static RowBlocks as_float64(const RowsView& rows);
+
+  int64_t num_rows() const { return num_rows_; }
+  int64_t row_bytes() const { return row_bytes_; }  // of what the kernels read
+  int64_t num_blocks() const { return (row_bytes_ + block_bytes - 1) / block_bytes; }
+  int64_t block_length(int64_t block) const {
+    return block + 1 < num_blocks() ? block_bytes : row_bytes_ - block * block_bytes;
+  }
+  bool is_direct() const { return direct_; }  // rows are contiguous memory: scratch is not used
+  bool can_hold_nan() const { return is_float(dtype_) && (element_ != Element::bits); }
+  const std::byte* row(int64_t i) const { return data_ + i * row_stride_; }
+  int64_t row_stride() const { return row_stride_; }
+  const RowKernels& kernels() const { return *kernels_; }
+  const UpdateGrid& grid() const { return grid_; }
+
+  // num_bytes of row i from byte `from` on; both multiples of the value's size. Scratch: num_bytes.
+  const std::byte* piece(int64_t i, int64_t from, int64_t num_bytes, std::byte* scratch) const {
+    if (direct_) return row(i) + from;
+    stage(i, from, num_bytes, scratch);
+    return scratch;
+  }
+  const std::byte* block(int64_t i, int64_t b, std::byte* scratch) const {
+    return piece(i, b * block_bytes, block_length(b), scratch);
+  }
+
+ private:
+  struct Axis {
+    int64_t extent, stride;
+  };
+  RowBlocks() = default;
+  void lay_out(const RowsView& rows, ColumnOrder order);
+  void choose(Element element, Staged staged);
+  void stage(int64_t i, int64_t from, int64_t num_bytes, std::byte* scratch) const;
+
+  const std::byte* data_ = nullptr;
+  DType dtype_ = DType::float32;
+  UpdateGrid grid_;
+  Element element_ = Element::bits;
+  const RowKernels* kernels_ = nullptr;
+  StageRun stage_run_ = nullptr;
+  int64_t staged_itemsize_ = 1;
+  int64_t num_rows_ = 0, row_bytes_ = 0, row_stride_ = 0;
+  bool direct_ = true;
+  std::vector<Axis> axes_;  // of one row, outermost first, merged; at least one
+};
+
+}  // namespace cbkernels

@@ -1,0 +1,47 @@
+// The inner loops over rows, as a table of functions for one kind of element and one instruction set.
+// They see contiguous pieces of rows (at most 4 KiB, except where said), never strides or types. Read next:
+// row_kernels_loops.h (the loops), group_rows.cpp (who calls them).
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "elements.h"
+#include "staging.h"
+
+namespace cbkernels {
+
+constexpr int64_t block_bytes = 4096;  // = 1024 words of the fingerprint
+constexpr int max_rows_at_once = 8;
+
+struct RowKernels {
+  // Bit r is set when rows[r] differs from the leader somewhere in num_bytes <= 4 KiB; num_rows <= 8.
+  uint32_t (*differing)(const std::byte* const* rows, int num_rows, const std::byte* leader, int64_t num_bytes,
+                        const UpdateGrid& grid);
+  // How many of `count` rows, `stride` bytes apart, equal the leader before the first that does not.
+  int64_t (*equal_run)(const std::byte* first, int64_t stride, int64_t count, const std::byte* leader,
+                       int64_t num_bytes, const UpdateGrid& grid);
+  // 64-bit routing hash of a piece of at most 4 KiB, added to `sums` (two of them); says whether it holds a NaN.
+  bool (*route)(const std::byte* piece, int64_t num_bytes, const UpdateGrid& grid, uint64_t sums[2]);
+  // Block sums of the fingerprint; says whether the block holds a NaN.
+  bool (*block_sums)(const std::byte* block, int64_t num_bytes, const UpdateGrid& grid, uint64_t sums[4]);
+  // Any length. Does it hold a NaN?
+  bool (*holds_nan)(const std::byte* piece, int64_t num_bytes, const UpdateGrid& grid);
+  // Any length, for the benchmarks: the fastest way to read memory once.
+  uint64_t (*read)(const std::byte* from, int64_t num_bytes);
+};
+
+// One instruction set: what it is called and what it offers.
+struct InstructionSet {
+  const char* name;
+  const RowKernels& (*row_kernels)(Element element);
+  StageRun (*stage_run)(DType from, Staged to);
+};
+extern const InstructionSet portable_set;
+#if defined(CBKERNELS_HAS_AVX2)
+extern const InstructionSet avx2_set;
+#endif
+
+// 1,072 keys of 32 bits, 64-byte aligned (fingerprint.h).
+const uint32_t* block_keys();
+
+}  // namespace cbkernels

@@ -1,0 +1,178 @@
+// The loops behind row_kernels.h, once for all kinds of elements. Included by one file per instruction set,
+// which defines CBKERNELS_INSTRUCTION_SET as its namespace. Cost: memory bound except block_sums, which is
+// bound by four products per pair of words.
+#include "row_kernels.h"
+
+namespace cbkernels::CBKERNELS_INSTRUCTION_SET {
+namespace {
+
+using namespace simd;
+
+// The last 1 .. 31 bytes of a row, followed by zeros.
+inline Words load_tail(const std::byte* from, int64_t num_bytes) {
+  alignas(32) std::byte padded[vector_bytes] = {};
+  memcpy(padded, from, static_cast<size_t>(num_bytes));
+  return load(padded);
+}
+inline Words tail_mask(int64_t num_bytes) {
+  alignas(32) static const uint8_t ones_then_zeros[64] = {
+      255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
+      255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255};
+  return load(reinterpret_cast<const std::byte*>(ones_then_zeros) + 32 - num_bytes);
+}
+
+// All differences of R rows with the leader, without leaving early: a block is only 4 KiB.
+template <class E, int R>
+uint32_t differing_rows(const E& element, const std::byte* const* rows, const std::byte* leader,
+                        int64_t num_bytes) {
+  const std::byte* row[R];
+  Words found[R];
+  for (int r = 0; r < R; ++r) {
+    row[r] = rows[r];
+    found[r] = Words{};
+  }
+  int64_t at = 0;
+  for (; at + vector_bytes <= num_bytes; at += vector_bytes) {
+    const Words expected = element.prepare(load(leader + at));
+    for (int r = 0; r < R; ++r) found[r] |= element.differ(load(row[r] + at), expected);
+  }
+  if (at < num_bytes) {
+    const Words mask = tail_mask(num_bytes - at);
+    const Words expected = element.prepare(load_tail(leader + at, num_bytes - at));
+    for (int r = 0; r < R; ++r)
+      found[r] |= element.differ(load_tail(row[r] + at, num_bytes - at), expected) & mask;
+  }
+  uint32_t rows_that_differ = 0;
+  for (int r = 0; r < R; ++r) rows_that_differ |= static_cast<uint32_t>(any(found[r])) << r;
+  return rows_that_differ;
+}
+
+template <class E>
+uint32_t differing(const std::byte* const* rows, int num_rows, const std::byte* leader, int64_t num_bytes,
+                   const UpdateGrid& grid) {
+  const E element(grid);
+  if (num_rows == 8) return differing_rows<E, 8>(element, rows, leader, num_bytes);
+  uint32_t found = 0;
+  int r = 0;
+  for (; r + 4 <= num_rows; r += 4) found |= differing_rows<E, 4>(element, rows + r, leader, num_bytes) << r;
+  for (; r + 2 <= num_rows; r += 2) found |= differing_rows<E, 2>(element, rows + r, leader, num_bytes) << r;
+  if (r < num_rows) found |= differing_rows<E, 1>(element, rows + r, leader, num_bytes) << r;
+  return found;
+}
+
+template <class E>
+inline bool equals(const E& element, const std::byte* row, const std::byte* leader, int64_t num_bytes) {
+  int64_t at = 0;
+  for (; at + 4 * vector_bytes <= num_bytes; at += 4 * vector_bytes) {
+    Words found{};
+    for (int u = 0; u < 4; ++u) {
+      const int64_t here = at + u * vector_bytes;
+      found |= element.differ(load(row + here), element.prepare(load(leader + here)));
+    }
+    if (any(found)) return false;
+  }
+  Words found{};
+  for (; at + vector_bytes <= num_bytes; at += vector_bytes)
+    found |= element.differ(load(row + at), element.prepare(load(leader + at)));
+  if (at < num_bytes) {
+    if (num_bytes >= vector_bytes) {  // a whole vector that overlaps the one before
+      at = num_bytes - vector_bytes;
+      found |= element.differ(load(row + at), element.prepare(load(leader + at)));
+    } else {
+      const Words expected = element.prepare(load_tail(leader, num_bytes));
+      found |= element.differ(load_tail(row, num_bytes), expected) & tail_mask(num_bytes);
+    }
+  }
+  return !any(found);
+}
+
+template <class E>
+int64_t equal_run(const std::byte* first, int64_t stride, int64_t count, const std::byte* leader,
+                  int64_t num_bytes, const UpdateGrid& grid) {
+  const E element(grid);
+  for (int64_t i = 0; i < count; ++i)
+    if (!equals(element, first + i * stride, leader, num_bytes)) return i;
+  return count;
+}
+
+// NH sums of one piece, S of them, each with its keys 16 words further on.
+template <class E, int S>
+inline Words pair_sums(const E& element, const std::byte* piece, int64_t num_bytes, uint64_t* sums) {
+  const std::byte* keys = reinterpret_cast<const std::byte*>(block_keys());
+  constexpr int64_t shift_bytes = 64;
+  Longs total[S];
+  for (int s = 0; s < S; ++s) total[s] = Longs{};
+  Words nan{};
+  auto add = [&](Words words, int64_t at) {
+    for (int s = 0; s < S; ++s) total[s] += multiply_pairs(words + load(keys + at + s * shift_bytes));
+  };
+  int64_t at = 0;
+  for (; at + vector_bytes <= num_bytes; at += vector_bytes) add(element.canonical(load(piece + at), nan), at);
+  if (at < num_bytes) {
+    const Words mask = tail_mask(num_bytes - at);
+    Words nan_in_tail{};
+    const Words words = element.canonical(load_tail(piece + at, num_bytes - at), nan_in_tail) & mask;
+    nan |= nan_in_tail & mask;
+    add(words, at);
+    at += vector_bytes;
+  }
+  if (at % 64) add(Words{}, at);  // zero words up to a multiple of sixteen
+  for (int s = 0; s < S; ++s) sums[s] += sum(total[s]);
+  return nan;
+}
+
+template <class E>
+bool route(const std::byte* piece, int64_t num_bytes, const UpdateGrid& grid, uint64_t sums[2]) {
+  return any(pair_sums<E, 2>(E(grid), piece, num_bytes, sums));
+}
+
+template <class E>
+bool block_sums(const std::byte* block, int64_t num_bytes, const UpdateGrid& grid, uint64_t sums[4]) {
+  for (int s = 0; s < 4; ++s) sums[s] = 0;
+  return any(pair_sums<E, 4>(E(grid), block, num_bytes, sums));
+}
+
+template <class E>
+bool holds_nan(const std::byte* piece, int64_t num_bytes, const UpdateGrid& grid) {
+  if (!E::has_nan) return false;
+  const E element(grid);
+  int64_t at = 0;
+  while (at + vector_bytes <= num_bytes) {
+    const int64_t stop = at + 16 * block_bytes < num_bytes ? at + 16 * block_bytes : num_bytes;
+    Words nan[4] = {};
+    for (; at + 4 * vector_bytes <= stop; at += 4 * vector_bytes)
+      for (int u = 0; u < 4; ++u) element.canonical(load(piece + at + u * vector_bytes), nan[u]);
+    for (; at + vector_bytes <= stop; at += vector_bytes) element.canonical(load(piece + at), nan[0]);
+    if (any(nan[0] | nan[1] | nan[2] | nan[3])) return true;
+  }
+  Words nan{};
+  if (at < num_bytes) element.canonical(load_tail(piece + at, num_bytes - at), nan);
+  return any(nan & tail_mask(num_bytes - at));
+}
+
+inline uint64_t read(const std::byte* from, int64_t num_bytes) {
+  Longs total[4] = {};
+  int64_t at = 0;
+  for (; at + 4 * vector_bytes <= num_bytes; at += 4 * vector_bytes)
+    for (int u = 0; u < 4; ++u) total[u] ^= (Longs)load(from + at + u * vector_bytes);
+  uint64_t rest = 0;
+  for (; at < num_bytes; ++at) rest ^= static_cast<uint64_t>(from[at]);
+  return sum(total[0] ^ total[1] ^ total[2] ^ total[3]) ^ rest;
+}
+
+template <class E>
+constexpr RowKernels kernels_of() {
+  return {differing<E>, equal_run<E>, route<E>, block_sums<E>, holds_nan<E>, read};
+}
+
+const RowKernels table[num_elements] = {
+    kernels_of<Bits>(),        kernels_of<Float32>(),     kernels_of<Float64>(),     kernels_of<Float16>(),
+    kernels_of<Bfloat16>(),    kernels_of<Float8E4M3>(),  kernels_of<Float8E5M2>(),  kernels_of<GridFloat32>(),
+    kernels_of<GridFloat64>(), kernels_of<GridFloat16>(), kernels_of<GridBfloat16>(),
+};
+
+const RowKernels& row_kernels(Element element) { return table[static_cast<int>(element)]; }
+StageRun stage_run(DType from, Staged to) { return stage_run_of(from, to); }
+
+}  // namespace
+}  // namespace cbkernels::CBKERNELS_INSTRUCTION_SET

@@ -1,0 +1,84 @@
+// Vectors of 32 bytes in the compiler's own notation (GCC and Clang): one text that becomes SSE2, NEON or
+// AVX2 by the flags of the file that includes it. Only the widening product and the narrowing to float16 need
+// the processor's name. Everything is static: the same function compiled for two instruction sets must
+// never be merged by the linker. For the same reason no header of the C++ library is included here.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "../update_grid.h"
+
+namespace cbkernels::simd {
+namespace {
+
+typedef uint8_t Bytes __attribute__((vector_size(32)));
+typedef int8_t SignedBytes __attribute__((vector_size(32)));
+typedef int16_t Halves __attribute__((vector_size(32)));
+typedef uint32_t Words __attribute__((vector_size(32)));
+typedef uint64_t Longs __attribute__((vector_size(32)));
+typedef int32_t Mask32 __attribute__((vector_size(32)));
+typedef int64_t Mask64 __attribute__((vector_size(32)));
+typedef float Floats __attribute__((vector_size(32)));
+typedef double Doubles __attribute__((vector_size(32)));
+
+constexpr int vector_bytes = 32;
+
+inline Words load(const std::byte* from) {
+  Words v;
+  memcpy(&v, from, sizeof v);
+  return v;
+}
+inline Words splat(uint32_t x) { return Words{x, x, x, x, x, x, x, x}; }
+inline Floats splat(float x) { return Floats{x, x, x, x, x, x, x, x}; }
+inline Doubles splat(double x) { return Doubles{x, x, x, x}; }
+
+inline bool any(Words v) {
+#if defined(__AVX2__)
+  return !_mm256_testz_si256((__m256i)v, (__m256i)v);
+#else
+  const Longs l = (Longs)v;
+  return (l[0] | l[1] | l[2] | l[3]) != 0;
+#endif
+}
+
+// For each pair of words (even, odd): the 64-bit product.
+inline Longs multiply_pairs(Words v) {
+#if defined(__AVX2__)
+  return (Longs)_mm256_mul_epu32((__m256i)v, _mm256_srli_epi64((__m256i)v, 32));
+#elif defined(__SSE2__)
+  __m128i half[2], product[2];
+  memcpy(half, &v, sizeof v);
+  for (int i = 0; i < 2; ++i) product[i] = _mm_mul_epu32(half[i], _mm_srli_epi64(half[i], 32));
+  Longs out;
+  memcpy(&out, product, sizeof out);
+  return out;
+#else
+  const Longs l = (Longs)v;
+  return (l & 0xffffffffu) * (l >> 32);
+#endif
+}
+
+inline uint64_t sum(Longs v) { return v[0] + v[1] + v[2] + v[3]; }
+
+// Eight float32 -> eight float16 patterns, one in each word, nearest even; NaN is not looked at.
+inline Words to_float16(Floats v) {
+#if defined(__F16C__)
+  return (Words)_mm256_cvtepu16_epi32(_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
+#else
+  Words bits = (Words)v;
+  for (int i = 0; i < 8; ++i) bits[i] = round_to_float16(bits[i]);
+  return bits;
+#endif
+}
+
+inline Words to_bfloat16(Floats v) {
+  const Words bits = (Words)v;
+  return (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+}
+
+}  // namespace
+}  // namespace cbkernels::simd

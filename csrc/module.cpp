@@ -1,0 +1,165 @@
+// The door: pointers in, arrays out, GIL released. Arguments were checked in cbkernels/arrays.py and are only
+// unpacked here. Table of contents: cpu, cuda (the same functions), streaming, facts about the build, tests.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <optional>
+
+#include "contract.h"
+#include "cpu/group_rows.h"
+#include "cpu/instruction_sets.h"
+#include "cpu/threads.h"
+
+namespace py = pybind11;
+using namespace cbkernels;
+
+namespace {
+
+using GridArgument = std::optional<std::tuple<int, double, double, double>>;
+using ToleranceArgument = std::optional<std::pair<double, double>>;
+
+template <class T>
+T* at(uintptr_t address) { return reinterpret_cast<T*>(address); }
+
+RowsView rows_of(uintptr_t acts, std::vector<int64_t>&& shape, std::vector<int64_t>&& strides, int dtype) {
+  return {at<const std::byte>(acts), static_cast<DType>(dtype), std::move(shape), std::move(strides)};
+}
+LabelsView labels_of(uintptr_t labels, int64_t stride, int dtype) {
+  return {at<const std::byte>(labels), static_cast<DType>(dtype), stride};
+}
+UpdateGrid grid_of(const GridArgument& grid) {
+  if (!grid) return {};
+  const auto& [kind, w, lr, inverse] = *grid;
+  return {static_cast<GridKind>(kind), w, lr, inverse};
+}
+std::optional<Tolerance> tolerance_of(const ToleranceArgument& tolerance) {
+  if (!tolerance) return std::nullopt;
+  return Tolerance{tolerance->first, tolerance->second};
+}
+
+// Hands the vector's memory to NumPy without a copy.
+py::array_t<int64_t> array_of(std::vector<int64_t>&& values) {
+  auto* owned = new std::vector<int64_t>(std::move(values));
+  const py::capsule owner(owned, [](void* p) { delete static_cast<std::vector<int64_t>*>(p); });
+  return py::array_t<int64_t>(static_cast<py::ssize_t>(owned->size()), owned->data(), owner);
+}
+py::tuple tuple_of(BundleCounts&& c) {
+  return py::make_tuple(c.num_bundles, c.num_nan_rows, c.num_conflicting, c.num_conflicting_rows,
+                        array_of(std::move(c.label_counts)), array_of(std::move(c.starts)));
+}
+
+struct Half {  // one half of the contract
+  decltype(&cpu::bundle_ids) bundle_ids;
+  decltype(&cpu::count_bundles) count_bundles;
+  decltype(&cpu::row_fingerprints) row_fingerprints;
+  decltype(&cpu::conflict_margin) conflict_margin;
+  decltype(&cpu::require) require;
+};
+
+void bind(py::module_ module, const Half& half) {
+  module.def("bundle_ids", [half](uintptr_t acts, std::vector<int64_t> shape, std::vector<int64_t> strides, int dtype,
+                                  const GridArgument& grid, const ToleranceArgument& tolerance, uintptr_t ids,
+                                  int num_threads) {
+    const py::gil_scoped_release released;
+    const auto near = tolerance_of(tolerance);
+    return half.bundle_ids(rows_of(acts, std::move(shape), std::move(strides), dtype), grid_of(grid),
+                           near ? &*near : nullptr, at<int64_t>(ids), num_threads);
+  });
+  module.def("count_bundles", [half](uintptr_t acts, std::vector<int64_t> shape, std::vector<int64_t> strides,
+                                     int dtype, uintptr_t labels, int64_t label_stride, int label_dtype,
+                                     const GridArgument& grid, const ToleranceArgument& tolerance, bool check_nan,
+                                     int num_threads) {
+    BundleCounts counts;
+    {
+      const py::gil_scoped_release released;
+      const auto near = tolerance_of(tolerance);
+      counts = half.count_bundles(rows_of(acts, std::move(shape), std::move(strides), dtype),
+                                  labels_of(labels, label_stride, label_dtype), grid_of(grid),
+                                  near ? &*near : nullptr, check_nan, num_threads);
+    }
+    return tuple_of(std::move(counts));
+  });
+  module.def("row_fingerprints", [half](uintptr_t acts, std::vector<int64_t> shape, std::vector<int64_t> strides,
+                                        int dtype, const GridArgument& grid, uintptr_t fingerprints,
+                                        uintptr_t holds_nan, int num_threads) {
+    const py::gil_scoped_release released;
+    half.row_fingerprints(rows_of(acts, std::move(shape), std::move(strides), dtype), grid_of(grid),
+                          at<uint64_t>(fingerprints), at<uint8_t>(holds_nan), num_threads);
+  });
+  module.def("conflict_margin", [half](uintptr_t acts, std::vector<int64_t> shape, std::vector<int64_t> strides,
+                                       int dtype, uintptr_t labels, int64_t label_stride, int label_dtype,
+                                       int num_threads) {
+    const py::gil_scoped_release released;
+    return half.conflict_margin(rows_of(acts, std::move(shape), std::move(strides), dtype),
+                                labels_of(labels, label_stride, label_dtype), num_threads);
+  });
+  module.def("require", [half] { half.require(); });
+}
+
+py::tuple count_fingerprints(const std::vector<std::tuple<uintptr_t, uintptr_t, int64_t>>& blocks, int num_threads) {
+  BundleCounts counts;
+  {
+    const py::gil_scoped_release released;
+    std::vector<FingerprintBlock> views;
+    for (const auto& [fingerprints, labels, num_rows] : blocks)
+      views.push_back({at<const uint64_t>(fingerprints), at<const int64_t>(labels), num_rows});
+    counts = cpu::count_fingerprints(views, num_threads);
+  }
+  return tuple_of(std::move(counts));
+}
+
+py::dict build_info() {
+  py::dict info;
+  info["compiler"] = CBKERNELS_COMPILER;
+  info["flags"] = CBKERNELS_FLAGS;
+  info["cuda"] = cuda::missing_reason().empty();
+  info["cuda_reason"] = cuda::missing_reason();
+  info["instruction_sets"] = instruction_sets();
+  info["instruction_set"] = instruction_set_in_use().name;
+  info["num_dtypes"] = num_dtypes;
+  info["pointer_bits"] = 8 * static_cast<int>(sizeof(void*));
+  return info;
+}
+
+py::dict last_work_of_this_thread() {
+  const Work& work = last_work();
+  py::dict counters;
+  counters["bytes_total"] = work.bytes_total;
+  counters["bytes_touched"] = work.bytes_touched;
+  counters["rows_sampled"] = work.rows_sampled;
+  counters["rows_compared"] = work.rows_compared;
+  counters["rows_fingerprinted"] = work.rows_fingerprinted;
+  counters["rows_searched"] = work.rows_searched;
+  counters["comparisons"] = work.comparisons;
+  counters["threads"] = work.threads;
+  counters["parallel_regions"] = work.parallel_regions;
+  return counters;
+}
+
+// For the benchmarks: one plain read of memory, the yardstick of all times.
+uint64_t read_bytes(uintptr_t address, int64_t num_bytes, int num_threads) {
+  const py::gil_scoped_release released;
+  const RowKernels& kernels = instruction_set_in_use().row_kernels(Element::bits);
+  std::atomic<uint64_t> total{0};
+  parallel_for(num_bytes, std::max<int64_t>(1, (num_bytes + num_threads - 1) / num_threads), num_threads,
+               [&](int64_t begin, int64_t end) { total ^= kernels.read(at<const std::byte>(address) + begin, end - begin); });
+  return total;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_core, module) {
+  module.attr("version") = CBKERNELS_VERSION;
+  bind(module.def_submodule("cpu"),
+       {cpu::bundle_ids, cpu::count_bundles, cpu::row_fingerprints, cpu::conflict_margin, cpu::require});
+  bind(module.def_submodule("cuda"),
+       {cuda::bundle_ids, cuda::count_bundles, cuda::row_fingerprints, cuda::conflict_margin, cuda::require});
+  module.def("count_fingerprints", &count_fingerprints);
+  module.def("build_info", &build_info);
+  module.def("use_instruction_set", &use_instruction_set);
+  module.def("use_routing_bits", &use_routing_bits);
+  module.def("last_work", &last_work_of_this_thread);
+  module.def("read_bytes", &read_bytes);
+}
