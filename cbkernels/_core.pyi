@@ -93,3 +93,6 @@ def use_routing_bits(bits: int) -> None:
 def last_work() -> dict[str, int]:
     """Counters of this thread's last call: bytes_touched, bytes_total, rows_sampled, rows_compared,
     rows_fingerprinted, rows_searched, comparisons, threads, parallel_regions."""
+
+def read_bytes(address: int, num_bytes: int, num_threads: int) -> int:
+    """One plain read of memory, the yardstick of the benchmarks: the exclusive or of its 64-bit words."""

@@ -130,7 +130,9 @@ def _bundles(
     """Number of the bundle and "holds a NaN" for every row."""
     patterns, holds_nan = _compared(rows, grid)
     if tolerance is not None:
-        return _follow_leaders(_numbers(rows).astype(np.float64), *tolerance), holds_nan.tolist()
+        with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one
+            values = _numbers(rows).astype(np.float64)
+        return _follow_leaders(values, *tolerance), holds_nan.tolist()
     ids: list[int] = []
     number_of: dict[bytes, int] = {}
     num_bundles = 0
@@ -142,15 +144,15 @@ def _bundles(
 
 
 def _follow_leaders(values: Array, rtol: float, atol: float) -> list[int]:
-    """Each row joins the first leader that is close in every component, or becomes a leader."""
+    """Each row joins the first leader that is near in every component, or becomes a leader."""
     ids: list[int] = []
     leaders: list[Array] = []
     for row in values:
         for number, leader in enumerate(leaders):
             with np.errstate(invalid="ignore", over="ignore"):
-                error = np.abs(row - leader)
-                close = np.isfinite(error) & (error <= atol + rtol * np.abs(leader))
-            if (close | (row == leader)).all() and not np.isnan(row).any():
+                near = np.abs(row - leader) <= atol + rtol * np.abs(leader)
+            # an infinity is near to itself alone, although inf <= rtol * inf
+            if ((near & np.isfinite(row) & np.isfinite(leader)) | (row == leader)).all():
                 ids.append(number)
                 break
         else:

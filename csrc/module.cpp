@@ -143,7 +143,8 @@ uint64_t read_bytes(uintptr_t address, int64_t num_bytes, int num_threads) {
   const py::gil_scoped_release released;
   const RowKernels& kernels = instruction_set_in_use().row_kernels(Element::bits);
   std::atomic<uint64_t> total{0};
-  parallel_for(num_bytes, std::max<int64_t>(1, (num_bytes + num_threads - 1) / num_threads), num_threads,
+  const int64_t share = (num_bytes / num_threads + 127) / 128 * 128 + 128;
+  parallel_for(num_bytes, share, num_threads,
                [&](int64_t begin, int64_t end) { total ^= kernels.read(at<const std::byte>(address) + begin, end - begin); });
   return total;
 }

@@ -6,10 +6,10 @@
 
 #include "../fingerprint.h"
 #include "float_environment.h"
+#include "group_keys.h"
 #include "group_near_rows.h"
 #include "group_rows.h"
 #include "labels.h"
-#include "routing_table.h"
 
 namespace cbkernels {
 namespace {
@@ -135,7 +135,7 @@ BundleCounts count_bundles(const RowsView& rows, const LabelsView& labels, const
   return count_labels(ids.get(), rows.num_rows(), grouping.num_bundles, grouping.num_nan_rows, labels);
 }
 
-BundleCounts count_fingerprints(const std::vector<FingerprintBlock>& blocks, int) {
+BundleCounts count_fingerprints(const std::vector<FingerprintBlock>& blocks, int num_threads) {
   last_work() = Work{};
   int64_t n = 0;
   for (const FingerprintBlock& block : blocks) n += block.num_rows;
@@ -158,21 +158,17 @@ BundleCounts count_fingerprints(const std::vector<FingerprintBlock>& blocks, int
     const size_t b = block_of(i);
     return blocks[b].fingerprints + 2 * (i - begins[b]);
   };
-  std::vector<int64_t> ids(n);
-  RoutingTable table(n);
-  int64_t num_bundles = 0, i = 0;
-  for (const FingerprintBlock& block : blocks) {
-    for (int64_t k = 0; k < block.num_rows; ++k, ++i) {
-      const uint64_t* mine = block.fingerprints + 2 * k;
-      if (k + 16 < block.num_rows) table.prefetch(fingerprint::mix(mine[32]) & routing_mask());
-      const uint64_t key = fingerprint::mix(mine[0]) & routing_mask();
-      const int64_t first = table.find_or_insert(key, i, 0, table.capacity(), [&](int64_t j) {
-        const uint64_t* other = fingerprint_at(j);
-        return other[0] == mine[0] && other[1] == mine[1];
-      });
-      ids[i] = first == RoutingTable::inserted ? num_bundles++ : ids[first];
-    }
-  }
+  ScratchArray<uint64_t> keys(n);
+  ScratchArray<int64_t> ids(n);
+  int64_t i = 0;
+  for (const FingerprintBlock& block : blocks)
+    for (int64_t k = 0; k < block.num_rows; ++k) keys[i++] = fingerprint::mix(block.fingerprints[2 * k]) & routing_mask();
+  group_keys(keys.data(), nullptr, n, ids.data(), num_threads, [&](int64_t p, int64_t q) {
+    const uint64_t *a = fingerprint_at(p), *b = fingerprint_at(q);
+    return a[0] == b[0] && a[1] == b[1];
+  });
+  int64_t num_bundles = 0;
+  for (i = 0; i < n; ++i) ids[i] = ids[i] == i ? num_bundles++ : ids[ids[i]];
   return count_labels_by(ids.data(), n, num_bundles, 0, [&](int64_t row) {
     const size_t b = block_of(row);
     return blocks[b].labels[row - begins[b]];

@@ -10,8 +10,9 @@
 #include <atomic>
 
 #include "../fingerprint.h"
+#include "group_keys.h"
 #include "group_short_rows.h"
-#include "routing_table.h"
+#include "scratch_array.h"
 #include "threads.h"
 
 namespace cbkernels {
@@ -34,7 +35,8 @@ class Grouper {
  public:
   Grouper(const RowBlocks& rows, bool check_nan, int num_threads, int64_t* leader)
       : rows_(rows), kernels_(rows.kernels()), check_nan_(check_nan && rows.can_hold_nan()),
-        num_threads_(num_threads), leader_(leader), nan_(rows.num_rows(), 0) {
+        num_threads_(num_threads), leader_(leader), nan_(rows.num_rows()) {
+    nan_.fill(0);
     if (check_nan_) unread_from_.assign(rows.num_rows(), 0);
   }
 
@@ -42,8 +44,10 @@ class Grouper {
 
  private:
   // steps of run(), in order
-  void sample_all_rows();
+  int64_t sample_all_rows();
   bool looks_full_of_duplicates();
+  void group_members_of_short_rows();
+  void group_members_of_long_rows();
   void separate_large_groups();
   void compare_with_leaders(const std::vector<int32_t>* from_block);
   void regroup_fallen(bool to_the_end);
@@ -52,19 +56,23 @@ class Grouper {
   int64_t number_bundles();
 
   // parts of steps
+  void sample_rows(int64_t begin, int64_t end, const std::vector<int64_t>& offsets, uint64_t* keys);
   void list_members();
   void compare_batch(const Batch& batch, const std::vector<int32_t>* from_block);
   uint64_t sample_key(int64_t row, int64_t num_samples, std::byte* scratch, bool& nan) const;
   uint64_t rest_key(int64_t row, int64_t from_block, int64_t to_block, std::byte* scratch, bool& nan) const;
   int threads_for(int64_t bytes) const { return bytes < parallel_bytes ? 1 : num_threads_; }
-  int64_t num_lines() const { return std::max<int64_t>(1, rows_.row_bytes() / line_bytes); }
+  int64_t sample_offset(int64_t s, int64_t num_samples) const {
+    const int64_t lines = std::max<int64_t>(1, rows_.row_bytes() / line_bytes);
+    return line_bytes * (lines * (2 * s + 1) / (2 * num_samples));
+  }
 
   const RowBlocks& rows_;
   const RowKernels& kernels_;
   const bool check_nan_;
   const int num_threads_;
   int64_t* const leader_;               // of every row; ids in the end
-  std::vector<uint8_t> nan_;            // row holds a NaN that was seen
+  ScratchArray<uint8_t> nan_;           // row holds a NaN that was seen
   std::vector<int32_t> unread_from_;    // blocks before this one hold no NaN (only with check_nan)
   std::vector<int64_t> members_;        // rows that are not their own leader, by leader
   std::vector<int32_t> left_at_;        // of each member: block where it left its leader
@@ -80,14 +88,11 @@ uint64_t masked(uint64_t key) { return key & routing_mask_.load(std::memory_orde
 
 // Evenly spaced cache lines, not a prefix: the first channels of an image may all be dead.
 uint64_t Grouper::sample_key(int64_t row, int64_t num_samples, std::byte* scratch, bool& nan) const {
-  const int64_t lines = num_lines();
   uint64_t key = 0;
   for (int64_t s = 0; s < num_samples; ++s) {
-    const int64_t from = line_bytes * (lines * (2 * s + 1) / (2 * num_samples));
+    const int64_t from = sample_offset(s, num_samples);
     const int64_t length = std::min(line_bytes, rows_.row_bytes() - from);
-    uint64_t sums[2] = {0, 0};
-    nan |= kernels_.route(rows_.piece(row, from, length, scratch), length, rows_.grid(), sums);
-    key = fingerprint::mix(sums[0] ^ fingerprint::mix(sums[1] + key));
+    key = kernels_.route(rows_.piece(row, from, length, scratch), length, rows_.grid(), key, &nan);
   }
   return key;
 }
@@ -96,32 +101,40 @@ uint64_t Grouper::sample_key(int64_t row, int64_t num_samples, std::byte* scratc
 uint64_t Grouper::rest_key(int64_t row, int64_t from_block, int64_t to_block, std::byte* scratch, bool& nan) const {
   uint64_t key = 0;
   for (int64_t b = from_block; b < to_block; ++b) {
-    uint64_t sums[2] = {0, 0};
-    nan |= kernels_.route(rows_.block(row, b, scratch), rows_.block_length(b), rows_.grid(), sums);
-    key = fingerprint::mix(sums[0] ^ fingerprint::mix(sums[1] + key));
+    key = kernels_.route(rows_.block(row, b, scratch), rows_.block_length(b), rows_.grid(), key, &nan);
   }
   return key;
 }
 
-void Grouper::sample_all_rows() {
-  const int64_t n = rows_.num_rows();
-  const int64_t samples = rows_.row_bytes() >= 4 * block_bytes ? 2 : 1;
-  const int64_t sampled_bytes = samples * std::min(line_bytes, rows_.row_bytes());
-  std::vector<uint64_t> keys(n);
-  parallel_for(n, 2048, threads_for(16 * n * sampled_bytes), [&](int64_t begin, int64_t end) {
+void Grouper::sample_rows(int64_t begin, int64_t end, const std::vector<int64_t>& offsets, uint64_t* keys) {
+  if (rows_.is_direct()) {
+    const int64_t length = std::min(line_bytes, rows_.row_bytes() - offsets.back());
+    kernels_.route_samples(rows_.row(begin), rows_.row_stride(), end - begin, offsets.data(),
+                           static_cast<int>(offsets.size()), length, rows_.grid(), keys + begin, nan_.data() + begin);
+  } else {
     std::array<std::byte, line_bytes> scratch;
     for (int64_t i = begin; i < end; ++i) {
-      if (rows_.is_direct() && i + 8 < end)
-        for (int64_t s = 0; s < samples; ++s)
-          __builtin_prefetch(rows_.row(i + 8) + line_bytes * (num_lines() * (2 * s + 1) / (2 * samples)));
       bool nan = false;
-      keys[i] = masked(sample_key(i, samples, scratch.data(), nan));
+      keys[i] = sample_key(i, static_cast<int64_t>(offsets.size()), scratch.data(), nan);
       nan_[i] = nan;
     }
-  });
-  group_keys(keys.data(), nan_.data(), n, leader_, num_threads_);
+  }
+  for (int64_t i = begin; i < end; ++i) keys[i] = masked(keys[i]);
+}
+
+// Returns how many rows have the sample of an earlier row.
+int64_t Grouper::sample_all_rows() {
+  const int64_t n = rows_.num_rows();
+  const int64_t samples = rows_.row_bytes() >= 16 * block_bytes ? 2 : 1;
+  const int64_t sampled_bytes = samples * std::min(line_bytes, rows_.row_bytes());
+  std::vector<int64_t> offsets;
+  for (int64_t s = 0; s < samples; ++s) offsets.push_back(sample_offset(s, samples));
+  ScratchArray<uint64_t> keys(n);
   last_work().rows_sampled += n;
   last_work().bytes_touched += n * sampled_bytes;
+  const int threads = threads_for(16 * n * sampled_bytes);
+  parallel_for(n, 4096, threads, [&](int64_t begin, int64_t end) { sample_rows(begin, end, offsets, keys.data()); });
+  return group_keys(keys.data(), nan_.data(), n, leader_, num_threads_);
 }
 
 // Pilot for short rows: are most of 512 evenly spaced rows not the first of their kind? Decides speed only.
@@ -374,15 +387,29 @@ int64_t Grouper::scan_for_nan() {
     });
     last_work().bytes_touched += bytes;
   }
-  int64_t count = 0;
-  for (int64_t i = 0; i < n; ++i) count += nan_[i];
-  return count;
+  return std::count_if(nan_.data(), nan_.data() + n, [](uint8_t nan) { return nan != 0; });
 }
 
 int64_t Grouper::number_bundles() {
   int64_t num_bundles = 0;
   for (int64_t i = 0; i < rows_.num_rows(); ++i) leader_[i] = leader_[i] == i ? num_bundles++ : leader_[leader_[i]];
   return num_bundles;
+}
+
+void Grouper::group_members_of_short_rows() {
+  std::vector<uint8_t> is_alone(rows_.num_rows(), 1);
+  for (const int64_t m : members_) is_alone[m] = is_alone[leader_[m]] = 0;
+  group_short_rows(rows_, is_alone.data(), num_threads_, leader_, nan_.data());
+  if (check_nan_)
+    for (int64_t i = 0; i < rows_.num_rows(); ++i) unread_from_[i] = !is_alone[i];
+}
+
+void Grouper::group_members_of_long_rows() {
+  separate_large_groups();
+  if (!members_.empty()) compare_with_leaders(nullptr);
+  if (!fallen_.empty()) regroup_fallen(false);
+  if (!fallen_.empty()) regroup_fallen(true);
+  if (!fallen_.empty()) search_fallen();
 }
 
 Grouping Grouper::run() {
@@ -394,22 +421,12 @@ Grouping Grouper::run() {
     group_short_rows(rows_, nullptr, num_threads_, leader_, nan_.data());
     unread_from_.assign(unread_from_.size(), 1);
   } else {
-    sample_all_rows();
-    list_members();
-    if (short_rows) {
-      if (!members_.empty()) {
-        std::vector<uint8_t> is_alone(n, 1);
-        for (const int64_t m : members_) is_alone[m] = is_alone[leader_[m]] = 0;
-        group_short_rows(rows_, is_alone.data(), num_threads_, leader_, nan_.data());
-        if (check_nan_)
-          for (int64_t i = 0; i < n; ++i) unread_from_[i] = !is_alone[i];
-      }
-    } else {
-      if (!members_.empty()) separate_large_groups();
-      if (!members_.empty()) compare_with_leaders(nullptr);
-      if (!fallen_.empty()) regroup_fallen(false);
-      if (!fallen_.empty()) regroup_fallen(true);
-      if (!fallen_.empty()) search_fallen();
+    if (sample_all_rows() > 0) {
+      list_members();
+      if (short_rows)
+        group_members_of_short_rows();
+      else
+        group_members_of_long_rows();
     }
   }
   const int64_t num_nan_rows = scan_for_nan();

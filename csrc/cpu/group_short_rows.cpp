@@ -8,62 +8,11 @@
 
 #include "../fingerprint.h"
 #include "group_rows.h"
+#include "leader_table.h"
 #include "threads.h"
 
 namespace cbkernels {
 namespace {
-
-// Leaders by key. Starts small, so that few bundles stay in the L1 cache, and grows by rehashing.
-class GrowingTable {
- public:
-  struct Slot {
-    uint64_t key;
-    int64_t row;  // -1: free
-  };
-
-  GrowingTable() : slots_(512, Slot{0, -1}) {}
-
-  void prefetch(uint64_t key) const { __builtin_prefetch(&slots_[place(key)]); }
-
-  // The first row with this key for which same(row) holds, or -1.
-  template <class Same>
-  int64_t find(uint64_t key, const Same& same) const {
-    for (size_t at = place(key);; at = at + 1 == slots_.size() ? 0 : at + 1) {
-      const Slot& slot = slots_[at];
-      if (slot.row < 0) return -1;
-      if (slot.key == key && same(slot.row)) return slot.row;
-    }
-  }
-
-  void insert(uint64_t key, int64_t row) {
-    if (2 * ++used_ > slots_.size()) grow();
-    put(slots_, {key, row});
-    leaders_.push_back(row);
-  }
-
-  const std::vector<int64_t>& leaders() const { return leaders_; }
-
- private:
-  size_t place(uint64_t key) const { return place(key, slots_.size()); }
-  static size_t place(uint64_t key, size_t size) {
-    return static_cast<size_t>((static_cast<unsigned __int128>(key) * size) >> 64);
-  }
-  static void put(std::vector<Slot>& slots, const Slot& slot) {
-    size_t at = place(slot.key, slots.size());
-    while (slots[at].row >= 0) at = at + 1 == slots.size() ? 0 : at + 1;
-    slots[at] = slot;
-  }
-  void grow() {
-    std::vector<Slot> larger(slots_.size() * 2, Slot{0, -1});
-    for (const Slot& slot : slots_)
-      if (slot.row >= 0) put(larger, slot);
-    slots_.swap(larger);
-  }
-
-  std::vector<Slot> slots_;
-  std::vector<int64_t> leaders_;  // in the order of their rows
-  size_t used_ = 0;
-};
 
 // One thread's share of the rows.
 class Pass {
@@ -82,7 +31,7 @@ class Pass {
         i += run;
         if (i == end) break;
       }
-      const int64_t stop = std::min(end, i + rows_at_once);
+      const int64_t stop = std::min(end, i + rows_at_once_);
       previous = look_up(i, stop);
       i = stop;
     }
@@ -91,33 +40,27 @@ class Pass {
 
   // Rows of a later share whose bundle began in this one join it.
   void absorb(const Pass& later) {
-    for (const int64_t row : later.table_.leaders()) {
-      const uint64_t key = key_of(row, nullptr);
-      const int64_t first = find(key, row, row_bytes_of(row));
-      if (first < 0)
-        table_.insert(key, row);
-      else
-        leader_[row] = first;
+    for (const int64_t row : later.leaders_) {
+      bool holds_nan = false;
+      const uint64_t key = key_of(row, &holds_nan);
+      leader_[row] = find_or_insert(key, row);
     }
   }
 
   int64_t bytes_touched() const { return bytes_touched_; }
 
  private:
-  static constexpr int64_t rows_at_once = 32;
+  static constexpr int64_t most_at_once = 32;
 
   const std::byte* row_bytes_of(int64_t i) { return rows_.piece(i, 0, rows_.row_bytes(), row_scratch_->data()); }
 
   uint64_t key_of(int64_t i, bool* holds_nan) {
-    uint64_t sums[2] = {0, 0};
-    const bool nan = kernels_.route(row_bytes_of(i), rows_.row_bytes(), rows_.grid(), sums);
-    if (holds_nan) *holds_nan = nan;
-    return fingerprint::mix(sums[0] ^ fingerprint::mix(sums[1])) & routing_mask();
+    return kernels_.route(row_bytes_of(i), rows_.row_bytes(), rows_.grid(), 0, holds_nan) & routing_mask();
   }
 
-  int64_t find(uint64_t key, int64_t i, const std::byte* row) {
-    return table_.find(key, [&](int64_t candidate) {
-      if (candidate == i) return false;
+  int64_t find_or_insert(uint64_t key, int64_t i) {
+    const std::byte* row = row_bytes_of(i);
+    return table_.find_or_insert(key, i, [&](int64_t candidate) {
       bytes_touched_ += rows_.row_bytes();
       const std::byte* leader = rows_.piece(candidate, 0, rows_.row_bytes(), leader_scratch_->data());
       return kernels_.equal_run(row, 0, 1, leader, rows_.row_bytes(), rows_.grid()) == 1;
@@ -126,7 +69,7 @@ class Pass {
 
   // Rows [begin, stop), at most 32; returns their leader when they have one in common.
   int64_t look_up(int64_t begin, int64_t stop) {
-    std::array<uint64_t, rows_at_once> keys;
+    std::array<uint64_t, most_at_once> keys;
     for (int64_t i = begin; i < stop; ++i) {
       if (skip_ && skip_[i]) continue;
       bool holds_nan = false;
@@ -138,13 +81,8 @@ class Pass {
     int64_t common = -2;
     for (int64_t i = begin; i < stop; ++i) {
       if (skip_ && skip_[i]) continue;
-      int64_t first = -1;
-      if (!nan_[i]) {
-        const uint64_t key = keys[i - begin];
-        first = find(key, i, row_bytes_of(i));
-        if (first < 0) table_.insert(key, i);
-      }
-      leader_[i] = first < 0 ? i : first;
+      leader_[i] = nan_[i] ? i : find_or_insert(keys[i - begin], i);
+      if (leader_[i] == i && !nan_[i]) leaders_.push_back(i);
       common = common == -2 || common == leader_[i] ? leader_[i] : -1;
     }
     return common < 0 || nan_[common] ? -1 : common;
@@ -152,10 +90,12 @@ class Pass {
 
   const RowBlocks& rows_;
   const RowKernels& kernels_;
+  const int64_t rows_at_once_ = std::clamp<int64_t>((16 << 10) / rows_.row_bytes(), 4, most_at_once);  // half an L1 cache
   const uint8_t* skip_;
   int64_t* leader_;
   uint8_t* nan_;
-  GrowingTable table_;
+  LeaderTable table_;
+  std::vector<int64_t> leaders_;  // in the order of their rows
   std::unique_ptr<std::array<std::byte, block_bytes>> row_scratch_ = std::make_unique<std::array<std::byte, block_bytes>>();
   std::unique_ptr<std::array<std::byte, block_bytes>> leader_scratch_ = std::make_unique<std::array<std::byte, block_bytes>>();
   int64_t rows_read_ = 0;

@@ -11,17 +11,22 @@
 namespace cbkernels {
 
 constexpr int64_t block_bytes = 4096;  // = 1024 words of the fingerprint
-constexpr int max_rows_at_once = 8;
+constexpr int max_rows_at_once = 8;  // streams that a core prefetches well (measured: 4 and 16 are 5 to 25 % slower)
 
 struct RowKernels {
-  // Bit r is set when rows[r] differs from the leader somewhere in num_bytes <= 4 KiB; num_rows <= 8.
+  // Bit r is set when rows[r] differs from the leader somewhere in num_bytes <= 4 KiB; num_rows <= 32.
   uint32_t (*differing)(const std::byte* const* rows, int num_rows, const std::byte* leader, int64_t num_bytes,
                         const UpdateGrid& grid);
   // How many of `count` rows, `stride` bytes apart, equal the leader before the first that does not.
   int64_t (*equal_run)(const std::byte* first, int64_t stride, int64_t count, const std::byte* leader,
                        int64_t num_bytes, const UpdateGrid& grid);
-  // 64-bit routing hash of a piece of at most 4 KiB, added to `sums` (two of them); says whether it holds a NaN.
-  bool (*route)(const std::byte* piece, int64_t num_bytes, const UpdateGrid& grid, uint64_t sums[2]);
+  // 64-bit routing hash of a piece of at most 4 KiB, chained on `key`; two pieces that differ share one with
+  // probability about 2^-32. Sets *nan when the piece holds one, else leaves it.
+  uint64_t (*route)(const std::byte* piece, int64_t num_bytes, const UpdateGrid& grid, uint64_t key, bool* nan);
+  // The same for `count` rows at once, `stride` bytes apart, from the pieces at the given offsets, each
+  // num_bytes <= 64 long; writes keys and flags.
+  void (*route_samples)(const std::byte* first, int64_t stride, int64_t count, const int64_t* offsets,
+                        int num_offsets, int64_t num_bytes, const UpdateGrid& grid, uint64_t* keys, uint8_t* nan);
   // Block sums of the fingerprint; says whether the block holds a NaN.
   bool (*block_sums)(const std::byte* block, int64_t num_bytes, const UpdateGrid& grid, uint64_t sums[4]);
   // Any length. Does it hold a NaN?

@@ -51,9 +51,9 @@ template <class E>
 uint32_t differing(const std::byte* const* rows, int num_rows, const std::byte* leader, int64_t num_bytes,
                    const UpdateGrid& grid) {
   const E element(grid);
-  if (num_rows == 8) return differing_rows<E, 8>(element, rows, leader, num_bytes);
   uint32_t found = 0;
   int r = 0;
+  for (; r + 8 <= num_rows; r += 8) found |= differing_rows<E, 8>(element, rows + r, leader, num_bytes) << r;
   for (; r + 4 <= num_rows; r += 4) found |= differing_rows<E, 4>(element, rows + r, leader, num_bytes) << r;
   for (; r + 2 <= num_rows; r += 2) found |= differing_rows<E, 2>(element, rows + r, leader, num_bytes) << r;
   if (r < num_rows) found |= differing_rows<E, 1>(element, rows + r, leader, num_bytes) << r;
@@ -95,12 +95,11 @@ int64_t equal_run(const std::byte* first, int64_t stride, int64_t count, const s
   return count;
 }
 
-// NH sums of one piece, S of them, each with its keys 16 words further on.
+// NH sums of one piece, S of them, each with its keys 16 words further on; returns lanes with NaN.
 template <class E, int S>
-inline Words pair_sums(const E& element, const std::byte* piece, int64_t num_bytes, uint64_t* sums) {
+inline Words pair_sums(const E& element, const std::byte* piece, int64_t num_bytes, Longs (&total)[S]) {
   const std::byte* keys = reinterpret_cast<const std::byte*>(block_keys());
   constexpr int64_t shift_bytes = 64;
-  Longs total[S];
   for (int s = 0; s < S; ++s) total[s] = Longs{};
   Words nan{};
   auto add = [&](Words words, int64_t at) {
@@ -117,19 +116,51 @@ inline Words pair_sums(const E& element, const std::byte* piece, int64_t num_byt
     at += vector_bytes;
   }
   if (at % 64) add(Words{}, at);  // zero words up to a multiple of sixteen
-  for (int s = 0; s < S; ++s) sums[s] += sum(total[s]);
   return nan;
 }
 
 template <class E>
-bool route(const std::byte* piece, int64_t num_bytes, const UpdateGrid& grid, uint64_t sums[2]) {
-  return any(pair_sums<E, 2>(E(grid), piece, num_bytes, sums));
+uint64_t route(const std::byte* piece, int64_t num_bytes, const UpdateGrid& grid, uint64_t key, bool* nan) {
+  Longs total[1];
+  if (any(pair_sums<E, 1>(E(grid), piece, num_bytes, total))) *nan = true;
+  return fold(total[0], key);
+}
+
+template <class E>
+void route_samples(const std::byte* first, int64_t stride, int64_t count, const int64_t* offsets, int num_offsets,
+                   int64_t num_bytes, const UpdateGrid& grid, uint64_t* keys, uint8_t* nan) {
+  constexpr int64_t ahead = 24;  // rows; a miss takes about as long as 10 rows in cache
+  const E element(grid);
+  const std::byte* key_bytes = reinterpret_cast<const std::byte*>(block_keys());
+  const Words key0 = load(key_bytes), key1 = load(key_bytes + vector_bytes);
+  for (int64_t i = 0; i < count; ++i) {
+    const std::byte* row = first + i * stride;
+    if (i + ahead < count)
+      for (int s = 0; s < num_offsets; ++s) __builtin_prefetch(row + ahead * stride + offsets[s]);
+    Words nan_lanes{};
+    uint64_t key = 0;
+    for (int s = 0; s < num_offsets; ++s) {
+      if (num_bytes == 2 * vector_bytes) {
+        const Words a = element.canonical(load(row + offsets[s]), nan_lanes);
+        const Words b = element.canonical(load(row + offsets[s] + vector_bytes), nan_lanes);
+        key = fold(multiply_pairs(a + key0) + multiply_pairs(b + key1), key);
+      } else {
+        Longs total[1];
+        nan_lanes |= pair_sums<E, 1>(element, row + offsets[s], num_bytes, total);
+        key = fold(total[0], key);
+      }
+    }
+    keys[i] = key;
+    nan[i] = any(nan_lanes);
+  }
 }
 
 template <class E>
 bool block_sums(const std::byte* block, int64_t num_bytes, const UpdateGrid& grid, uint64_t sums[4]) {
-  for (int s = 0; s < 4; ++s) sums[s] = 0;
-  return any(pair_sums<E, 4>(E(grid), block, num_bytes, sums));
+  Longs total[4];
+  const Words nan = pair_sums<E, 4>(E(grid), block, num_bytes, total);
+  for (int s = 0; s < 4; ++s) sums[s] = sum(total[s]);
+  return any(nan);
 }
 
 template <class E>
@@ -156,13 +187,14 @@ inline uint64_t read(const std::byte* from, int64_t num_bytes) {
   for (; at + 4 * vector_bytes <= num_bytes; at += 4 * vector_bytes)
     for (int u = 0; u < 4; ++u) total[u] ^= (Longs)load(from + at + u * vector_bytes);
   uint64_t rest = 0;
-  for (; at < num_bytes; ++at) rest ^= static_cast<uint64_t>(from[at]);
-  return sum(total[0] ^ total[1] ^ total[2] ^ total[3]) ^ rest;
+  for (; at < num_bytes; ++at) rest ^= static_cast<uint64_t>(from[at]) << 8 * (at % 8);
+  const Longs all = total[0] ^ total[1] ^ total[2] ^ total[3];
+  return all[0] ^ all[1] ^ all[2] ^ all[3] ^ rest;
 }
 
 template <class E>
 constexpr RowKernels kernels_of() {
-  return {differing<E>, equal_run<E>, route<E>, block_sums<E>, holds_nan<E>, read};
+  return {differing<E>, equal_run<E>, route<E>, route_samples<E>, block_sums<E>, holds_nan<E>, read};
 }
 
 const RowKernels table[num_elements] = {

@@ -64,6 +64,15 @@ inline Longs multiply_pairs(Words v) {
 
 inline uint64_t sum(Longs v) { return v[0] + v[1] + v[2] + v[3]; }
 
+// Four sums and a running key into one key that has no structure left.
+inline uint64_t fold(Longs v, uint64_t key) {
+  uint64_t z = v[0] * 0x9e3779b97f4a7c15ull + v[1] * 0xc2b2ae3d27d4eb4full + v[2] * 0x165667b19e3779f9ull +
+               v[3] * 0xd6e8feb86659fd93ull + key;
+  z ^= z >> 32;
+  z *= 0xd6e8feb86659fd93ull;
+  return z ^ (z >> 32);
+}
+
 // Eight float32 -> eight float16 patterns, one in each word, nearest even; NaN is not looked at.
 inline Words to_float16(Floats v) {
 #if defined(__F16C__)
