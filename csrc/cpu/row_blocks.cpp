@@ -37,10 +37,10 @@ RowBlocks::RowBlocks(const RowsView& rows, const UpdateGrid& grid, ColumnOrder o
   lay_out(rows, order);
 }
 
-RowBlocks RowBlocks::as_float64(const RowsView& rows) {
+RowBlocks RowBlocks::converted(const RowsView& rows, Element element, Staged staged) {
   RowBlocks blocks;
   blocks.dtype_ = rows.dtype;
-  blocks.choose(Element::float64, Staged::float64);
+  blocks.choose(element, staged);
   blocks.lay_out(rows, ColumnOrder::any);
   return blocks;
 }

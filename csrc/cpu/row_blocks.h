@@ -17,8 +17,9 @@ enum class ColumnOrder {
 class RowBlocks {
  public:
   RowBlocks(const RowsView& rows, const UpdateGrid& grid, ColumnOrder order);
-  // The values as float64 (for distances) instead of the grid's or the raw ones.
-  static RowBlocks as_float64(const RowsView& rows);
+  // The values as they are, converted to float32 or float64, for distances.
+  static RowBlocks as_float32(const RowsView& rows) { return converted(rows, Element::float32, Staged::float32); }
+  static RowBlocks as_float64(const RowsView& rows) { return converted(rows, Element::float64, Staged::float64); }
 
   int64_t num_rows() const { return num_rows_; }
   int64_t row_bytes() const { return row_bytes_; }  // of what the kernels read
@@ -48,6 +49,7 @@ class RowBlocks {
     int64_t extent, stride;
   };
   RowBlocks() = default;
+  static RowBlocks converted(const RowsView& rows, Element element, Staged staged);
   void lay_out(const RowsView& rows, ColumnOrder order);
   void choose(Element element, Staged staged);
   void stage(int64_t i, int64_t from, int64_t num_bytes, std::byte* scratch) const;

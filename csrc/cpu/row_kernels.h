@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "distance_kernels.h"
 #include "elements.h"
 #include "staging.h"
 
@@ -40,6 +41,8 @@ struct InstructionSet {
   const char* name;
   const RowKernels& (*row_kernels)(Element element);
   StageRun (*stage_run)(DType from, Staged to);
+  DistanceKernels<float> float_distances;
+  DistanceKernels<double> double_distances;
 };
 extern const InstructionSet portable_set;
 #if defined(CBKERNELS_HAS_AVX2)

@@ -205,6 +205,8 @@ const RowKernels table[num_elements] = {
 
 const RowKernels& row_kernels(Element element) { return table[static_cast<int>(element)]; }
 StageRun stage_run(DType from, Staged to) { return stage_run_of(from, to); }
+constexpr DistanceKernels<float> float_distances = distance_kernels_of<float>();
+constexpr DistanceKernels<double> double_distances = distance_kernels_of<double>();
 
 }  // namespace
 }  // namespace cbkernels::CBKERNELS_INSTRUCTION_SET
