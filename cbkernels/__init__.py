@@ -18,16 +18,17 @@ except ImportError as error:
     ) from None
 
 from ._version import __version__
-from .bundle import bundle_entropy, bundle_entropy_layers, bundle_rows, conflict_margin
-from .grid import UpdateGrid
-from .result import BundleResult
-from .streaming import BundleEntropy
 
 if _core.version != __version__:
     raise ImportError(
         f"cbkernels is version {__version__} but its compiled module is {_core.version}; "
         "run `pip install .` in the source folder again"
     )
+
+from .bundle import bundle_entropy, bundle_entropy_layers, bundle_rows, conflict_margin  # noqa: E402
+from .grid import UpdateGrid  # noqa: E402
+from .result import BundleResult  # noqa: E402
+from .streaming import BundleEntropy  # noqa: E402
 
 __all__ = [
     "BundleEntropy",

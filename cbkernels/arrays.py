@@ -120,7 +120,12 @@ def _view(x: object, name: str) -> Rows:
     if isinstance(x, np.ndarray):
         return _numpy_view(x, name)
     if isinstance(x, (list, tuple)):
-        return _numpy_view(np.asarray(x), name)
+        try:
+            return _numpy_view(np.asarray(x), name)
+        except ValueError as error:
+            raise ValueError(f"{name} is a {type(x).__name__} that is not an array: {error}") from error
+    if isinstance(x, type):
+        raise TypeError(f"{name} is a type; pass a NumPy array, a torch tensor or a DLPack producer")
     if hasattr(x, "__dlpack__") and hasattr(x, "__dlpack_device__"):
         return _dlpack_view(x, name)
     if hasattr(x, "__array_interface__"):
@@ -174,14 +179,19 @@ def _torch_view(torch: Any, x: Any, name: str) -> Rows:
 
 
 def _dlpack_view(x: Any, name: str) -> Rows:
-    kind, index = x.__dlpack_device__()
+    kind, index = (int(part) for part in x.__dlpack_device__())
     torch = sys.modules.get("torch")
-    if int(kind) == _DLPACK_CPU:
+    if kind == _DLPACK_CPU:
         try:
             return _numpy_view(np.from_dlpack(x), name)
         except (BufferError, RuntimeError, TypeError, ValueError) as error:
             if torch is None:
                 raise TypeError(f"{name} cannot be read through DLPack without torch: {error}") from error
-    elif torch is None:
-        raise ValueError(f"{name} is on DLPack device {(int(kind), index)}; import torch to pass it, or copy it to the CPU")
-    return _torch_view(torch, torch.from_dlpack(x), name)
+    where = f"{name} is on DLPack device {(kind, index)}"
+    if torch is None:
+        raise ValueError(f"{where}; import torch to pass it, or copy it to the CPU")
+    try:
+        tensor = torch.from_dlpack(x)
+    except (AssertionError, BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{where}, which torch cannot read ({error}); copy it to the CPU") from error
+    return _torch_view(torch, tensor, name)

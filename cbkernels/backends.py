@@ -27,8 +27,12 @@ class Backend(Protocol):
     name: str
 
     def count_bundles(
-        self, rows: Rows, labels: Labels, grid: UpdateGrid | None,
-        tolerance: tuple[float, float] | None, check_nan: bool,
+        self,
+        rows: Rows,
+        labels: Labels,
+        grid: UpdateGrid | None,
+        tolerance: tuple[float, float] | None,
+        check_nan: bool,
     ) -> BundleCounts:
         """Group the rows and count labels per conflicting bundle."""
 
@@ -58,9 +62,7 @@ class _Compiled:
             labels.pointer, labels.stride, labels.code,
             None if grid is None else grid.parameters, tolerance, check_nan, num_threads(),
         )  # fmt: skip
-        return BundleCounts(
-            rows.shape[0], bundles, nan_rows, conflicting, conflicting_rows, counts, starts
-        )
+        return BundleCounts(rows.shape[0], bundles, nan_rows, conflicting, conflicting_rows, counts, starts)
 
     def bundle_ids(self, rows: Rows, grid: UpdateGrid | None, tolerance: tuple[float, float] | None) -> Any:
         torch = sys.modules.get("torch")
@@ -101,12 +103,17 @@ TABLE: dict[str, Backend] = {
 }
 
 
+def require_name(name: str) -> None:
+    """Raise ValueError unless a backend, or "auto", is called ``name``."""
+    if name != "auto" and name not in TABLE:
+        raise ValueError(f"backend is {name!r}; choose one of auto, {', '.join(TABLE)}")
+
+
 def choose(name: str, rows: Rows) -> Backend:
     """The backend called ``name``; "auto" goes by the device of the input."""
     if name == "auto":
         return TABLE["cpu" if rows.device == "cpu" else "cuda"]
-    if name not in TABLE:
-        raise ValueError(f"backend is {name!r}; choose one of auto, {', '.join(TABLE)}")
+    require_name(name)
     if name != "cuda" and rows.device != "cpu":
         raise ValueError(f"acts is on {rows.device}, where backend {name!r} cannot work; use backend 'auto'")
     if name == "cuda" and rows.device == "cpu":
@@ -133,6 +140,4 @@ def count_fingerprints(blocks: list[tuple[Array, Array]], num_nan_rows: int) -> 
     addresses = [(f.ctypes.data, y.ctypes.data, len(y)) for f, y in blocks]
     num_rows = sum(len(y) for _, y in blocks) + num_nan_rows
     bundles, _, conflicting, conflicting_rows, counts, starts = _core.count_fingerprints(addresses, num_threads())
-    return BundleCounts(
-        num_rows, bundles + num_nan_rows, num_nan_rows, conflicting, conflicting_rows, counts, starts
-    )
+    return BundleCounts(num_rows, bundles + num_nan_rows, num_nan_rows, conflicting, conflicting_rows, counts, starts)

@@ -12,9 +12,8 @@ from . import backends
 from .arrays import Rows, as_labels, as_rows
 from .entropy import BundleCounts, entropy_of_counts
 from .grid import UpdateGrid
+from .options import Tolerance, check_options
 from .result import BundleResult
-
-Tolerance = tuple[float, float]
 
 
 def bundle_entropy(
@@ -59,7 +58,7 @@ def bundle_entropy(
     """
     rows = as_rows(acts)
     of_row = as_labels(labels, rows)
-    _check_options(grid, tolerance, log_epsilon)
+    check_options(grid, tolerance, log_epsilon)
     chosen = backends.choose(backend, rows)
     counts = chosen.count_bundles(rows, of_row, grid, tolerance, check_nan)
     return _result(rows, counts, chosen.name, grid, log_epsilon, tolerance)
@@ -91,7 +90,7 @@ def bundle_rows(
         [0, 1, 0, 1]
     """
     rows = as_rows(acts)
-    _check_options(grid, tolerance, None)
+    check_options(grid, tolerance, None)
     return backends.choose(backend, rows).bundle_ids(rows, grid, tolerance)
 
 
@@ -128,7 +127,7 @@ def bundle_entropy_layers(
     # every layer is checked before the first is measured
     views = {name: as_rows(acts, f"layers[{name!r}]") for name, acts in layers.items()}
     of_row = {name: as_labels(labels, rows) for name, rows in views.items()}
-    _check_options(grid, None, log_epsilon)
+    check_options(grid, None, log_epsilon)
     results = {}
     for name, rows in views.items():
         chosen = backends.choose(backend, rows)
@@ -162,24 +161,6 @@ def conflict_margin(acts: object, labels: object, *, backend: str = "auto") -> f
     rows = as_rows(acts)
     of_row = as_labels(labels, rows)
     return backends.choose(backend, rows).conflict_margin(rows, of_row)
-
-
-def _check_options(
-    grid: UpdateGrid | None, tolerance: Tolerance | None, log_epsilon: float | None
-) -> None:
-    if grid is not None and not isinstance(grid, UpdateGrid):
-        raise TypeError(f"grid is {grid!r}; pass an UpdateGrid or None")
-    if tolerance is not None:
-        if not (isinstance(tolerance, tuple) and len(tolerance) == 2):
-            raise TypeError(f"tolerance is {tolerance!r}; pass a tuple (rtol, atol)")
-        if not all(isinstance(t, (int, float)) and 0 <= t < float("inf") for t in tolerance):
-            raise ValueError(f"tolerance is {tolerance!r}; rtol and atol must be finite and not negative")
-        if grid is not None:
-            raise ValueError("tolerance and grid are two definitions of equal; pass one of them")
-    if log_epsilon is not None and not (
-        isinstance(log_epsilon, (int, float)) and 0 <= log_epsilon < float("inf")
-    ):
-        raise ValueError(f"log_epsilon is {log_epsilon!r}; it must be finite and not negative")
 
 
 def _result(

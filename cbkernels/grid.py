@@ -21,6 +21,7 @@ GRID_DTYPES = ("float32", "float64", "float16", "bfloat16")
 """Types in which an optimizer may keep the weights; the position + 1 is the kernel's code."""
 
 _MANTISSA_BITS = {"float64": 52, "float32": 23, "float16": 10, "bfloat16": 7}
+_LARGEST = {"float64": 2.0**1023, "float32": 2.0**127, "float16": 2.0**15, "bfloat16": 2.0**127}
 _SMALLEST_EXPONENT = {"float64": -1022, "float32": -126, "float16": -14, "bfloat16": -126}
 
 
@@ -65,9 +66,7 @@ class UpdateGrid:
         if not (size > 0 and math.isfinite(size)):
             raise ValueError(f"batch_size is {self.batch_size!r}; it must be positive and finite")
         if not (amplitude >= 0 and math.isfinite(amplitude)):
-            raise ValueError(
-                f"weight_amplitude is {self.weight_amplitude!r}; it must be finite and not negative"
-            )
+            raise ValueError(f"weight_amplitude is {self.weight_amplitude!r}; it must be finite and not negative")
         arithmetic: type[np.floating[Any]] = np.float64 if self.dtype == "float64" else np.float32
         with np.errstate(over="ignore", under="ignore"):
             w, lr, inverse = arithmetic(amplitude), arithmetic(rate), arithmetic(1.0 / size)
@@ -78,9 +77,7 @@ class UpdateGrid:
             if not (rounded > 0 and np.isfinite(rounded)):
                 raise ValueError(f"{name} is {given!r}, which {self.dtype} arithmetic rounds to {rounded}")
         if not np.isfinite(w):
-            raise ValueError(
-                f"weight_amplitude is {self.weight_amplitude!r}, which {self.dtype} rounds to infinity"
-            )
+            raise ValueError(f"weight_amplitude is {self.weight_amplitude!r}, which {self.dtype} rounds to infinity")
         code = GRID_DTYPES.index(self.dtype) + 1
         object.__setattr__(self, "parameters", (code, float(w), float(lr), float(inverse)))
 
@@ -109,9 +106,11 @@ class UpdateGrid:
         trainable = [p.detach() for p in model.parameters() if p.requires_grad and p.numel()]
         if not trainable:
             raise ValueError("the model has no trainable parameter; pass UpdateGrid(...) instead")
-        amplitude = max(float(p.abs().max()) for p in trainable)
-        if not math.isfinite(amplitude):
-            raise ValueError(f"the largest absolute weight is {amplitude}; the training has diverged")
+        largest = [float(p.abs().max()) for p in trainable]  # NaN where a parameter holds one
+        for value in largest:
+            if not math.isfinite(value):
+                raise ValueError(f"the largest absolute weight is {value}; the training has diverged")
+        amplitude = max(largest)
         rates = sorted({float(group["lr"]) for group in optimizer.param_groups})
         if len(rates) != 1:
             raise ValueError(
@@ -120,9 +119,7 @@ class UpdateGrid:
         if dtype is None:
             stored = {str(p.dtype).removeprefix("torch.") for p in trainable}
             dtype = next((d for d in ("bfloat16", "float16", "float32", "float64") if d in stored), "float32")
-        return cls(
-            learning_rate=rates[0], batch_size=batch_size, weight_amplitude=amplitude, dtype=dtype
-        )
+        return cls(learning_rate=rates[0], batch_size=batch_size, weight_amplitude=amplitude, dtype=dtype)
 
     def step(self, amplitude: float = 0.0) -> float:
         """Smallest difference of two activations that is certain to survive the grid.
@@ -134,14 +131,16 @@ class UpdateGrid:
                 never share a grid point.
 
         Returns:
-            float, in units of the activations.
+            float, in units of the activations; inf where values that large may meet at infinity.
         """
         _, w, lr, inverse = self.parameters
         amplitude = abs(float(amplitude))
         update = amplitude * lr * inverse
+        work = "float64" if self.dtype == "float64" else "float32"
+        if w + update >= _LARGEST[self.dtype] or max(amplitude, amplitude * lr) >= _LARGEST[work]:
+            return math.inf  # values this large may meet at infinity
         spacing = self._spacing(w + update)
         if amplitude > 0:
-            work = "float64" if self.dtype == "float64" else "float32"
             # three roundings before the last one: the value's own conversion and two products
             spacing = 1.001 * spacing + 8 * update * 2.0 ** -(_MANTISSA_BITS[work] + 1)
             spacing += 2 * self._spacing(0.0, work) * (1 + inverse)

@@ -199,7 +199,8 @@ def _decode(patterns: Array, kind: _Format) -> Array:
     if kind.has_infinity:
         magnitude[positive == kind.largest_pattern] = math.inf
     magnitude[positive > kind.largest_pattern] = math.nan
-    return np.where(positive == fields, magnitude, -magnitude).astype(np.float32)
+    signed: Array = np.where(positive == fields, magnitude, -magnitude)
+    return signed.astype(np.float32)
 
 
 def _on_grid(values: Array, grid: UpdateGrid) -> tuple[Array, str]:

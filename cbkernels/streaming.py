@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from . import backends
-from .arrays import as_labels, as_rows
+from .arrays import DTYPES, as_labels, as_rows
 from .entropy import entropy_of_counts
 from .grid import UpdateGrid
+from .options import check_options
 from .result import BundleResult
 
 _FORMAT = 1
@@ -45,8 +46,8 @@ class BundleEntropy:
     def __init__(
         self, *, grid: UpdateGrid | None = None, log_epsilon: float | None = None, backend: str = "auto"
     ) -> None:
-        if grid is not None and not isinstance(grid, UpdateGrid):
-            raise TypeError(f"grid is {grid!r}; pass an UpdateGrid or None")
+        check_options(grid, None, log_epsilon)
+        backends.require_name(backend)
         self.grid = grid
         self.log_epsilon = log_epsilon
         self._backend = backend
@@ -156,24 +157,11 @@ class BundleEntropy:
             ValueError: the state is damaged, from another format, or of another grid; this metric is
                 then unchanged.
         """
-        missing = {"format", "fingerprints", "labels", "num_nan_rows", "dtype", "num_columns", "grid"} - set(state)
-        if missing:
-            raise ValueError(f"the state lacks {sorted(missing)}; it is not one of BundleEntropy.state_dict()")
-        if state["format"] != _FORMAT:
-            raise ValueError(f"the state has format {state['format']!r}; this version reads {_FORMAT}")
-        grid = None if state["grid"] is None else UpdateGrid(**state["grid"])
-        if grid != self.grid:
-            raise ValueError(f"the state has grid {grid} and this metric {self.grid}; they must agree")
-        fingerprints, labels = np.asarray(state["fingerprints"]), np.asarray(state["labels"])
-        if fingerprints.dtype != np.uint64 or labels.dtype != np.int64 or fingerprints.shape != (len(labels), 2):
-            raise ValueError(
-                f"the state has fingerprints {fingerprints.dtype}{fingerprints.shape} and labels "
-                f"{labels.dtype}{labels.shape}; they must be uint64 (n, 2) and int64 (n,)"
-            )
+        fingerprints, labels = _checked_state(state, self.grid)
         self.reset()
         self._rows.append(fingerprints, labels)
-        self._num_nan_rows = int(state["num_nan_rows"])
-        self._dtype, self._num_columns = state["dtype"], int(state["num_columns"])
+        self._num_nan_rows = state["num_nan_rows"]
+        self._dtype, self._num_columns = state["dtype"], state["num_columns"]
 
     def _require_same_rows(self, dtype: str, num_columns: int) -> None:
         if self._dtype is None:
@@ -184,6 +172,44 @@ class BundleEntropy:
             raise ValueError(
                 f"acts has {num_columns} values per row after batches of {self._num_columns}; they must agree"
             )
+
+
+def _checked_state(
+    state: dict[str, Any], own_grid: UpdateGrid | None
+) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+    """The state's two arrays, after everything in it was found to be what ``state_dict`` writes."""
+    if not isinstance(state, dict):
+        raise TypeError(f"the state is a {type(state).__name__}; pass what BundleEntropy.state_dict() returned")
+    missing = {"format", "fingerprints", "labels", "num_nan_rows", "dtype", "num_columns", "grid"} - set(state)
+    if missing:
+        raise ValueError(f"the state lacks {sorted(missing)}; it is not one of BundleEntropy.state_dict()")
+    if state["format"] != _FORMAT:
+        raise ValueError(f"the state has format {state['format']!r}; this version reads {_FORMAT}")
+    for key in ("num_nan_rows", "num_columns"):
+        if not isinstance(state[key], int) or state[key] < 0:
+            raise ValueError(f"the state has {key} {state[key]!r}; it must be an integer that is not negative")
+    try:
+        grid = None if state["grid"] is None else UpdateGrid(**state["grid"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the state has grid {state['grid']!r}, which is none: {error}") from error
+    if grid != own_grid:
+        raise ValueError(f"the state has grid {grid} and this metric {own_grid}; they must agree")
+    fingerprints, labels = np.asarray(state["fingerprints"]), np.asarray(state["labels"])
+    expected = (len(labels) if labels.ndim else 0, 2)
+    if (
+        fingerprints.dtype != np.uint64
+        or labels.dtype != np.int64
+        or labels.ndim != 1
+        or fingerprints.shape != expected
+    ):
+        raise ValueError(
+            f"the state has fingerprints {fingerprints.dtype}{fingerprints.shape} and labels "
+            f"{labels.dtype}{labels.shape}; they must be uint64 (n, 2) and int64 (n,)"
+        )
+    is_empty = len(labels) + state["num_nan_rows"] == 0
+    if state["dtype"] not in DTYPES and not (state["dtype"] is None and is_empty):
+        raise ValueError(f"the state has dtype {state['dtype']!r}; it must be one of {', '.join(DTYPES)}")
+    return fingerprints, labels
 
 
 class _RowStore:

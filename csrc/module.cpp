@@ -21,7 +21,9 @@ using GridArgument = std::optional<std::tuple<int, double, double, double>>;
 using ToleranceArgument = std::optional<std::pair<double, double>>;
 
 template <class T>
-T* at(uintptr_t address) { return reinterpret_cast<T*>(address); }
+T* at(uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
 
 RowsView rows_of(uintptr_t acts, std::vector<int64_t>&& shape, std::vector<int64_t>&& strides, int dtype) {
   return {at<const std::byte>(acts), static_cast<DType>(dtype), std::move(shape), std::move(strides)};
@@ -59,42 +61,42 @@ struct Half {  // one half of the contract
 };
 
 void bind(py::module_ module, const Half& half) {
-  module.def("bundle_ids", [half](uintptr_t acts, std::vector<int64_t> shape, std::vector<int64_t> strides, int dtype,
-                                  const GridArgument& grid, const ToleranceArgument& tolerance, uintptr_t ids,
-                                  int num_threads) {
-    const py::gil_scoped_release released;
-    const auto near = tolerance_of(tolerance);
-    return half.bundle_ids(rows_of(acts, std::move(shape), std::move(strides), dtype), grid_of(grid),
-                           near ? &*near : nullptr, at<int64_t>(ids), num_threads);
-  });
-  module.def("count_bundles", [half](uintptr_t acts, std::vector<int64_t> shape, std::vector<int64_t> strides,
-                                     int dtype, uintptr_t labels, int64_t label_stride, int label_dtype,
-                                     const GridArgument& grid, const ToleranceArgument& tolerance, bool check_nan,
-                                     int num_threads) {
-    BundleCounts counts;
-    {
-      const py::gil_scoped_release released;
-      const auto near = tolerance_of(tolerance);
-      counts = half.count_bundles(rows_of(acts, std::move(shape), std::move(strides), dtype),
-                                  labels_of(labels, label_stride, label_dtype), grid_of(grid),
-                                  near ? &*near : nullptr, check_nan, num_threads);
-    }
-    return tuple_of(std::move(counts));
-  });
-  module.def("row_fingerprints", [half](uintptr_t acts, std::vector<int64_t> shape, std::vector<int64_t> strides,
-                                        int dtype, const GridArgument& grid, uintptr_t fingerprints,
-                                        uintptr_t holds_nan, int num_threads) {
-    const py::gil_scoped_release released;
-    half.row_fingerprints(rows_of(acts, std::move(shape), std::move(strides), dtype), grid_of(grid),
-                          at<uint64_t>(fingerprints), at<uint8_t>(holds_nan), num_threads);
-  });
-  module.def("conflict_margin", [half](uintptr_t acts, std::vector<int64_t> shape, std::vector<int64_t> strides,
-                                       int dtype, uintptr_t labels, int64_t label_stride, int label_dtype,
-                                       int num_threads) {
-    const py::gil_scoped_release released;
-    return half.conflict_margin(rows_of(acts, std::move(shape), std::move(strides), dtype),
-                                labels_of(labels, label_stride, label_dtype), num_threads);
-  });
+  module.def("bundle_ids",
+             [half](uintptr_t acts, std::vector<int64_t> shape, std::vector<int64_t> strides, int dtype,
+                    const GridArgument& grid, const ToleranceArgument& tolerance, uintptr_t ids, int num_threads) {
+               const py::gil_scoped_release released;
+               const auto near = tolerance_of(tolerance);
+               return half.bundle_ids(rows_of(acts, std::move(shape), std::move(strides), dtype), grid_of(grid),
+                                      near ? &*near : nullptr, at<int64_t>(ids), num_threads);
+             });
+  module.def("count_bundles",
+             [half](uintptr_t acts, std::vector<int64_t> shape, std::vector<int64_t> strides, int dtype,
+                    uintptr_t labels, int64_t label_stride, int label_dtype, const GridArgument& grid,
+                    const ToleranceArgument& tolerance, bool check_nan, int num_threads) {
+               BundleCounts counts;
+               {
+                 const py::gil_scoped_release released;
+                 const auto near = tolerance_of(tolerance);
+                 counts = half.count_bundles(rows_of(acts, std::move(shape), std::move(strides), dtype),
+                                             labels_of(labels, label_stride, label_dtype), grid_of(grid),
+                                             near ? &*near : nullptr, check_nan, num_threads);
+               }
+               return tuple_of(std::move(counts));
+             });
+  module.def("row_fingerprints",
+             [half](uintptr_t acts, std::vector<int64_t> shape, std::vector<int64_t> strides, int dtype,
+                    const GridArgument& grid, uintptr_t fingerprints, uintptr_t holds_nan, int num_threads) {
+               const py::gil_scoped_release released;
+               half.row_fingerprints(rows_of(acts, std::move(shape), std::move(strides), dtype), grid_of(grid),
+                                     at<uint64_t>(fingerprints), at<uint8_t>(holds_nan), num_threads);
+             });
+  module.def("conflict_margin",
+             [half](uintptr_t acts, std::vector<int64_t> shape, std::vector<int64_t> strides, int dtype,
+                    uintptr_t labels, int64_t label_stride, int label_dtype, int num_threads) {
+               const py::gil_scoped_release released;
+               return half.conflict_margin(rows_of(acts, std::move(shape), std::move(strides), dtype),
+                                           labels_of(labels, label_stride, label_dtype), num_threads);
+             });
   module.def("require", [half] { half.require(); });
 }
 
@@ -144,8 +146,9 @@ uint64_t read_bytes(uintptr_t address, int64_t num_bytes, int num_threads) {
   const RowKernels& kernels = instruction_set_in_use().row_kernels(Element::bits);
   std::atomic<uint64_t> total{0};
   const int64_t share = (num_bytes / num_threads + 127) / 128 * 128 + 128;
-  parallel_for(num_bytes, share, num_threads,
-               [&](int64_t begin, int64_t end) { total ^= kernels.read(at<const std::byte>(address) + begin, end - begin); });
+  parallel_for(num_bytes, share, num_threads, [&](int64_t begin, int64_t end) {
+    total ^= kernels.read(at<const std::byte>(address) + begin, end - begin);
+  });
   return total;
 }
 

@@ -9,16 +9,36 @@ namespace cbkernels {
 
 // The order is that of DTYPES in cbkernels/arrays.py (tested).
 enum class DType : int {
-  float64, float32, float16, bfloat16, float8_e4m3fn, float8_e5m2,
-  int64, int32, int16, int8, uint64, uint32, uint16, uint8, boolean,
+  float64,
+  float32,
+  float16,
+  bfloat16,
+  float8_e4m3fn,
+  float8_e5m2,
+  int64,
+  int32,
+  int16,
+  int8,
+  uint64,
+  uint32,
+  uint16,
+  uint8,
+  boolean,
 };
 constexpr int num_dtypes = 15;
 
 constexpr int itemsize(DType t) {
   switch (t) {
-    case DType::float64: case DType::int64: case DType::uint64: return 8;
-    case DType::float32: case DType::int32: case DType::uint32: return 4;
-    case DType::float16: case DType::bfloat16: case DType::int16: case DType::uint16: return 2;
+    case DType::float64:
+    case DType::int64:
+    case DType::uint64: return 8;
+    case DType::float32:
+    case DType::int32:
+    case DType::uint32: return 4;
+    case DType::float16:
+    case DType::bfloat16:
+    case DType::int16:
+    case DType::uint16: return 2;
     default: return 1;
   }
 }

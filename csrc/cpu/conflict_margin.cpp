@@ -1,8 +1,8 @@
 // Smallest L-infinity distance of two rows with different labels, exactly, without looking at most of the data. Rows
-// are sorted by one column: neighbours give a good first bound, and pairs too far apart in it are never visited. A
-// pair is first compared in the columns where one of its rows is most unusual, which ends most pairs after a few values;
-// what is left is compared in full and given up as soon as one component exceeds the best. Which columns are looked
-// at first is guessed from a few rows; only the cost depends on it.
+// are sorted by one column: neighbours give a good first bound, and pairs too far apart in it are never visited. A pair
+// is first compared in the columns where one of its rows is most unusual, which ends most pairs after a few values;
+// what is left is compared in full and given up as soon as one component exceeds the best. Which columns are looked at
+// first is guessed from a few rows; only the cost depends on it.
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -20,7 +20,7 @@
 namespace cbkernels::cpu {
 namespace {
 
-constexpr int num_unusual = 32;      // columns per row: about 80 % of the pairs of unrelated rows end in them
+constexpr int num_unusual = 32;  // columns per row: about 80 % of the pairs of unrelated rows end in them
 constexpr int64_t num_guessed = 32;  // rows from which centres and the sort column are guessed
 
 // Distances of floats are exact doubles or doubles rounded once; of 64-bit integers exact integers.
@@ -32,7 +32,8 @@ inline Distance<Value> distance(Value a, Value b) {
   if constexpr (std::is_floating_point_v<Value>)  // equal infinities are 0 apart
     return a == b ? 0.0 : std::fabs(static_cast<double>(a) - static_cast<double>(b));
   else
-    return a > b ? static_cast<uint64_t>(a) - static_cast<uint64_t>(b) : static_cast<uint64_t>(b) - static_cast<uint64_t>(a);
+    return a > b ? static_cast<uint64_t>(a) - static_cast<uint64_t>(b)
+                 : static_cast<uint64_t>(b) - static_cast<uint64_t>(a);
 }
 
 // The kernels round differences to Value: a rounded difference above this bound is an exact one above `best`.
@@ -60,7 +61,7 @@ struct Kernels {  // 64-bit integers: plain loops
     return at;
   }
 };
-template <class Value, const DistanceKernels<Value> InstructionSet::*kernels>
+template <class Value, const DistanceKernels<Value> InstructionSet::* kernels>
 struct FloatKernels {
   const DistanceKernels<Value>& use = instruction_set_in_use().*kernels;
   bool apart(const Value* a, const Value* b, int64_t count, double best, int64_t* looked_at) const {
@@ -196,7 +197,8 @@ class Search {
       const Value* values = block(i, b, scratch);
       const Value* centre = centre_.data() + b * block_values;
       for (int64_t from = 0; from < values_in(b); from += stretch) {
-        const int64_t at = from + kernels_.farthest(values + from, centre + from, std::min(stretch, values_in(b) - from));
+        const int64_t at =
+            from + kernels_.farthest(values + from, centre + from, std::min(stretch, values_in(b) - from));
         found.push_back({b * block_values + at, values[at], distance(values[at], centre[at])});
       }
     }
@@ -242,8 +244,7 @@ class Search {
       }
       compared += num_columns_;
       D before = best_;
-      while (furthest < before && !best_.compare_exchange_weak(before, furthest)) {
-      }
+      while (furthest < before && !best_.compare_exchange_weak(before, furthest)) {}
     }
     comparisons_ += compared;
   }
@@ -254,7 +255,7 @@ class Search {
   const int num_threads_;
   const Kernels<Value> kernels_{};
   std::vector<int64_t> order_;  // rows without NaN, later sorted by the sort column
-  std::vector<Value> keys_;     // values of the sort column, ascending
+  std::vector<Value> keys_;  // values of the sort column, ascending
   std::vector<Value> centre_;
   int64_t sort_column_ = 0;
   std::atomic<D> best_{std::numeric_limits<D>::has_infinity ? std::numeric_limits<D>::infinity()
@@ -270,7 +271,11 @@ double search(const RowBlocks& rows, const std::vector<int64_t>& labels, int num
 
 bool fits_float32(DType dtype) {
   switch (dtype) {
-    case DType::float64: case DType::int64: case DType::int32: case DType::uint64: case DType::uint32: return false;
+    case DType::float64:
+    case DType::int64:
+    case DType::int32:
+    case DType::uint64:
+    case DType::uint32: return false;
     default: return true;
   }
 }

@@ -14,58 +14,95 @@
 namespace cbkernels {
 namespace {
 
-struct Labelled {  // a row of a conflicting bundle
-  int64_t bundle, label;
-  bool operator<(const Labelled& other) const {
-    return bundle != other.bundle ? bundle < other.bundle : label < other.label;
+// The different labels, numbered as they appear.
+class LabelCodes {
+ public:
+  static constexpr int64_t most = 1024;
+
+  // Number of the label, or -1 when it is one too many.
+  int64_t code_of(int64_t label) {
+    size_t slot = fingerprint::mix(static_cast<uint64_t>(label)) % slots_.size();
+    while (slots_[slot] >= 0 && known_[slots_[slot]] != label) slot = slot + 1 == slots_.size() ? 0 : slot + 1;
+    if (slots_[slot] < 0) {
+      if (size() == most) return -1;
+      slots_[slot] = static_cast<int32_t>(size());
+      known_.push_back(label);
+    }
+    return slots_[slot];
   }
+  int64_t size() const { return static_cast<int64_t>(known_.size()); }
+
+ private:
+  std::vector<int64_t> known_;
+  std::vector<int32_t> slots_ = std::vector<int32_t>(4 * most, -1);
 };
 
-void append_counts(std::vector<Labelled>& rows, BundleCounts& counts) {
-  std::sort(rows.begin(), rows.end());
-  for (size_t i = 0; i < rows.size();) {
-    const int64_t bundle = rows[i].bundle;
-    const size_t first = counts.label_counts.size();
-    while (i < rows.size() && rows[i].bundle == bundle) {
-      size_t j = i;
-      while (j < rows.size() && rows[j].bundle == bundle && rows[j].label == rows[i].label) ++j;
-      counts.label_counts.push_back(static_cast<int64_t>(j - i));
-      i = j;
+void close_bundle(BundleCounts& counts) {
+  std::sort(counts.label_counts.begin() + counts.starts.back(), counts.label_counts.end());
+  counts.starts.push_back(static_cast<int64_t>(counts.label_counts.size()));
+}
+
+// Rows of conflicting bundles: conflict_of(i) is the number of the bundle, or pure.
+constexpr int64_t pure = -1;
+
+// Few labels: a table of bundles x labels. False, with nothing counted, when it would be larger than the rows.
+template <class ConflictOf, class Label>
+bool count_in_table(int64_t num_rows, const ConflictOf& conflict_of, const Label& label, BundleCounts& counts) {
+  LabelCodes codes;
+  for (int64_t i = 0; i < num_rows; ++i)
+    if (conflict_of(i) != pure && codes.code_of(label(i)) < 0) return false;
+  const int64_t width = codes.size();
+  if (width * counts.num_conflicting > 1024 + counts.num_conflicting_rows) return false;
+  std::vector<int64_t> cells(width * counts.num_conflicting, 0);
+  for (int64_t i = 0; i < num_rows; ++i)
+    if (conflict_of(i) != pure) ++cells[conflict_of(i) * width + codes.code_of(label(i))];
+  for (int64_t b = 0; b < counts.num_conflicting; ++b) {
+    for (int64_t c = b * width; c < (b + 1) * width; ++c)
+      if (cells[c]) counts.label_counts.push_back(cells[c]);
+    close_bundle(counts);
+  }
+  return true;
+}
+
+// Many labels or small bundles: the labels of each bundle side by side, then sorted.
+template <class ConflictOf, class Label>
+void count_by_sorting(int64_t num_rows, const ConflictOf& conflict_of, const Label& label, BundleCounts& counts) {
+  std::vector<int64_t> place(counts.num_conflicting + 1, 0), labels(counts.num_conflicting_rows);
+  for (int64_t i = 0; i < num_rows; ++i)
+    if (conflict_of(i) != pure) ++place[conflict_of(i) + 1];
+  for (int64_t b = 0; b < counts.num_conflicting; ++b) place[b + 1] += place[b];
+  for (int64_t i = 0; i < num_rows; ++i)
+    if (conflict_of(i) != pure) labels[place[conflict_of(i)]++] = label(i);
+  int64_t begin = 0;  // place[b] is now where bundle b ends
+  for (int64_t b = 0; b < counts.num_conflicting; begin = place[b++]) {
+    std::sort(labels.begin() + begin, labels.begin() + place[b]);
+    for (int64_t i = begin; i < place[b];) {
+      const int64_t first = i;
+      while (i < place[b] && labels[i] == labels[first]) ++i;
+      counts.label_counts.push_back(i - first);
     }
-    std::sort(counts.label_counts.begin() + first, counts.label_counts.end());
-    counts.starts.push_back(static_cast<int64_t>(counts.label_counts.size()));
+    close_bundle(counts);
   }
 }
 
-// The few labels of a usual data set: a table of bundles x labels instead of a sort.
-bool append_counts_of_few(const std::vector<Labelled>& rows, int64_t num_conflicting, BundleCounts& counts) {
-  constexpr size_t most_labels = 1024, most_cells = 1 << 22;
-  std::vector<int64_t> known;
-  std::vector<uint32_t> code(rows.size());
-  std::vector<int32_t> slots(4 * most_labels, -1);  // label -> code, open addressing
-  for (size_t i = 0; i < rows.size(); ++i) {
-    const int64_t label = rows[i].label;
-    size_t slot = fingerprint::mix(static_cast<uint64_t>(label)) % slots.size();
-    while (slots[slot] >= 0 && known[slots[slot]] != label) slot = slot + 1 == slots.size() ? 0 : slot + 1;
-    if (slots[slot] < 0) {
-      if (known.size() == most_labels) return false;
-      slots[slot] = static_cast<int32_t>(known.size());
-      known.push_back(label);
-    }
-    code[i] = static_cast<uint32_t>(slots[slot]);
+// For each bundle the number of the conflicting bundle that it is, or pure. Fills the counts' integers.
+template <class Label>
+std::vector<int64_t> number_conflicts(const int64_t* ids, int64_t num_rows, const Label& label, BundleCounts& counts) {
+  std::vector<int64_t> conflict(counts.num_bundles, pure);
+  std::vector<int64_t> first_label(counts.num_bundles);
+  int64_t next = 0;
+  for (int64_t i = 0; i < num_rows; ++i) {
+    const int64_t b = ids[i], y = label(i);
+    if (b == next)
+      first_label[next++] = y;
+    else if (first_label[b] != y)
+      conflict[b] = 0;
   }
-  const size_t width = known.size();
-  if (width * static_cast<size_t>(num_conflicting) > most_cells) return false;
-  std::vector<int64_t> cells(width * num_conflicting, 0);
-  for (size_t i = 0; i < rows.size(); ++i) ++cells[rows[i].bundle * width + code[i]];
-  for (int64_t b = 0; b < num_conflicting; ++b) {
-    const size_t first = counts.label_counts.size();
-    for (size_t c = 0; c < width; ++c)
-      if (cells[b * width + c]) counts.label_counts.push_back(cells[b * width + c]);
-    std::sort(counts.label_counts.begin() + first, counts.label_counts.end());
-    counts.starts.push_back(static_cast<int64_t>(counts.label_counts.size()));
-  }
-  return true;
+  for (int64_t& number : conflict)
+    if (number != pure) number = counts.num_conflicting++;
+  if (counts.num_conflicting)
+    for (int64_t i = 0; i < num_rows; ++i) counts.num_conflicting_rows += conflict[ids[i]] != pure;
+  return conflict;
 }
 
 template <class Label>
@@ -76,27 +113,10 @@ BundleCounts count_labels_by(const int64_t* ids, int64_t num_rows, int64_t num_b
   counts.num_nan_rows = num_nan_rows;
   counts.starts.push_back(0);
   if (num_bundles == num_rows) return counts;
-  constexpr int64_t pure = -1;
-  std::vector<int64_t> first_label(num_bundles);
-  std::vector<int64_t> conflict(num_bundles, pure);  // later: number of the conflicting bundle
-  int64_t next = 0;
-  for (int64_t i = 0; i < num_rows; ++i) {
-    const int64_t b = ids[i], y = label(i);
-    if (b == next) {
-      first_label[next++] = y;
-    } else if (first_label[b] != y) {
-      conflict[b] = 0;
-    }
-  }
-  for (int64_t b = 0; b < num_bundles; ++b)
-    if (conflict[b] != pure) conflict[b] = counts.num_conflicting++;
+  const std::vector<int64_t> conflict = number_conflicts(ids, num_rows, label, counts);
   if (!counts.num_conflicting) return counts;
-  for (int64_t i = 0; i < num_rows; ++i) counts.num_conflicting_rows += conflict[ids[i]] != pure;
-  std::vector<Labelled> rows;
-  rows.reserve(counts.num_conflicting_rows);
-  for (int64_t i = 0; i < num_rows; ++i)
-    if (conflict[ids[i]] != pure) rows.push_back({conflict[ids[i]], label(i)});
-  if (!append_counts_of_few(rows, counts.num_conflicting, counts)) append_counts(rows, counts);
+  const auto conflict_of = [&](int64_t i) { return conflict[ids[i]]; };
+  if (!count_in_table(num_rows, conflict_of, label, counts)) count_by_sorting(num_rows, conflict_of, label, counts);
   return counts;
 }
 
@@ -162,7 +182,8 @@ BundleCounts count_fingerprints(const std::vector<FingerprintBlock>& blocks, int
   ScratchArray<int64_t> ids(n);
   int64_t i = 0;
   for (const FingerprintBlock& block : blocks)
-    for (int64_t k = 0; k < block.num_rows; ++k) keys[i++] = fingerprint::mix(block.fingerprints[2 * k]) & routing_mask();
+    for (int64_t k = 0; k < block.num_rows; ++k)
+      keys[i++] = fingerprint::mix(block.fingerprints[2 * k]) & routing_mask();
   group_keys(keys.data(), nullptr, n, ids.data(), num_threads, [&](int64_t p, int64_t q) {
     const uint64_t *a = fingerprint_at(p), *b = fingerprint_at(q);
     return a[0] == b[0] && a[1] == b[1];

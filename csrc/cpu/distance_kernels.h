@@ -19,9 +19,15 @@ namespace {
 template <class Value>
 struct VectorOf;
 template <>
-struct VectorOf<float> { typedef Floats type; typedef Mask32 mask; };
+struct VectorOf<float> {
+  typedef Floats type;
+  typedef Mask32 mask;
+};
 template <>
-struct VectorOf<double> { typedef Doubles type; typedef Mask64 mask; };
+struct VectorOf<double> {
+  typedef Doubles type;
+  typedef Mask64 mask;
+};
 
 template <class Value>
 inline typename VectorOf<Value>::type load_values(const Value* from) {

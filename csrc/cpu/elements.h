@@ -8,8 +8,17 @@ namespace cbkernels {
 
 // What the row kernels read. `bits`: integers of any width and bool.
 enum class Element : int {
-  bits, float32, float64, float16, bfloat16, float8_e4m3fn, float8_e5m2,
-  grid_float32, grid_float64, grid_float16, grid_bfloat16,  // read float32 (float64: float64), apply the grid
+  bits,
+  float32,
+  float64,
+  float16,
+  bfloat16,
+  float8_e4m3fn,
+  float8_e5m2,
+  grid_float32,
+  grid_float64,
+  grid_float16,
+  grid_bfloat16,  // read float32 (float64: float64), apply the grid
 };
 constexpr int num_elements = 11;
 
@@ -151,7 +160,8 @@ struct GridRounded {
   }
   Words prepare(Words raw) const {
     Words nan{};
-    return canonical(raw, nan);
+    const Words words = canonical(raw, nan);
+    return words | nan;  // a rounded NaN may look like any number: all ones are none
   }
   static constexpr bool has_nan = true;
 };

@@ -38,7 +38,9 @@ class TaggedTable {
     std::fill(slots_.data(), slots_.data() + num_slots_, TaggedPosition{0});
   }
   // The 24 bits of the key, spread over the slots; the low bits have chosen the bucket.
-  uint64_t place(TaggedPosition entry) const { return (entry.bits >> TaggedPosition::position_bits) * num_slots_ >> 24; }
+  uint64_t place(TaggedPosition entry) const {
+    return (entry.bits >> TaggedPosition::position_bits) * num_slots_ >> 24;
+  }
   void prefetch(TaggedPosition entry) const { __builtin_prefetch(slots_.data() + place(entry), 1); }
 
   // The first position for which same() holds, or, having stored it, the entry's own.
@@ -65,7 +67,9 @@ inline std::vector<int64_t> split_into_buckets(const uint64_t* keys, const uint8
   const int64_t shares = std::max(1, num_threads);  // each thread counts, then writes, its share of the positions
   const auto share_begin = [&](int64_t s) { return count / shares * s + std::min(s, count % shares); };
   // the low bits choose the bucket, the high ones the slot
-  const auto bucket_of = [&](uint64_t key) { return static_cast<int64_t>(key & static_cast<uint64_t>(num_buckets - 1)); };
+  const auto bucket_of = [&](uint64_t key) {
+    return static_cast<int64_t>(key & static_cast<uint64_t>(num_buckets - 1));
+  };
   std::vector<std::vector<int64_t>> place(shares, std::vector<int64_t>(num_buckets, 0));
   parallel_for(shares, 1, num_threads, [&](int64_t from, int64_t to) {
     for (int64_t s = from; s < to; ++s)
@@ -133,8 +137,7 @@ int64_t group_keys(const uint64_t* keys, const uint8_t* alone, int64_t count, in
   return followers;
 }
 
-inline int64_t group_keys(const uint64_t* keys, const uint8_t* alone, int64_t count, int64_t* leader,
-                          int num_threads) {
+inline int64_t group_keys(const uint64_t* keys, const uint8_t* alone, int64_t count, int64_t* leader, int num_threads) {
   return group_keys(keys, alone, count, leader, num_threads, [](int64_t, int64_t) { return true; });
 }
 

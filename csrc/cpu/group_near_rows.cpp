@@ -53,8 +53,7 @@ int64_t first_near(const RowBlocks& rows, const std::vector<double>& row, const 
     for (int64_t l = from; l < to && l < found.load(std::memory_order_relaxed); ++l) {
       if (!is_near(rows, row, leaders[l], tolerance)) continue;
       int64_t before = found;
-      while (l < before && !found.compare_exchange_weak(before, l)) {
-      }
+      while (l < before && !found.compare_exchange_weak(before, l)) {}
     }
   });
   return found;

@@ -34,8 +34,8 @@ struct Batch {  // up to eight members of one group
 class Grouper {
  public:
   Grouper(const RowBlocks& rows, bool check_nan, int num_threads, int64_t* leader)
-      : rows_(rows), kernels_(rows.kernels()), check_nan_(check_nan && rows.can_hold_nan()),
-        num_threads_(num_threads), leader_(leader), nan_(rows.num_rows()) {
+      : rows_(rows), kernels_(rows.kernels()), check_nan_(check_nan && rows.can_hold_nan()), num_threads_(num_threads),
+        leader_(leader), nan_(rows.num_rows()) {
     nan_.fill(0);
     if (check_nan_) unread_from_.assign(rows.num_rows(), 0);
   }
@@ -46,6 +46,7 @@ class Grouper {
   // steps of run(), in order
   int64_t sample_all_rows();
   bool looks_full_of_duplicates();
+  void group_in_one_pass(const uint8_t* skip);
   void group_members_of_short_rows();
   void group_members_of_long_rows();
   void separate_large_groups();
@@ -61,6 +62,9 @@ class Grouper {
   void compare_batch(const Batch& batch, const std::vector<int32_t>* from_block);
   uint64_t sample_key(int64_t row, int64_t num_samples, std::byte* scratch, bool& nan) const;
   uint64_t rest_key(int64_t row, int64_t from_block, int64_t to_block, std::byte* scratch, bool& nan) const;
+  int64_t bytes_in(int64_t from_block, int64_t to_block) const {
+    return std::min(to_block * block_bytes, rows_.row_bytes()) - from_block * block_bytes;
+  }
   int threads_for(int64_t bytes) const { return bytes < parallel_bytes ? 1 : num_threads_; }
   int64_t sample_offset(int64_t s, int64_t num_samples) const {
     const int64_t lines = std::max<int64_t>(1, rows_.row_bytes() / line_bytes);
@@ -191,7 +195,7 @@ void Grouper::separate_large_groups() {
     if (last - first + 1 >= second_sample_from) {
       compare_batch({batches_[b].leader, first, 1}, nullptr);
       const int64_t blocks = left_at_[first] == equal_to_leader ? rows_.num_blocks() : left_at_[first] + 1;
-      last_work().bytes_touched += 2 * std::min(blocks * block_bytes, rows_.row_bytes());
+      last_work().bytes_touched += 2 * bytes_in(0, blocks);
       if (left_at_[first] != equal_to_leader) {
         again.push_back(batches_[b].leader);
         again.insert(again.end(), members_.begin() + first, members_.begin() + last);
@@ -251,13 +255,13 @@ void Grouper::compare_batch(const Batch& batch, const std::vector<int32_t>* from
 
 // Fills fallen_ with the members that differ from their leader. `from_block`: of each member, where to begin.
 void Grouper::compare_with_leaders(const std::vector<int32_t>* from_block) {
-  const int64_t bytes = static_cast<int64_t>(members_.size()) * rows_.row_bytes();
+  const int64_t all_bytes = static_cast<int64_t>(members_.size()) * rows_.row_bytes();
   const int64_t chunk = std::max<int64_t>(1, (1 << 20) / (max_rows_at_once * std::max<int64_t>(1, rows_.row_bytes())));
-  parallel_for(static_cast<int64_t>(batches_.size()), chunk, threads_for(bytes), [&](int64_t begin, int64_t end) {
+  parallel_for(static_cast<int64_t>(batches_.size()), chunk, threads_for(all_bytes), [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) compare_batch(batches_[b], from_block);
   });
   fallen_.clear();
-  int64_t blocks_read = 0;
+  int64_t bytes = 0;
   for (const Batch& batch : batches_) {
     const int64_t from = from_block ? (*from_block)[batch.first] : 0;
     int64_t furthest = from;
@@ -265,7 +269,7 @@ void Grouper::compare_with_leaders(const std::vector<int32_t>* from_block) {
     for (int64_t m = batch.first; m < batch.first + batch.count; ++m) {
       const int64_t row = members_[m];
       const int64_t stop = left_at_[m] == equal_to_leader ? rows_.num_blocks() : left_at_[m] + 1;
-      blocks_read += stop - from;
+      bytes += bytes_in(from, stop);
       furthest = std::max(furthest, stop);
       if (left_at_[m] == equal_to_leader) {
         leader_is_equal = true;
@@ -276,10 +280,10 @@ void Grouper::compare_with_leaders(const std::vector<int32_t>* from_block) {
     }
     if (check_nan_ && !leader_is_equal)
       unread_from_[batch.leader] = std::max<int32_t>(unread_from_[batch.leader], static_cast<int32_t>(furthest - 1));
-    blocks_read += furthest - from;
+    if (furthest > from) bytes += bytes_in(from, furthest);
   }
   last_work().rows_compared += static_cast<int64_t>(members_.size());
-  last_work().bytes_touched += std::min(blocks_read * block_bytes, blocks_read * rows_.row_bytes());
+  last_work().bytes_touched += bytes;
   std::sort(fallen_.begin(), fallen_.end(), [](const Fallen& a, const Fallen& b) { return a.row < b.row; });
 }
 
@@ -289,11 +293,11 @@ void Grouper::regroup_fallen(bool to_the_end) {
   const int64_t n = static_cast<int64_t>(fallen_.size());
   std::vector<uint64_t> keys(n);
   std::vector<uint8_t> nan(n);
-  std::atomic<int64_t> blocks_read{0};
+  std::atomic<int64_t> bytes{0};
   const int64_t work = n * (to_the_end ? rows_.row_bytes() : std::min(rows_.row_bytes(), block_bytes));
   parallel_for(n, 16, threads_for(work), [&](int64_t begin, int64_t end) {
     std::array<std::byte, block_bytes> scratch;
-    int64_t blocks = 0;
+    int64_t read = 0;
     for (int64_t p = begin; p < end; ++p) {
       const Fallen& f = fallen_[p];
       const int64_t stop = to_the_end ? rows_.num_blocks() : f.block + 1;
@@ -302,9 +306,9 @@ void Grouper::regroup_fallen(bool to_the_end) {
       keys[p] = masked(fingerprint::mix(key + fingerprint::mix(static_cast<uint64_t>(f.leader)) + f.block));
       nan[p] = seen;
       if (check_nan_ && !seen) unread_from_[f.row] = static_cast<int32_t>(stop);
-      blocks += stop - f.block;
+      read += bytes_in(f.block, stop);
     }
-    blocks_read += blocks;
+    bytes += read;
   });
   std::vector<int64_t> first(n);
   group_keys(keys.data(), nan.data(), n, first.data(), num_threads_);
@@ -325,7 +329,8 @@ void Grouper::regroup_fallen(bool to_the_end) {
     ++batches_.back().count;
     members_.push_back(fallen_[p].row);
     // a collision may bring rows together that left different leaders or blocks; nothing is known of them then
-    const bool same_place = fallen_[p].leader == fallen_[first[p]].leader && fallen_[p].block == fallen_[first[p]].block;
+    const bool same_place =
+        fallen_[p].leader == fallen_[first[p]].leader && fallen_[p].block == fallen_[first[p]].block;
     from_block.push_back(same_place ? fallen_[p].block : 0);
   }
   for (const Batch& batch : batches_) {  // one start for a batch: the earliest of its members
@@ -334,7 +339,7 @@ void Grouper::regroup_fallen(bool to_the_end) {
   }
   left_at_.assign(members_.size(), equal_to_leader);
   if (to_the_end) last_work().rows_fingerprinted += n;
-  last_work().bytes_touched += std::min(blocks_read * block_bytes, blocks_read * rows_.row_bytes());
+  last_work().bytes_touched += bytes;
   compare_with_leaders(&from_block);
 }
 
@@ -396,12 +401,16 @@ int64_t Grouper::number_bundles() {
   return num_bundles;
 }
 
+void Grouper::group_in_one_pass(const uint8_t* skip) {
+  std::vector<uint8_t> read_whole(check_nan_ ? rows_.num_rows() : 0, 0);
+  group_short_rows(rows_, {skip, leader_, nan_.data(), check_nan_ ? read_whole.data() : nullptr}, num_threads_);
+  std::copy(read_whole.begin(), read_whole.end(), unread_from_.begin());  // a short row is one block
+}
+
 void Grouper::group_members_of_short_rows() {
   std::vector<uint8_t> is_alone(rows_.num_rows(), 1);
   for (const int64_t m : members_) is_alone[m] = is_alone[leader_[m]] = 0;
-  group_short_rows(rows_, is_alone.data(), num_threads_, leader_, nan_.data());
-  if (check_nan_)
-    for (int64_t i = 0; i < rows_.num_rows(); ++i) unread_from_[i] = !is_alone[i];
+  group_in_one_pass(is_alone.data());
 }
 
 void Grouper::group_members_of_long_rows() {
@@ -417,9 +426,8 @@ Grouping Grouper::run() {
   const bool short_rows = rows_.row_bytes() <= block_bytes;
   if (rows_.row_bytes() == 0) {
     std::fill(leader_, leader_ + n, 0);
-  } else if (short_rows && (rows_.row_bytes() <= 2 * line_bytes || looks_full_of_duplicates())) {
-    group_short_rows(rows_, nullptr, num_threads_, leader_, nan_.data());
-    unread_from_.assign(unread_from_.size(), 1);
+  } else if (short_rows && looks_full_of_duplicates()) {
+    group_in_one_pass(nullptr);
   } else {
     if (sample_all_rows() > 0) {
       list_members();

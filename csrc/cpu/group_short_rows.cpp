@@ -1,12 +1,13 @@
+// A row's candidate is the leader of the row before; else the first row with the same sample (one cache line); else,
+// when those differ, the first row with the same hash of the whole. Where samples mislead more often than not, only
+// whole rows are hashed from there on, so a row is read once and the leaders it is compared with at most twice.
 #include "group_short_rows.h"
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <memory>
 #include <vector>
 
-#include "../fingerprint.h"
 #include "group_rows.h"
 #include "leader_table.h"
 #include "threads.h"
@@ -17,107 +18,166 @@ namespace {
 // One thread's share of the rows.
 class Pass {
  public:
-  Pass(const RowBlocks& rows, const uint8_t* skip, int64_t* leader, uint8_t* nan)
-      : rows_(rows), kernels_(rows.kernels()), skip_(skip), leader_(leader), nan_(nan) {}
+  Pass(const RowBlocks& rows, const ShortRows& out) : rows_(rows), kernels_(rows.kernels()), out_(out) {
+    sample_bytes_ = std::min<int64_t>(64, rows.row_bytes());
+    sample_from_ = rows.row_bytes() / 64 / 2 * 64;
+    if (sample_from_ + sample_bytes_ > rows.row_bytes()) sample_from_ = 0;
+  }
 
   void run(int64_t begin, int64_t end) {
     int64_t previous = -1;  // leader of the rows just seen, when they agreed
     for (int64_t i = begin; i < end;) {
-      if (previous >= 0 && rows_.is_direct() && !skip_) {
+      if (previous >= 0 && rows_.is_direct() && !out_.skip) {
         const int64_t run = kernels_.equal_run(rows_.row(i), rows_.row_stride(), end - i, rows_.row(previous),
                                                rows_.row_bytes(), rows_.grid());
-        std::fill(leader_ + i, leader_ + i + run, previous);
-        rows_read_ += run;
+        std::fill(out_.leader + i, out_.leader + i + run, previous);
+        bytes_touched_ += run * rows_.row_bytes();
         i += run;
         if (i == end) break;
       }
-      const int64_t stop = std::min(end, i + rows_at_once_);
-      previous = look_up(i, stop);
+      const int64_t stop = std::min(end, i + rows_at_once);
+      previous = place_all(i, stop);
       i = stop;
     }
-    bytes_touched_ += rows_read_ * rows_.row_bytes();
   }
 
-  // Rows of a later share whose bundle began in this one join it.
+  // Leaders of a later share whose bundle began in this one follow it.
   void absorb(const Pass& later) {
-    for (const int64_t row : later.leaders_) {
-      bool holds_nan = false;
-      const uint64_t key = key_of(row, &holds_nan);
-      leader_[row] = find_or_insert(key, row);
-    }
+    for (const int64_t row : later.leaders_) place(row, sample_of(row));
   }
 
   int64_t bytes_touched() const { return bytes_touched_; }
 
  private:
-  static constexpr int64_t most_at_once = 32;
+  static constexpr int64_t rows_at_once = 32;
+  using Scratch = std::array<std::byte, block_bytes>;
 
-  const std::byte* row_bytes_of(int64_t i) { return rows_.piece(i, 0, rows_.row_bytes(), row_scratch_->data()); }
-
-  uint64_t key_of(int64_t i, bool* holds_nan) {
-    return kernels_.route(row_bytes_of(i), rows_.row_bytes(), rows_.grid(), 0, holds_nan) & routing_mask();
+  const std::byte* whole(int64_t i, Scratch& scratch) const {
+    return rows_.piece(i, 0, rows_.row_bytes(), scratch.data());
+  }
+  bool equal(const std::byte* row, int64_t leader) {
+    bytes_touched_ += rows_.row_bytes();
+    return kernels_.equal_run(row, 0, 1, whole(leader, *leader_scratch_), rows_.row_bytes(), rows_.grid()) == 1;
+  }
+  uint64_t sample_of(int64_t i) {
+    bool nan = false;
+    const std::byte* sample = rows_.piece(i, sample_from_, sample_bytes_, row_scratch_->data());
+    const uint64_t key = kernels_.route(sample, sample_bytes_, rows_.grid(), 0, &nan);
+    if (nan) out_.nan[i] = 1;
+    return key & routing_mask();
   }
 
-  int64_t find_or_insert(uint64_t key, int64_t i) {
-    const std::byte* row = row_bytes_of(i);
-    return table_.find_or_insert(key, i, [&](int64_t candidate) {
-      bytes_touched_ += rows_.row_bytes();
-      const std::byte* leader = rows_.piece(candidate, 0, rows_.row_bytes(), leader_scratch_->data());
-      return kernels_.equal_run(row, 0, 1, leader, rows_.row_bytes(), rows_.grid()) == 1;
-    });
+  void sample_all(int64_t begin, int64_t stop, uint64_t* keys) {
+    if (!rows_.is_direct() || out_.skip) {
+      for (int64_t i = begin; i < stop; ++i)
+        if (!out_.skip || !out_.skip[i]) keys[i - begin] = sample_of(i);
+      return;
+    }
+    std::array<uint8_t, rows_at_once> nan;
+    kernels_.route_samples(rows_.row(begin), rows_.row_stride(), stop - begin, &sample_from_, 1, sample_bytes_,
+                           rows_.grid(), keys, nan.data());
+    for (int64_t i = begin; i < stop; ++i) {
+      keys[i - begin] &= routing_mask();
+      if (nan[i - begin]) out_.nan[i] = 1;
+    }
   }
 
   // Rows [begin, stop), at most 32; returns their leader when they have one in common.
-  int64_t look_up(int64_t begin, int64_t stop) {
-    std::array<uint64_t, most_at_once> keys;
-    for (int64_t i = begin; i < stop; ++i) {
-      if (skip_ && skip_[i]) continue;
-      bool holds_nan = false;
-      keys[i - begin] = key_of(i, &holds_nan);
-      nan_[i] = holds_nan;
-      table_.prefetch(keys[i - begin]);
-      ++rows_read_;
-    }
+  int64_t place_all(int64_t begin, int64_t stop) {
+    std::array<uint64_t, rows_at_once> keys;
+    sample_all(begin, stop, keys.data());
+    if (!hashes_whole_rows_)
+      for (int64_t i = begin; i < stop; ++i) by_sample_.prefetch(keys[i - begin]);
     int64_t common = -2;
     for (int64_t i = begin; i < stop; ++i) {
-      if (skip_ && skip_[i]) continue;
-      leader_[i] = nan_[i] ? i : find_or_insert(keys[i - begin], i);
-      if (leader_[i] == i && !nan_[i]) leaders_.push_back(i);
-      common = common == -2 || common == leader_[i] ? leader_[i] : -1;
+      if (out_.skip && out_.skip[i]) continue;
+      place(i, keys[i - begin]);
+      common = common == -2 || common == out_.leader[i] ? out_.leader[i] : -1;
     }
-    return common < 0 || nan_[common] ? -1 : common;
+    return common < 0 || out_.nan[common] ? -1 : common;
+  }
+
+  void place(int64_t i, uint64_t sample) {
+    out_.leader[i] = i;
+    if (out_.nan[i]) return;
+    const int64_t leader = leader_of(i, sample);
+    out_.leader[i] = leader;
+    if (leader == i) leaders_.push_back(i);
+  }
+
+  int64_t leader_of(int64_t i, uint64_t sample) {
+    const std::byte* row = nullptr;
+    if (!hashes_whole_rows_) {
+      // equal rows have equal samples: a row with a sample of its own is the first of its kind
+      const int64_t candidate = by_sample_.find_or_insert(sample, i, [](int64_t) { return true; });
+      if (candidate == i) {
+        bytes_touched_ += sample_bytes_;
+        return i;
+      }
+      bytes_touched_ += rows_.row_bytes();
+      row = whole(i, *row_scratch_);
+      if (equal(row, candidate)) {
+        ++num_agreed_;
+        return candidate;
+      }
+      if (++num_misled_ > 16 + num_agreed_) hash_whole_rows_from_now_on();
+    } else {
+      bytes_touched_ += rows_.row_bytes();
+    }
+    row = whole(i, *row_scratch_);
+    const uint64_t key = whole_key(i, row);
+    if (out_.nan[i]) return i;
+    return by_whole_row_.find_or_insert(key, i, [&](int64_t candidate) { return equal(row, candidate); });
+  }
+
+  uint64_t whole_key(int64_t i, const std::byte* row) {
+    bool nan = false;
+    const uint64_t key = kernels_.route(row, rows_.row_bytes(), rows_.grid(), 1, &nan);
+    if (nan) out_.nan[i] = 1;
+    if (out_.read_whole) out_.read_whole[i] = 1;
+    return key & routing_mask();
+  }
+
+  // Until now only rows whose samples misled are in the table of whole rows: enter the others.
+  void hash_whole_rows_from_now_on() {
+    hashes_whole_rows_ = true;
+    by_whole_row_ = LeaderTable();
+    for (const int64_t leader : leaders_) {
+      const uint64_t key = whole_key(leader, whole(leader, *row_scratch_));
+      if (!out_.nan[leader]) by_whole_row_.find_or_insert(key, leader, [](int64_t) { return false; });
+    }
+    bytes_touched_ += static_cast<int64_t>(leaders_.size()) * rows_.row_bytes();
   }
 
   const RowBlocks& rows_;
   const RowKernels& kernels_;
-  const int64_t rows_at_once_ = std::clamp<int64_t>((16 << 10) / rows_.row_bytes(), 4, most_at_once);  // half an L1 cache
-  const uint8_t* skip_;
-  int64_t* leader_;
-  uint8_t* nan_;
-  LeaderTable table_;
+  const ShortRows out_;
+  int64_t sample_from_, sample_bytes_;
+  LeaderTable by_sample_, by_whole_row_;
   std::vector<int64_t> leaders_;  // in the order of their rows
-  std::unique_ptr<std::array<std::byte, block_bytes>> row_scratch_ = std::make_unique<std::array<std::byte, block_bytes>>();
-  std::unique_ptr<std::array<std::byte, block_bytes>> leader_scratch_ = std::make_unique<std::array<std::byte, block_bytes>>();
-  int64_t rows_read_ = 0;
+  bool hashes_whole_rows_ = false;
+  int64_t num_agreed_ = 0, num_misled_ = 0;  // comparisons with the first row of the same sample
   int64_t bytes_touched_ = 0;
+  std::unique_ptr<Scratch> row_scratch_ = std::make_unique<Scratch>();
+  std::unique_ptr<Scratch> leader_scratch_ = std::make_unique<Scratch>();
 };
 
 }  // namespace
 
-void group_short_rows(const RowBlocks& rows, const uint8_t* skip, int num_threads, int64_t* leader, uint8_t* nan) {
+void group_short_rows(const RowBlocks& rows, const ShortRows& out, int num_threads) {
   constexpr int64_t parallel_bytes = 8 << 20;
   const int64_t n = rows.num_rows();
   const int64_t shares = n * rows.row_bytes() < parallel_bytes ? 1 : std::max(1, num_threads);
   std::vector<Pass> passes;
   passes.reserve(shares);
-  for (int64_t s = 0; s < shares; ++s) passes.emplace_back(rows, skip, leader, nan);
+  for (int64_t s = 0; s < shares; ++s) passes.emplace_back(rows, out);
   const auto share_begin = [&](int64_t s) { return n / shares * s + std::min(s, n % shares); };
   parallel_for(shares, 1, num_threads, [&](int64_t begin, int64_t end) {
     for (int64_t s = begin; s < end; ++s) passes[s].run(share_begin(s), share_begin(s + 1));
   });
   for (int64_t s = 1; s < shares; ++s) passes[0].absorb(passes[s]);
   if (shares > 1)
-    for (int64_t i = share_begin(1); i < n; ++i) leader[i] = leader[leader[i]];
+    for (int64_t i = share_begin(1); i < n; ++i) out.leader[i] = out.leader[out.leader[i]];
   last_work().rows_compared += n;
   for (const Pass& pass : passes) last_work().bytes_touched += pass.bytes_touched();
 }

@@ -1,5 +1,5 @@
-// Rows of at most 4 KiB, many of them duplicates: one pass, in order. A row is compared with the leader of
-// the row before; else hashed, looked up and compared with the leader it finds while it is in the L1 cache.
+// Rows of at most 4 KiB, many of them duplicates: one pass, in order, each row compared with a candidate while it is
+// in the L1 cache.
 #pragma once
 #include <cstdint>
 
@@ -7,8 +7,13 @@
 
 namespace cbkernels {
 
-// Sets leader[i] and, where a NaN is seen, nan[i], for every row with skip[i] == 0 (skip may be null). All rows
-// that are not skipped are read whole.
-void group_short_rows(const RowBlocks& rows, const uint8_t* skip, int num_threads, int64_t* leader, uint8_t* nan);
+struct ShortRows {
+  const uint8_t* skip;  // rows that are alone already; may be null
+  int64_t* leader;      // written for every row that is not skipped
+  uint8_t* nan;         // 1 where a NaN was seen, else left
+  uint8_t* read_whole;  // 1 for rows whose values were all looked at for NaN, else left; may be null
+};
+
+void group_short_rows(const RowBlocks& rows, const ShortRows& out, int num_threads);
 
 }  // namespace cbkernels

@@ -1,5 +1,5 @@
 // Leaders by 64-bit key: open addressing that starts small, so that few bundles stay in the L1 cache, and doubles when
-// half full. A slot holds the key itself: a probe touches one cache line.
+// three quarters full. A slot holds the key itself: a probe touches one cache line.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -20,7 +20,7 @@ class LeaderTable {
     for (; slots_[at].leader != free_slot; at = next(at))
       if (slots_[at].key == key && same(slots_[at].leader)) return slots_[at].leader;
     slots_[at] = {key, candidate};
-    if (2 * ++used_ > slots_.size()) grow();
+    if (4 * ++used_ > 3 * slots_.size()) grow();
     return candidate;
   }
 

@@ -45,9 +45,7 @@ class RowBlocks {
   }
 
  private:
-  struct Axis {
-    int64_t extent, stride;
-  };
+  struct Axis { int64_t extent, stride; };
   RowBlocks() = default;
   static RowBlocks converted(const RowsView& rows, Element element, Staged staged);
   void lay_out(const RowsView& rows, ColumnOrder order);

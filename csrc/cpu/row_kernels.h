@@ -26,8 +26,8 @@ struct RowKernels {
   uint64_t (*route)(const std::byte* piece, int64_t num_bytes, const UpdateGrid& grid, uint64_t key, bool* nan);
   // The same for `count` rows at once, `stride` bytes apart, from the pieces at the given offsets, each
   // num_bytes <= 64 long; writes keys and flags.
-  void (*route_samples)(const std::byte* first, int64_t stride, int64_t count, const int64_t* offsets,
-                        int num_offsets, int64_t num_bytes, const UpdateGrid& grid, uint64_t* keys, uint8_t* nan);
+  void (*route_samples)(const std::byte* first, int64_t stride, int64_t count, const int64_t* offsets, int num_offsets,
+                        int64_t num_bytes, const UpdateGrid& grid, uint64_t* keys, uint8_t* nan);
   // Block sums of the fingerprint; says whether the block holds a NaN.
   bool (*block_sums)(const std::byte* block, int64_t num_bytes, const UpdateGrid& grid, uint64_t sums[4]);
   // Any length. Does it hold a NaN?

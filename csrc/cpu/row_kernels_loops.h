@@ -15,16 +15,15 @@ inline Words load_tail(const std::byte* from, int64_t num_bytes) {
   return load(padded);
 }
 inline Words tail_mask(int64_t num_bytes) {
-  alignas(32) static const uint8_t ones_then_zeros[64] = {
-      255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
-      255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255};
+  alignas(32) static const uint8_t ones_then_zeros[64] = {255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
+                                                          255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
+                                                          255, 255, 255, 255, 255, 255, 255, 255, 255, 255};
   return load(reinterpret_cast<const std::byte*>(ones_then_zeros) + 32 - num_bytes);
 }
 
 // All differences of R rows with the leader, without leaving early: a block is only 4 KiB.
 template <class E, int R>
-uint32_t differing_rows(const E& element, const std::byte* const* rows, const std::byte* leader,
-                        int64_t num_bytes) {
+uint32_t differing_rows(const E& element, const std::byte* const* rows, const std::byte* leader, int64_t num_bytes) {
   const std::byte* row[R];
   Words found[R];
   for (int r = 0; r < R; ++r) {
@@ -39,8 +38,7 @@ uint32_t differing_rows(const E& element, const std::byte* const* rows, const st
   if (at < num_bytes) {
     const Words mask = tail_mask(num_bytes - at);
     const Words expected = element.prepare(load_tail(leader + at, num_bytes - at));
-    for (int r = 0; r < R; ++r)
-      found[r] |= element.differ(load_tail(row[r] + at, num_bytes - at), expected) & mask;
+    for (int r = 0; r < R; ++r) found[r] |= element.differ(load_tail(row[r] + at, num_bytes - at), expected) & mask;
   }
   uint32_t rows_that_differ = 0;
   for (int r = 0; r < R; ++r) rows_that_differ |= static_cast<uint32_t>(any(found[r])) << r;
@@ -87,8 +85,8 @@ inline bool equals(const E& element, const std::byte* row, const std::byte* lead
 }
 
 template <class E>
-int64_t equal_run(const std::byte* first, int64_t stride, int64_t count, const std::byte* leader,
-                  int64_t num_bytes, const UpdateGrid& grid) {
+int64_t equal_run(const std::byte* first, int64_t stride, int64_t count, const std::byte* leader, int64_t num_bytes,
+                  const UpdateGrid& grid) {
   const E element(grid);
   for (int64_t i = 0; i < count; ++i)
     if (!equals(element, first + i * stride, leader, num_bytes)) return i;
@@ -198,8 +196,8 @@ constexpr RowKernels kernels_of() {
 }
 
 const RowKernels table[num_elements] = {
-    kernels_of<Bits>(),        kernels_of<Float32>(),     kernels_of<Float64>(),     kernels_of<Float16>(),
-    kernels_of<Bfloat16>(),    kernels_of<Float8E4M3>(),  kernels_of<Float8E5M2>(),  kernels_of<GridFloat32>(),
+    kernels_of<Bits>(),        kernels_of<Float32>(),     kernels_of<Float64>(),      kernels_of<Float16>(),
+    kernels_of<Bfloat16>(),    kernels_of<Float8E4M3>(),  kernels_of<Float8E5M2>(),   kernels_of<GridFloat32>(),
     kernels_of<GridFloat64>(), kernels_of<GridFloat16>(), kernels_of<GridBfloat16>(),
 };
 

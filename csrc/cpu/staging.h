@@ -36,13 +36,21 @@ inline float from_bits(uint32_t bits) {
   return v;
 }
 template <class To, class From>
-inline To convert(From v) { return (To)v; }
+inline To convert(From v) {
+  return (To)v;
+}
 template <class To>
-inline To convert(HalfFloat v) { return (To)from_bits(float16_to_float32_bits(v.bits)); }
+inline To convert(HalfFloat v) {
+  return (To)from_bits(float16_to_float32_bits(v.bits));
+}
 template <class To>
-inline To convert(BrainFloat v) { return (To)from_bits((uint32_t)v.bits << 16); }
+inline To convert(BrainFloat v) {
+  return (To)from_bits((uint32_t)v.bits << 16);
+}
 template <class To>
-inline To convert(E5M2 v) { return (To)from_bits(float16_to_float32_bits((uint32_t)v.bits << 8)); }
+inline To convert(E5M2 v) {
+  return (To)from_bits(float16_to_float32_bits((uint32_t)v.bits << 8));
+}
 template <class To>
 inline To convert(E4M3 v) {  // 1-4-3, bias 7, no infinity, all ones is NaN
   const uint32_t sign = (v.bits & 0x80u) << 24, magnitude = v.bits & 0x7fu;
@@ -52,7 +60,9 @@ inline To convert(E4M3 v) {  // 1-4-3, bias 7, no infinity, all ones is NaN
   return (To)(sign ? -subnormal : subnormal);
 }
 template <class To>
-inline To convert(Boolean v) { return (To)(v.byte != 0); }
+inline To convert(Boolean v) {
+  return (To)(v.byte != 0);
+}
 
 template <class From, class To>
 void convert_run(const std::byte* from, int64_t stride, int64_t count, std::byte* to) {

@@ -54,8 +54,7 @@ Work& last_work() {
   return work;
 }
 
-void parallel_for(int64_t count, int64_t chunk, int num_threads,
-                  const std::function<void(int64_t, int64_t)>& work) {
+void parallel_for(int64_t count, int64_t chunk, int num_threads, const std::function<void(int64_t, int64_t)>& work) {
   if (count <= 0) return;
   const int64_t num_chunks = (count + chunk - 1) / chunk;
   const int helpers = static_cast<int>(std::min<int64_t>(num_threads, num_chunks)) - 1;

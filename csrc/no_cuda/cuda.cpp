@@ -6,7 +6,8 @@
 namespace cbkernels::cuda {
 
 std::string missing_reason() {
-  return "this build of cbkernels has no CUDA; move the input to the CPU, for example with .cpu()";
+  return "this build of cbkernels has no CUDA (" CBKERNELS_NO_CUDA_BECAUSE
+         "); move the input to the CPU, for example with .cpu()";
 }
 void require() { throw std::invalid_argument(missing_reason()); }
 

@@ -1,0 +1,150 @@
+# Everything a developer types; `make` lists it. `make demo` and `make test` set up what they need first.
+# Needs Python 3.10 or newer with its headers, a C++ compiler and make; all else is installed into $(VENV).
+
+PYTHON ?= python3
+VENV ?= .venv
+CASES ?= 100000
+ARGS ?=
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+unexport PYTHONPATH PYTHONHOME
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+INSTALL := $(BIN)/python -m pip install -qq --constraint constraints.txt
+STEP = @printf '==> %s\n'
+
+# What a build is made of: the compiled module is built again when one of them is newer.
+COMPILED_FROM := $(shell find csrc -type f) CMakeLists.txt pyproject.toml constraints.txt cbkernels/_version.py
+CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | sort)
+
+.PHONY: help setup demo test bench fuzz lint types format hooks wheel test-wheel sanitize sanitize-address \
+        sanitize-thread gpu-check clean
+
+help: ## this list
+	@awk -F ':[^#]*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@printf '\n  settings: PYTHON=%s VENV=%s CASES=%s ARGS="..." (for pytest)\n' '$(PYTHON)' '$(VENV)' '$(CASES)'
+
+# --- installing -------------------------------------------------------------------------------------------
+# Stamps make the second call fast: `demo` needs less than `test`, `test` less than `setup`; a bigger set
+# marks the smaller ones as done. Editable: Python files are read from here, the module is compiled.
+
+$(STAMPS)/python: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	    echo "$(PYTHON) is not Python 3.10 or newer; name one: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	    echo "$(PYTHON) lacks the module venv; install it (Debian: apt install python3-venv)"; exit 1; }
+	@header="$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h"; \
+	    test -f "$$header" || { echo "$$header is missing; install it (Debian: apt install python3-dev)"; exit 1; }
+	@command -v $${CXX:-c++} >/dev/null || { \
+	    echo "there is no C++ compiler called $${CXX:-c++}; install one (Debian: apt install g++)"; exit 1; }
+	$(STEP) "$(VENV): $$($(PYTHON) --version), build tools"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(INSTALL) --upgrade pip
+	@$(INSTALL) scikit-build-core pybind11 cmake ninja
+	@mkdir -p $(STAMPS) && touch $@
+
+FOR_demo := train,plot
+FOR_test := train,plot,test
+FOR_setup := train,plot,test,dev
+
+define install_editable
+$(STEP) "cbkernels[$(FOR_$(@F))]: compiling and installing (the first time some minutes: torch is large)"
+@PATH="$$PWD/$(BIN):$$PATH" $(INSTALL) --no-build-isolation --editable '.[$(FOR_$(@F))]'
+endef
+
+$(STAMPS)/demo: $(STAMPS)/python $(COMPILED_FROM)
+	$(install_editable)
+	@touch $@
+
+$(STAMPS)/test: $(STAMPS)/python $(COMPILED_FROM)
+	$(install_editable)
+	@touch $(STAMPS)/demo $@
+
+$(STAMPS)/setup: $(STAMPS)/python $(COMPILED_FROM)
+	$(install_editable)
+	@touch $(STAMPS)/demo $(STAMPS)/test $@
+
+setup: $(STAMPS)/setup ## everything a developer needs, in .venv
+	@$(BIN)/cbkernels info
+
+# --- using ------------------------------------------------------------------------------------------------
+
+demo: $(STAMPS)/demo ## train a deep and a wide network on digits; a table and a picture in runs/demo
+	@$(BIN)/cbkernels demo --out runs/demo
+
+test: $(STAMPS)/test ## the test suite; the last lines say which backends were tested
+	@$(BIN)/pytest $(ARGS)
+
+fuzz: $(STAMPS)/test ## CASES random cases against the reference, seeds printed
+	@$(BIN)/python tests/fuzz.py --cases $(CASES)
+
+bench: $(STAMPS)/test ## measure: bench/results/*.json and the table in docs/performance.md (BENCH=quick: 2 minutes)
+	@$(BIN)/python -m bench $(ARGS)
+
+gpu-check: ## the suite on an NVIDIA GPU; without one: says so and tests nothing
+	@if ! nvidia-smi -L >/dev/null 2>&1; then \
+	    printf '%s\n' '' \
+	        '  ****************************************************************' \
+	        '  *  gpu-check: NO NVIDIA GPU ON THIS MACHINE.                   *' \
+	        '  *  NOTHING WAS TESTED. This is not a pass of the CUDA backend. *' \
+	        '  ****************************************************************' ''; \
+	    exit 0; \
+	fi; \
+	$(MAKE) $(STAMPS)/test; \
+	$(BIN)/python -c "import sys; from cbkernels import _core; i = _core.build_info(); \
+	    i['cuda'] or sys.exit('gpu-check: there is a GPU, but this build has no CUDA backend (%s); NOTHING WAS TESTED' % i['cuda_reason'])"; \
+	$(BIN)/pytest $(ARGS)
+
+# --- checking ---------------------------------------------------------------------------------------------
+
+lint: $(STAMPS)/setup ## ruff and clang-format, without changing anything
+	$(STEP) "ruff check, ruff format --check, clang-format --dry-run ($(words $(CPP)) files)"
+	@status=0; \
+	$(BIN)/ruff check --quiet . || status=1; \
+	$(BIN)/ruff format --quiet --check . || status=1; \
+	$(BIN)/clang-format --dry-run -Werror $(CPP) || status=1; \
+	[ $$status = 0 ] || echo "make format puts the layout right"; \
+	exit $$status
+
+types: $(STAMPS)/setup ## mypy --strict on the package; the stub against the compiled module
+	$(STEP) "mypy --strict, stubtest"
+	@$(BIN)/mypy
+	@$(BIN)/stubtest cbkernels._core
+
+format: $(STAMPS)/setup ## format Python and C++ in place
+	@$(BIN)/ruff check --quiet --fix --select I . && $(BIN)/ruff format . && $(BIN)/clang-format -i $(CPP)
+
+hooks: $(STAMPS)/setup ## run the checks before every git commit
+	@$(BIN)/pre-commit install
+
+sanitize: sanitize-address sanitize-thread ## the kernel's tests under ASan + UBSan, then under TSan
+
+sanitize-address: $(STAMPS)/setup ## ... under AddressSanitizer and UndefinedBehaviorSanitizer
+	@PATH="$$PWD/$(BIN):$$PATH" tests/sanitizers/run.sh address,undefined $(ARGS)
+
+sanitize-thread: $(STAMPS)/setup ## ... under ThreadSanitizer
+	@PATH="$$PWD/$(BIN):$$PATH" tests/sanitizers/run.sh thread $(ARGS)
+
+# --- shipping ---------------------------------------------------------------------------------------------
+
+wheel: $(STAMPS)/setup ## dist/: a source archive, and a wheel built from that archive
+	$(STEP) "dist/: sdist, then a wheel from it, in an isolated environment"
+	@rm -rf dist
+	@PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt $(BIN)/python -m build --outdir dist . >dist.log 2>&1 \
+	    || { tail -n 60 dist.log; rm -f dist.log; exit 1; }
+	@rm -f dist.log
+	@ls -sh1 dist | grep cbkernels
+
+test-wheel: wheel ## that wheel's tests, from an empty folder, in a venv without torch
+	@PYTHON='$(BIN)/python' tests/wheel/run.sh dist $(ARGS)
+
+clean: ## remove what was built (not .venv)
+	@rm -rf build dist dist.log $(STAMPS) .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	@find cbkernels tests bench -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,330 @@
+"""Arrays in ``.npy``, ``.npz`` and ``.safetensors`` files, whole or in pieces of rows.
+
+Nothing in a file is ever executed: pickled objects are refused. ``.npy`` and ``.safetensors``
+are memory-mapped, ``.npz`` members are read when they are asked for. The safetensors header is
+read here, because the package's NumPy door knows neither bfloat16 nor float8.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+_KEYED = re.compile(r"^(.*\.(?:npz|safetensors)):(.+)$", re.DOTALL | re.IGNORECASE)
+_SAFETENSORS = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
+    "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool",
+}  # fmt: skip
+_RAW = {"bfloat16": "uint16", "float8_e4m3fn": "uint8", "float8_e5m2": "uint8"}
+_LONGEST_HEADER_BYTES = 100_000_000
+
+
+@dataclass(frozen=True)
+class StoredArray:
+    """An array in a file; nothing but its header has been read yet."""
+
+    name: str
+    """Key in the file; for ``.npy`` the file's own name without the ending."""
+    shape: tuple[int, ...]
+    dtype: str
+    num_bytes: int
+    read: Callable[[], Any]
+    """The whole array, memory-mapped where the format allows it."""
+    read_pieces: Callable[[int], Iterator[Any]]
+    """The array in pieces of so many rows, the last one shorter."""
+
+
+def open_arrays(where: str) -> list[StoredArray]:
+    """List the arrays of a file.
+
+    Args:
+        where: ``FILE.npy``, ``FILE.npz``, ``FILE.safetensors``, or ``FILE.npz:key`` to choose one.
+
+    Returns:
+        The arrays in the file's order; one for ``.npy`` and with a key.
+
+    Raises:
+        OSError: the file is missing or cannot be opened.
+        ValueError: it is damaged, holds pickled objects, lacks the key, or has another ending.
+    """
+    path, key = split_key(where)
+    ending = os.path.splitext(path)[1].lower()
+    readers = {".npy": _npy, ".npz": _npz, ".safetensors": _safetensors}
+    if ending not in readers:
+        raise ValueError(f"{path} does not end in .npy, .npz or .safetensors")
+    with _sentences(path):
+        arrays = readers[ending](path)
+    if key is None:
+        return arrays
+    chosen = [a for a in arrays if a.name == key]
+    if not chosen:
+        raise ValueError(f"{path} has no array {key!r}; it has {_listed([a.name for a in arrays])}")
+    return chosen
+
+
+def split_key(where: str) -> tuple[str, str | None]:
+    """Split ``FILE.npz:key`` into path and key; a file whose name looks like that wins."""
+    match = _KEYED.match(where)
+    if match is None or os.path.exists(where):
+        return where, None
+    return match[1], match[2]
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:8])
+    return f"{shown} and {len(names) - 8} more" if len(names) > 8 else shown or "none"
+
+
+@contextmanager
+def _sentences(path: str) -> Iterator[None]:
+    """Turn what a damaged file causes into one ValueError that names the file."""
+    try:
+        yield
+    except _Refused as error:
+        raise ValueError(f"{path} {error}") from error
+    except (ValueError, EOFError, OverflowError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} is damaged or truncated: {error}") from error
+
+
+class _Refused(Exception):
+    """A file that is read well enough to say what is wrong with it."""
+
+
+def _guarded(path: str, read: Callable[[], Any]) -> Callable[[], Any]:
+    def guarded() -> Any:
+        with _sentences(path):
+            return read()
+
+    return guarded
+
+
+def _guarded_pieces(path: str, read: Callable[[int], Iterator[Any]]) -> Callable[[int], Iterator[Any]]:
+    def guarded(num_rows: int) -> Iterator[Any]:
+        pieces = read(num_rows)
+        while True:
+            with _sentences(path):
+                piece = next(pieces, None)
+            if piece is None:
+                return
+            yield piece
+
+    return guarded
+
+
+def _stored(
+    path: str, name: str, shape: tuple[int, ...], dtype: str, num_bytes: int,
+    read: Callable[[], Any], read_pieces: Callable[[int], Iterator[Any]] | None = None,
+) -> StoredArray:  # fmt: skip
+    def slices(num_rows: int) -> Iterator[Any]:
+        whole = read()
+        for first in range(0, len(whole), num_rows):
+            yield whole[first : first + num_rows]
+
+    pieces = _guarded_pieces(path, read_pieces or slices)
+    return StoredArray(name, shape, dtype, num_bytes, _guarded(path, read), pieces)
+
+
+# .npy
+
+
+@dataclass(frozen=True)
+class _NpyHeader:
+    shape: tuple[int, ...]
+    fortran_order: bool
+    dtype: np.dtype[Any]
+
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def _npy_header(file: IO[bytes]) -> _NpyHeader:
+    """Read the header; the file is then at the first value."""
+    start = file.read(8)
+    if start[:6] != b"\x93NUMPY":
+        kind = "a pickle, which is never loaded" if start[:1] == b"\x80" else "not a NumPy array"
+        raise _Refused("is empty" if not start else f"is {kind}")
+    if start[6:] == b"\x01\x00":
+        header = _NpyHeader(*np.lib.format.read_array_header_1_0(file))
+    elif start[6:] == b"\x02\x00":
+        header = _NpyHeader(*np.lib.format.read_array_header_2_0(file))
+    else:
+        raise _Refused(f"has the .npy version {list(start[6:])}, which is for records, not for numbers")
+    if header.dtype.hasobject:
+        raise _Refused("holds pickled Python objects, which are never loaded; save numbers instead")
+    if any(extent < 0 for extent in header.shape):
+        raise ValueError(f"its shape is {header.shape}")
+    return header
+
+
+def _npy(path: str) -> list[StoredArray]:
+    with open(path, "rb") as file:
+        header = _npy_header(file)
+        offset = file.tell()
+        missing = offset + header.num_bytes - os.fstat(file.fileno()).st_size
+    if missing > 0:
+        raise ValueError(f"{missing} bytes are missing")
+
+    def read() -> Array:
+        order = "F" if header.fortran_order else "C"
+        return _mapped(path, header.dtype, header.shape, offset, order)
+
+    def read_pieces(num_rows: int) -> Iterator[Array]:
+        return _mapped_pieces(path, header.dtype, header.shape, offset, num_rows)
+
+    name = os.path.splitext(os.path.basename(path))[0]
+    return [
+        _stored(path, name, header.shape, header.dtype.name, header.num_bytes, read,
+                None if header.fortran_order else read_pieces)
+    ]  # fmt: skip
+
+
+def _mapped(path: str, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int, order: str = "C") -> Array:
+    if 0 in shape:
+        return np.empty(shape, dtype)
+    array: Array = np.memmap(path, dtype, "r", offset, shape, "F" if order == "F" else "C")
+    # older safetensors files may start at an odd address
+    return array if array.flags.aligned else np.array(array)
+
+
+def _mapped_pieces(
+    path: str, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int, num_rows: int
+) -> Iterator[Array]:
+    """Map pieces of rows one after the other, so that no more than two of them count as used memory."""
+    row_bytes = math.prod(shape[1:]) * dtype.itemsize
+    for first in range(0, shape[0], num_rows):
+        rows = min(num_rows, shape[0] - first)
+        yield _mapped(path, dtype, (rows, *shape[1:]), offset + first * row_bytes)
+
+
+# .npz
+
+
+def _npz(path: str) -> list[StoredArray]:
+    arrays = []
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.namelist():
+            if not member.endswith(".npy"):
+                continue
+            with archive.open(member) as file:
+                try:
+                    header = _npy_header(file)
+                except _Refused as error:
+                    raise _Refused(f"member {member[:-4]!r} {error}") from error
+            arrays.append(_npz_member(path, member, header))
+    if not arrays:
+        raise _Refused("holds no array")
+    return arrays
+
+
+def _npz_member(path: str, member: str, header: _NpyHeader) -> StoredArray:
+    def read() -> Array:
+        with zipfile.ZipFile(path) as archive, archive.open(member) as file:
+            array: Array = np.lib.format.read_array(file, allow_pickle=False)
+            return array
+
+    def read_pieces(num_rows: int) -> Iterator[Array]:
+        row_bytes = math.prod(header.shape[1:]) * header.dtype.itemsize
+        with zipfile.ZipFile(path) as archive, archive.open(member) as file:
+            _npy_header(file)
+            for first in range(0, header.shape[0], num_rows):
+                rows = min(num_rows, header.shape[0] - first)
+                content = file.read(rows * row_bytes)
+                # a member that is too short fails here: its values do not fill the shape
+                yield np.frombuffer(content, header.dtype).reshape(rows, *header.shape[1:])
+
+    by_rows = header.shape and 0 not in header.shape and not header.fortran_order
+    return _stored(
+        path, member[:-4], header.shape, header.dtype.name, header.num_bytes, read,
+        read_pieces if by_rows else None,
+    )  # fmt: skip
+
+
+# .safetensors
+
+
+def _safetensors(path: str) -> list[StoredArray]:
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        prefix = file.read(8)
+        if len(prefix) < 8:
+            raise ValueError("its header is missing")
+        (length,) = struct.unpack("<Q", prefix)
+        if length > min(size - 8, _LONGEST_HEADER_BYTES):
+            raise ValueError(f"its header claims {length} bytes")
+        header = json.loads(file.read(length))
+    if not isinstance(header, dict):
+        raise ValueError("its header is no JSON object")
+    first_byte = 8 + length
+    tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    if not tensors:
+        raise _Refused("holds no tensor")
+    return [_safetensor(path, name, entry, first_byte, size) for name, entry in tensors.items()]
+
+
+def _safetensor(path: str, name: str, entry: Any, first_byte: int, file_size: int) -> StoredArray:
+    try:
+        stored: str = entry["dtype"]
+        shape: tuple[int, ...] = tuple(entry["shape"])
+        begin, end = entry["data_offsets"]
+        numbers = [*shape, begin, end]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"the entry of tensor {name!r} is {entry!r}") from error
+    if not isinstance(stored, str) or not all(type(number) is int and number >= 0 for number in numbers):
+        raise ValueError(f"the entry of tensor {name!r} is {entry!r}")
+    dtype = _SAFETENSORS.get(stored)
+    if dtype is None:
+        raise _Refused(f"holds tensor {name!r} of type {stored}; known are {', '.join(_SAFETENSORS)}")
+    raw = np.dtype(_RAW.get(dtype, dtype))
+    if end - begin != math.prod(shape) * raw.itemsize or first_byte + end > file_size:
+        raise ValueError(f"tensor {name!r} does not fit its {file_size} bytes")
+
+    def read() -> Any:
+        return as_small_float(_mapped(path, raw, shape, first_byte + begin), dtype)
+
+    def read_pieces(num_rows: int) -> Iterator[Any]:
+        for piece in _mapped_pieces(path, raw, shape, first_byte + begin, num_rows):
+            yield as_small_float(piece, dtype)
+
+    return _stored(path, name, shape, dtype, end - begin, read, read_pieces)
+
+
+def as_small_float(raw: Array, dtype: str) -> Any:
+    """Give bits the float type that NumPy lacks, through ml_dtypes or, failing that, torch.
+
+    Args:
+        raw: unsigned integers.
+        dtype: what they are; a type that NumPy has is returned as it came.
+
+    Raises:
+        ImportError: neither package is installed.
+    """
+    if dtype not in _RAW:
+        return raw
+    try:
+        import ml_dtypes
+
+        return raw.view(getattr(ml_dtypes, dtype))
+    except ImportError:
+        pass
+    try:
+        import torch
+    except ImportError:
+        raise ImportError(f"{dtype} needs the package ml_dtypes (small) or torch: pip install ml_dtypes") from None
+    return torch.from_numpy(np.array(raw)).view(getattr(torch, dtype))

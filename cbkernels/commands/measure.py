@@ -1,0 +1,279 @@
+"""``cbkernels measure ACTS LABELS``: bundle entropy of activations in files.
+
+Small arrays are measured at once, exactly; large ones go through ``BundleEntropy`` in pieces, in
+constant memory beyond 24 bytes a row. The table and the JSON say which of the two was done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import re
+import sys
+from typing import Any
+
+from .._version import __version__
+from ..array_files import StoredArray, open_arrays, split_key
+from ..bundle import bundle_entropy, conflict_margin
+from ..grid import UpdateGrid
+from ..progress import Progress
+from ..result import BundleResult
+from ..streaming import BundleEntropy
+from ..tables import format_table
+
+EXIT_ABOVE = 2
+PIECE_BYTES = 64 << 20
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
+          "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}  # fmt: skip
+
+_EPILOG = """\
+ACTS is .npy, .npz or .safetensors; in the last two every array whose first axis
+agrees with LABELS is a layer, FILE.npz:key chooses one. LABELS is an integer array
+of one entry a row, FILE.npy or FILE.npz:key. No pickle is ever loaded.
+
+In the JSON an entropy of null is NaN (a row holds one), a margin of null means that
+there is only one label, bits of null that the margin is 0 or null.
+
+exit codes: 0 measured; 1 an error, wrong usage included (one sentence on stderr);
+2 measured, and a layer is above --fail-above or NaN; 130 interrupted."""
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Declare the subcommand."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "measure",
+        help="bundle entropy of activations in .npy, .npz or .safetensors files",
+        description="Bundle entropy of every layer whose activations are in a file.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument("acts", metavar="ACTS", help="activations, (N, ...) each")
+    parser.add_argument("labels", metavar="LABELS", help="labels, (N,) integers")
+    _add_equality(parser)
+    size = parser.add_argument_group("large files")
+    size.add_argument("--exact-up-to", type=_num_bytes, default=1 << 30, metavar="BYTES",
+                      help="arrays above this size are streamed; 512MiB, 2G, ... (default 1GiB)")  # fmt: skip
+    size.add_argument("--stream", action="store_true",
+                      help="stream every array: 128-bit fingerprints, probabilistic")  # fmt: skip
+    size.add_argument("--chunk-rows", type=_positive_integer, metavar="N",
+                      help="rows read at a time, implies --stream (default: about 64 MiB)")  # fmt: skip
+    parser.add_argument("--margin", action="store_true",
+                        help="also the conflict margin, and how many bits above the grid's step it is")  # fmt: skip
+    parser.add_argument("--fail-above", type=_threshold, metavar="X",
+                        help="exit code 2 if a layer's entropy is NaN or above X nats")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def _add_equality(parser: argparse.ArgumentParser) -> None:
+    equal = parser.add_argument_group(
+        "which rows are equal", "plain equality; or, with the first three, the training's update grid"
+    )
+    equal.add_argument("--learning-rate", type=float, metavar="LR", help="of the training")
+    equal.add_argument("--batch-size", type=float, metavar="B", help="of the training")
+    equal.add_argument("--weight-amplitude", type=float, metavar="W", help="largest absolute weight")
+    equal.add_argument("--grid-dtype", metavar="DTYPE",
+                       help="type of the weights: float32 (default), float64, float16, bfloat16")  # fmt: skip
+    equal.add_argument("--tolerance", type=float, nargs=2, metavar=("RTOL", "ATOL"),
+                       help="instead: close to the bundle's first row (depends on the order of rows)")  # fmt: skip
+    equal.add_argument("--log-epsilon", type=float, metavar="EPS",
+                       help="the authors' logarithm ln(p + EPS), 1e-5 in their code")  # fmt: skip
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, print, and judge by ``--fail-above``."""
+    grid = _grid(arguments)
+    layers, labels = _open(arguments)
+    measured: dict[str, BundleResult] = {}
+    margins: dict[str, float] = {}
+    for layer in layers:
+        try:
+            measured[layer.name] = _measure(layer, labels, grid, arguments)
+            if arguments.margin:
+                margins[layer.name] = conflict_margin(layer.read(), labels)
+        except (TypeError, ValueError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"layer {layer.name!r}: {error}" if len(layers) > 1 else str(error)) from error
+    above = _above(measured, arguments.fail_above)
+    if arguments.json:
+        print(json.dumps(_as_json(arguments, measured, margins, grid, above), indent=2, allow_nan=False))
+    else:
+        print(_as_text(measured, margins, grid))
+    if above:
+        listed = ", ".join(f"{name!r} ({_nats(measured[name])})" for name in above)
+        verb = "layers are" if len(above) > 1 else "layer is"
+        print(f"cbkernels: {len(above)} {verb} above {arguments.fail_above:g} nats: {listed}", file=sys.stderr)
+        return EXIT_ABOVE
+    return 0
+
+
+def _grid(arguments: argparse.Namespace) -> UpdateGrid | None:
+    given = {
+        "--learning-rate": arguments.learning_rate,
+        "--batch-size": arguments.batch_size,
+        "--weight-amplitude": arguments.weight_amplitude,
+    }
+    missing = [option for option, value in given.items() if value is None]
+    if len(missing) == len(given):
+        if arguments.grid_dtype is not None:
+            raise ValueError(f"--grid-dtype needs the update grid's {', '.join(given)}")
+        return None
+    if missing:
+        raise ValueError(f"an update grid needs {', '.join(given)}; {' and '.join(missing)} missing")
+    if arguments.tolerance is not None:
+        raise ValueError("--tolerance and an update grid are two definitions of equal; pass one of them")
+    return UpdateGrid(
+        arguments.learning_rate, arguments.batch_size, arguments.weight_amplitude,
+        dtype=arguments.grid_dtype or "float32",
+    )  # fmt: skip
+
+
+def _open(arguments: argparse.Namespace) -> tuple[list[StoredArray], Any]:
+    """The layers to measure and the labels, checked as far as their headers allow."""
+    acts_path, acts_key = split_key(arguments.acts)
+    labels_path, _ = split_key(arguments.labels)
+    layers = open_arrays(arguments.acts)
+    found = open_arrays(arguments.labels)
+    if len(found) > 1:
+        names = ", ".join(repr(array.name) for array in found[:8])
+        raise ValueError(f"{labels_path} holds {len(found)} arrays; choose one as {labels_path}:KEY ({names})")
+    if len(found[0].shape) != 1:
+        raise ValueError(f"labels has shape {found[0].shape}; it must be (N,), one label per row")
+    num_rows = found[0].shape[0]
+    if acts_key is None and len(layers) > 1:
+        same_file = os.path.realpath(acts_path) == os.path.realpath(labels_path)
+        candidates = [a for a in layers if not (same_file and a.name == found[0].name)]
+        layers = [a for a in candidates if a.shape[:1] == (num_rows,)]
+        if not layers:
+            raise ValueError(f"{acts_path} has no array whose first axis is {num_rows}, the number of labels")
+        for skipped in (a for a in candidates if a.shape[:1] != (num_rows,)):
+            print(f"cbkernels: skipped {skipped.name!r}: its shape is {skipped.shape}, not ({num_rows}, ...)",
+                  file=sys.stderr)  # fmt: skip
+    return layers, found[0].read()
+
+
+def _measure(layer: StoredArray, labels: Any, grid: UpdateGrid | None, arguments: argparse.Namespace) -> BundleResult:
+    _check_dtype(layer)
+    if not _streamed(layer, arguments):
+        tolerance = tuple(arguments.tolerance) if arguments.tolerance is not None else None
+        return bundle_entropy(layer.read(), labels, grid=grid, log_epsilon=arguments.log_epsilon, tolerance=tolerance)
+    size = f"{layer.name!r} has {layer.num_bytes} bytes and is streamed"
+    if arguments.tolerance is not None:
+        raise ValueError(f"{size}, which --tolerance cannot; raise --exact-up-to or leave out --stream")
+    if arguments.margin:
+        raise ValueError(f"{size}, which --margin cannot; raise --exact-up-to or leave out --stream")
+    if len(labels) != layer.shape[0]:
+        raise ValueError(f"labels has {len(labels)} entries for {layer.shape[0]} rows; they must agree")
+    return _stream(layer, labels, grid, arguments)
+
+
+def _streamed(layer: StoredArray, arguments: argparse.Namespace) -> bool:
+    if not layer.shape or layer.shape[0] == 0:
+        return False  # refused by the one-shot call, in its words
+    large = layer.num_bytes > arguments.exact_up_to
+    return bool(arguments.stream or arguments.chunk_rows is not None or large)
+
+
+def _stream(layer: StoredArray, labels: Any, grid: UpdateGrid | None, arguments: argparse.Namespace) -> BundleResult:
+    num_rows = layer.shape[0]
+    row_bytes = max(1, layer.num_bytes // num_rows)
+    piece_rows = arguments.chunk_rows or min(num_rows, max(1, PIECE_BYTES // row_bytes))
+    metric = BundleEntropy(grid=grid, log_epsilon=arguments.log_epsilon)
+    first = 0
+    with Progress(log=False) as progress:
+        for piece in layer.read_pieces(piece_rows):
+            metric.update(piece, labels[first : first + len(piece)])
+            first += len(piece)
+            progress.show(f"{layer.name}: {100 * first // num_rows} % of {num_rows} rows")
+    return metric.compute()
+
+
+def _check_dtype(layer: StoredArray) -> None:
+    if layer.dtype.startswith("void"):
+        raise TypeError(
+            f"acts has dtype {layer.dtype}: NumPy's files keep neither bfloat16 nor float8; use .safetensors"
+        )
+
+
+def _above(measured: dict[str, BundleResult], threshold: float | None) -> list[str]:
+    if threshold is None:
+        return []
+    return [name for name, result in measured.items() if not result.entropy <= threshold]
+
+
+def _nats(result: BundleResult) -> str:
+    return "NaN" if math.isnan(result.entropy) else f"{result.entropy:.6g}"
+
+
+def _bits(margin: float, grid: UpdateGrid) -> float | None:
+    bits = grid.bits(margin)
+    return bits if math.isfinite(bits) else None
+
+
+def _as_json(
+    arguments: argparse.Namespace, measured: dict[str, BundleResult], margins: dict[str, float],
+    grid: UpdateGrid | None, above: list[str],
+) -> dict[str, Any]:  # fmt: skip
+    layers = []
+    for name, result in measured.items():
+        layer = {"layer": name, **result.to_dict()}
+        if name in margins:
+            layer["conflict_margin"] = margins[name] if math.isfinite(margins[name]) else None
+            layer["margin_bits"] = None if grid is None else _bits(margins[name], grid)
+        layers.append(layer)
+    return {
+        "version": __version__,
+        "acts": arguments.acts,
+        "labels": arguments.labels,
+        "fail_above": arguments.fail_above,
+        "above": above,
+        "layers": layers,
+    }
+
+
+def _as_text(measured: dict[str, BundleResult], margins: dict[str, float], grid: UpdateGrid | None) -> str:
+    header = ["layer", "rows", "columns", "bundles", "conflicting", "NaN rows", "entropy (nats)", "compared"]
+    header += (["margin"] if margins else []) + (["bits"] if margins and grid else [])
+    rows: list[list[object]] = []
+    for name, r in measured.items():
+        how = "exact" if r.exact else "fingerprints"
+        row: list[object] = [name, r.num_rows, r.num_columns, r.num_bundles, r.num_conflicting,
+                             r.num_nan_rows, r.entropy, how]  # fmt: skip
+        if margins:
+            row += [margins[name]] + ([f"{grid.bits(margins[name]):.2f}"] if grid else [])
+        rows.append(row)
+    return f"{format_table(header, rows)}\n{_definition(list(measured.values()))}"
+
+
+def _definition(results: list[BundleResult]) -> str:
+    """What "equal" means in this table, in one line."""
+    words = [f"Rows are one bundle when they are {results[0].equality}"]
+    if results[0].log_epsilon is not None:
+        words.append(f"entropy with the authors' ln(p + {results[0].log_epsilon:g})")
+    if not all(r.exact for r in results):
+        words.append("fingerprints are probabilistic: two different rows share one with probability at most 2^-120")
+    return "; ".join(words) + "."
+
+
+def _num_bytes(text: str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?", text.strip().upper())
+    if match is None or match[2] not in _UNITS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size like 1000000, 512MiB or 2G")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def _positive_integer(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
+
+
+def _threshold(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of nats, 0 or more")
+    return value

@@ -1,0 +1,38 @@
+"""Tables of plain text, for the terminal and for logs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Align columns: the first to the left, the others to the right.
+
+    Args:
+        header: one title a column.
+        rows: cells; floats are shown with six significant digits.
+
+    Returns:
+        Lines without a newline at the end.
+
+    Example:
+        >>> print(format_table(["layer", "bundles"], [["fc1", 512], ["fc2", 7]]))
+        layer  bundles
+        fc1        512
+        fc2          7
+    """
+    cells = [list(header)] + [[_cell(value) for value in row] for row in rows]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(header))]
+    lines = []
+    for line in cells:
+        first = line[0].ljust(widths[0])
+        rest = [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
+        lines.append("  ".join([first, *rest]).rstrip())
+    return "\n".join(lines)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return "NaN" if math.isnan(value) else f"{value:.6g}"
+    return str(value)

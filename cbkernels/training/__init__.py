@@ -1,0 +1,1 @@
+"""Training: data, networks, the papers' recipe. Needs torch, except for the data."""

@@ -1,0 +1,1 @@
+"""Tests of cbkernels; ``cases.py`` holds the hand-made answers."""

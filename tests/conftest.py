@@ -1,0 +1,71 @@
+"""Backends and instruction sets as fixtures; the last lines of a run say which of them were tested."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from cbkernels import _core, backends
+
+_INFO = _core.build_info()
+_INSTRUCTION_SETS = ("portable", "avx2", "neon")
+_MISSING = {
+    **({} if _INFO["cuda"] else {"cuda": str(_INFO["cuda_reason"])}),
+    **{
+        name: "not in this build or not on this processor"
+        for name in _INSTRUCTION_SETS
+        if name not in _INFO["instruction_sets"]
+    },
+}
+_HERE = [name for name in backends.TABLE if name not in _MISSING]
+_TESTED: set[str] = set()
+
+
+@pytest.fixture(scope="session", params=_HERE)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Name of every backend in the table that this machine has."""
+    _TESTED.add(request.param)
+    return request.param
+
+
+@pytest.fixture(scope="session", params=[name for name in _HERE if name != "reference"])
+def compiled(request: pytest.FixtureRequest) -> str:
+    """The same without the reference."""
+    _TESTED.add(request.param)
+    return request.param
+
+
+@pytest.fixture(params=[name for name in _INSTRUCTION_SETS if name not in _MISSING])
+def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every instruction set that this build and this processor have, in use; the best one afterwards."""
+    _core.use_instruction_set(request.param)
+    _TESTED.add(request.param)
+    yield request.param
+    _core.use_instruction_set("best")
+
+
+@pytest.fixture
+def routing_bits() -> Iterator[Callable[[int], None]]:
+    """Sets how many bits are kept of every routing hash; all of them afterwards."""
+    yield _core.use_routing_bits
+    _core.use_routing_bits(64)
+
+
+@pytest.fixture(params=[*backends.TABLE, *_INSTRUCTION_SETS])
+def anything(request: pytest.FixtureRequest) -> str:
+    """Every backend and instruction set there can be; skipped, loudly, where it is not."""
+    if request.param in _MISSING:
+        pytest.skip(f"{request.param}: NOT TESTED HERE ({_MISSING[request.param]})")
+    return request.param
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What was tested here, and what was not."""
+    terminalreporter.section("cbkernels: tested here", sep="-")
+    for kind, names in (("backend", list(backends.TABLE)), ("instruction set", _INSTRUCTION_SETS)):
+        for name in names:
+            reason = _MISSING.get(name, "no test of it was selected")
+            state = "tested" if name in _TESTED else f"NOT TESTED HERE ({reason})"
+            terminalreporter.line(f"{kind} {name}: {state}")

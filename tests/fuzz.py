@@ -1,0 +1,141 @@
+"""Random cases, every backend against the reference: `python tests/fuzz.py --cases 100000`.
+
+Integers and fingerprints must be identical, and so must the input afterwards. A failure prints the
+numbers that run this case again alone. Progress goes to stderr, the last line to stdout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import sys
+import time
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+if not __package__:  # run as a file: the folder above tests/ is then not on the path
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from cbkernels import _core
+from cbkernels.arrays import as_labels, as_rows
+from cbkernels.backends import TABLE
+from cbkernels.entropy import BundleCounts, entropy_of_counts
+from tests.random_inputs import RandomCase, random_case
+
+REFERENCE = TABLE["reference"]
+PAIRS_TIMES_COLUMNS = 20_000
+"""Largest input for which the reference compares every pair of rows (about 1 ms)."""
+
+
+SMALL_BYTES = 1 << 20
+
+
+def content(case: RandomCase) -> tuple[int, int]:
+    return hash(case.acts.tobytes()), hash(case.labels.tobytes())
+
+
+def same_counts(a: BundleCounts, b: BundleCounts) -> bool:
+    sizes = [sorted(map(tuple, np.split(c.label_counts, c.starts[1:-1]))) for c in (a, b)]
+    return (
+        (a.num_rows, a.num_bundles, a.num_nan_rows) == (b.num_rows, b.num_bundles, b.num_nan_rows)
+        and (a.num_conflicting, a.num_conflicting_rows) == (b.num_conflicting, b.num_conflicting_rows)
+        and a.label_counts.tolist() == b.label_counts.tolist()
+        and a.starts.tolist() == b.starts.tolist()
+        and sizes[0] == sizes[1]
+        and repr(entropy_of_counts(a)) == repr(entropy_of_counts(b))
+    )
+
+
+def check(case: RandomCase, name: str) -> list[str]:
+    """What differs between a backend and the reference."""
+    backend = TABLE[name]
+    rows = as_rows(case.acts)
+    labels = as_labels(case.labels, rows)
+    before = content(case)
+    wrong = []
+    ids = backend.bundle_ids(rows, case.grid, case.tolerance)
+    if ids.tolist() != REFERENCE.bundle_ids(rows, case.grid, case.tolerance).tolist():
+        wrong.append("bundle_ids")
+    expected = REFERENCE.count_bundles(rows, labels, case.grid, case.tolerance, True)
+    if not same_counts(backend.count_bundles(rows, labels, case.grid, case.tolerance, True), expected):
+        wrong.append("count_bundles")
+    unchecked = backend.count_bundles(rows, labels, case.grid, case.tolerance, False)
+    if (unchecked.num_bundles, unchecked.label_counts.tolist()) != (
+        expected.num_bundles,
+        expected.label_counts.tolist(),
+    ) or not 0 <= unchecked.num_nan_rows <= expected.num_nan_rows:
+        wrong.append("count_bundles without check_nan")
+    fingerprinted = rows if case.acts.nbytes < SMALL_BYTES else as_rows(case.acts[:3])
+    for found, right in zip(
+        backend.row_fingerprints(fingerprinted, case.grid),
+        REFERENCE.row_fingerprints(fingerprinted, case.grid),
+        strict=True,
+    ):
+        if not np.array_equal(found, right):
+            wrong.append(f"row_fingerprints {right.dtype}")
+    if rows.num_rows**2 * rows.num_columns <= PAIRS_TIMES_COLUMNS:
+        margin = backend.conflict_margin(rows, labels)
+        if repr(margin) != repr(REFERENCE.conflict_margin(rows, labels)):
+            wrong.append(f"conflict_margin {margin!r}")
+    if content(case) != before:
+        wrong.append("the input was written to")
+    return wrong
+
+
+def run_one(seed: int, index: int, backends: list[str], sets: list[str]) -> list[str]:
+    """Check one case with random threads, instruction set and routing hash; says what is wrong."""
+    rng = random.Random(f"{seed} {index}")
+    case = random_case(seed, index)
+    threads, bits, instructions = rng.choice([1, 2, 3]), rng.choice([0, 1, 3, 8, 64, 64, 64]), rng.choice(sets)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    _core.use_instruction_set(instructions)
+    _core.use_routing_bits(bits)
+    found = []
+    for name in backends:
+        try:
+            wrong = check(case, name)
+        except Exception:
+            wrong = [traceback.format_exc()]
+        found += [f"{name}: {what}" for what in wrong]
+    if found:
+        found.insert(0, f"{case}, threads {threads}, routing bits {bits}, {instructions}")
+        found.append(f"again: python tests/fuzz.py --seed {seed} --first {index} --cases 1")
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=None, help="default: a new one, printed")
+    parser.add_argument("--first", type=int, default=0, help="number of the first case")
+    options = parser.parse_args(arguments)
+    seed = random.SystemRandom().randrange(2**32) if options.seed is None else options.seed
+    info: dict[str, Any] = _core.build_info()
+    sets = list(info["instruction_sets"])
+    backends = ["cpu"]  # inputs are NumPy arrays; the cuda backend is fuzzed where there is one
+    print(f"fuzz: seed {seed}, {options.cases} cases, backends {backends}, {sets}", file=sys.stderr)
+    warnings.simplefilter("error")
+    interactive = sys.stderr.isatty()
+    differences, began, said = 0, time.monotonic(), 0.0
+    for done in range(options.cases):
+        found = run_one(seed, options.first + done, backends, sets)
+        if found:
+            differences += 1
+            print("\n" + "\n  ".join(["DIFFERENCE", *found]), file=sys.stderr)
+        now = time.monotonic()
+        if now - said > (1 if interactive else 20) or done + 1 == options.cases:
+            said = now
+            line = f"fuzz: {done + 1}/{options.cases} cases, {differences} differences, {now - began:.0f} s"
+            last = done + 1 == options.cases or not interactive
+            print(f"\r{line}" if interactive else line, end="\n" if last else "", file=sys.stderr, flush=True)
+    print(f"fuzz: seed {seed}: {options.cases} cases, {differences} differences")
+    return 1 if differences else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# The tests that reach compiled code, under a sanitizer: `run.sh address,undefined` or `run.sh thread`, more
+# arguments go to pytest. Builds an instrumented module into build/sanitizers/, and uses a venv of its own
+# without torch (torch is not instrumented: ThreadSanitizer would report its threads, not ours). Called by
+# `make sanitize`, which puts the build tools on PATH. Any report ends the process, so a red run is a finding.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+kind="${1:?address,undefined or thread}"
+shift
+case "$kind" in
+  address,undefined) library=libasan.so symbol=__asan_init ;;
+  thread) library=libtsan.so symbol=__tsan_init ;;
+  *) echo "sanitizer is '$kind'; choose address,undefined or thread" >&2; exit 2 ;;
+esac
+name="${kind%%,*}"
+work="$PWD/build/sanitizers"
+mkdir -p "$work"
+
+# 1. the instrumented module
+compiler="${CXX:-g++}"
+runtime="$("$compiler" -print-file-name="$library")"
+if [ "$runtime" = "$library" ]; then
+  echo "sanitize: $compiler has no $library; NOTHING WAS TESTED under $kind" >&2
+  exit 1
+fi
+SECONDS=0
+echo "==> building with -fsanitize=$kind"
+rm -rf "${work:?}/$name"
+CXX="$compiler" python -m pip wheel . -qq --no-deps --no-build-isolation --wheel-dir "$work/$name/wheel" \
+  -C build-dir="$work/objects-$name" -C cmake.build-type=RelWithDebInfo -C install.strip=false \
+  -C cmake.define.CBKERNELS_SANITIZE="$kind" -C cmake.define.CBKERNELS_CUDA=OFF
+echo "    $SECONDS s"
+wheel=("$work/$name"/wheel/*.whl)
+
+# 2. a venv without torch, and the module in a folder of its own
+venv="$work/venv"
+if [ ! -x "$venv/bin/pytest" ] || [ constraints.txt -nt "$venv/bin/pytest" ]; then
+  echo "==> venv without torch"
+  rm -rf "$venv"
+  python -m venv "$venv"
+  "$venv/bin/python" -m pip install -qq --constraint constraints.txt "${wheel[0]}[test]"
+  "$venv/bin/python" -m pip uninstall -qq --yes cbkernels
+  touch "$venv/bin/pytest"
+fi
+"$venv/bin/python" -m pip install -qq --no-deps --target "$work/$name/site" "${wheel[0]}"
+module=("$work/$name"/site/cbkernels/_core*.so)
+grep -q "$symbol" "${module[0]}" || { echo "sanitize: ${module[0]} is not instrumented" >&2; exit 1; }
+
+# 3. the tests, in an empty folder
+empty="$(mktemp -d)"
+trap 'rm -rf "$empty"' EXIT
+cp -r tests "$empty/tests"
+rules="$PWD/tests/sanitizers"
+cd "$empty"
+# libstdc++ too: the runtime must find __cxa_throw when it starts, and Python does not bring it
+export LD_PRELOAD="$runtime $("$compiler" -print-file-name=libstdc++.so.6)"
+export PYTHONPATH="$work/$name/site" PYTHONMALLOC=malloc PYTHONFAULTHANDLER=1
+export OMP_NUM_THREADS=4 OPENBLAS_NUM_THREADS=1 CBKERNELS_SANITIZER="$kind"
+# Leaks: the interpreter keeps memory on purpose, tests/ count ours. Huge allocations must fail as they do without.
+export ASAN_OPTIONS="detect_leaks=0:abort_on_error=1:halt_on_error=1:allocator_may_return_null=1:detect_stack_use_after_return=1"
+export UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1:suppressions=$rules/undefined.supp"
+export TSAN_OPTIONS="halt_on_error=1:second_deadlock_stack=1:die_after_fork=0:history_size=4:suppressions=$rules/thread.supp"
+echo "==> large inputs on several threads under $kind"
+SECONDS=0
+"$venv/bin/python" tests/sanitizers/stress.py
+echo "    $SECONDS s"
+if [ -f tests/fuzz.py ]; then
+  "$venv/bin/python" tests/fuzz.py --cases "${CASES:-300}"
+fi
+echo "==> tests under $kind"
+# what runs no kernel of ours, or measures time and memory, is left out
+"$venv/bin/python" -m pytest tests --import-mode=importlib -p no:cacheprovider -q -W error \
+  --ignore tests/test_install.py --ignore tests/test_readme.py --benchmark-disable "$@"
