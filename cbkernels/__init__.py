@@ -25,10 +25,10 @@ if _core.version != __version__:
         "run `pip install .` in the source folder again"
     )
 
-from .bundle import bundle_entropy, bundle_entropy_layers, bundle_rows, conflict_margin  # noqa: E402
-from .grid import UpdateGrid  # noqa: E402
-from .result import BundleResult  # noqa: E402
-from .streaming import BundleEntropy  # noqa: E402
+from .bundle import bundle_entropy, bundle_entropy_layers, bundle_rows, conflict_margin
+from .grid import UpdateGrid
+from .result import BundleResult
+from .streaming import BundleEntropy
 
 __all__ = [
     "BundleEntropy",

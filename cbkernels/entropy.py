@@ -9,7 +9,9 @@ can change a bit of it.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -49,15 +51,24 @@ def entropy_of_counts(counts: BundleCounts, log_epsilon: float | None = None) ->
         return math.nan
     if counts.num_conflicting == 0:
         return 0.0
-    starts = counts.starts[:-1]
-    of_label = counts.label_counts.astype(np.float64)
-    of_bundle = np.add.reduceat(counts.label_counts, starts)
-    n_b = np.repeat(of_bundle, np.diff(counts.starts)).astype(np.float64)
-    if log_epsilon is None:
-        terms = of_label * np.log(n_b / of_label)
-        contributions = np.add.reduceat(terms, starts)
-    else:
-        p = of_label / n_b
-        plain = np.add.reduceat(-p * np.log(p + log_epsilon), starts)
-        contributions = of_bundle * np.maximum(plain, 0.0)
-    return math.fsum(contributions.tolist()) / counts.num_rows
+    # an exactly rounded sum does not depend on the order of the bundles
+    return math.fsum(chain.from_iterable(_contributions(counts, log_epsilon))) / counts.num_rows
+
+
+_BUNDLES_AT_ONCE = 1 << 14
+
+
+def _contributions(counts: BundleCounts, log_epsilon: float | None) -> Iterator[list[float]]:
+    """``n_b * H(labels in b)`` of all conflicting bundles, in pieces that need little memory."""
+    for first in range(0, counts.num_conflicting, _BUNDLES_AT_ONCE):
+        starts = counts.starts[first : first + _BUNDLES_AT_ONCE + 1]
+        of_label = counts.label_counts[starts[0] : starts[-1]]
+        begins = starts[:-1] - starts[0]
+        of_bundle = np.add.reduceat(of_label, begins)
+        n_b = np.repeat(of_bundle, np.diff(starts))
+        if log_epsilon is None:
+            yield np.add.reduceat(of_label * np.log(n_b / of_label), begins).tolist()
+        else:
+            p = of_label / n_b
+            plain = np.add.reduceat(-p * np.log(p + log_epsilon), begins)
+            yield (of_bundle * np.maximum(plain, 0.0)).tolist()

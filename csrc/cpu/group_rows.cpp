@@ -143,7 +143,8 @@ int64_t Grouper::sample_all_rows() {
 
 // Pilot for short rows: are most of 512 evenly spaced rows not the first of their kind? Decides speed only.
 bool Grouper::looks_full_of_duplicates() {
-  const int64_t n = rows_.num_rows(), pilots = std::min<int64_t>(n, 512);
+  const int64_t n = rows_.num_rows(), pilots = 512;
+  if (n <= pilots) return true;  // too few for the other way to pay
   std::array<uint64_t, 512> keys;
   std::array<std::byte, line_bytes> scratch;
   for (int64_t p = 0; p < pilots; ++p) {
