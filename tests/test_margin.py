@@ -52,6 +52,20 @@ def nearly_equal(rng: np.random.Generator) -> np.ndarray:
     return 1000 + 1e-9 * rng.normal(size=(120, 333))
 
 
+def hardly_different_distances(rng: np.random.Generator) -> np.ndarray:
+    """All pairs are 1 + k / 2**30 apart: less than a float32 can say, so that only exact comparisons find the best."""
+    acts = np.repeat(-rng.permutation(120)[:, None] * 2.0**-30, 333, axis=1)
+    acts[np.arange(120), np.arange(120) * 2] = 1
+    return acts
+
+
+def distances_on_a_fine_ladder(rng: np.random.Generator) -> np.ndarray:
+    """All pairs are 1 + k / 2**20 apart."""
+    acts = np.zeros((120, 333))
+    acts[np.arange(120), rng.permutation(120) * 2] = 1 + np.arange(120) * 2.0**-20
+    return acts
+
+
 def few_values(rng: np.random.Generator) -> np.ndarray:
     return rng.integers(0, 3, (120, 9)).astype(np.float64)
 
@@ -79,7 +93,20 @@ def enormous(rng: np.random.Generator) -> np.ndarray:
     return rng.normal(size=(60, 12)) * 1e308
 
 
-KINDS = [normal, relu, clusters, one_hot, nearly_equal, few_values, dead_columns, infinite, with_nan, enormous]
+KINDS = [
+    normal,
+    relu,
+    clusters,
+    one_hot,
+    nearly_equal,
+    hardly_different_distances,
+    distances_on_a_fine_ladder,
+    few_values,
+    dead_columns,
+    infinite,
+    with_nan,
+    enormous,
+]
 
 
 @pytest.mark.filterwarnings("ignore:overflow")

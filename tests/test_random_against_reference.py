@@ -156,3 +156,21 @@ def test_counts_are_built_as_promised(backend: str) -> None:
     )
     assert (pure.label_counts.tolist(), pure.starts.tolist()) == ([], [0])
     assert (pure.label_counts.dtype, pure.starts.dtype) == (np.int64, np.int64)
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "num_bundles", "num_labels"),
+    [(3000, 1, 1023), (3000, 1, 1024), (3000, 2, 1025), (6000, 40, 5000), (6000, 2000, 900), (6000, 2000, 2)],
+)
+def test_counts_of_many_labels_or_many_bundles(compiled: str, num_rows: int, num_bundles: int, num_labels: int) -> None:
+    rng = np.random.default_rng(num_labels)
+    acts = np.sort(rng.integers(num_bundles, size=num_rows)).astype(np.float32)[rng.permutation(num_rows), None]
+    labels = np.concatenate([np.arange(num_labels), rng.integers(num_labels, size=num_rows)])[:num_rows] * 10**12
+    labels = rng.permutation(labels) - 7 * 10**14
+    rows, here = as_rows(place(acts, compiled)), as_rows(acts)
+    found = backends.TABLE[compiled].count_bundles(rows, as_labels(place(labels, compiled), rows), None, None, True)
+    right = backends.TABLE["reference"].count_bundles(here, as_labels(labels, here), None, None, True)
+    assert found.label_counts.tolist() == right.label_counts.tolist()
+    assert found.starts.tolist() == right.starts.tolist()
+    assert (found.num_bundles, found.num_conflicting) == (right.num_bundles, right.num_conflicting)
+    assert found.num_conflicting_rows == right.num_conflicting_rows

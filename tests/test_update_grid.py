@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import random
 from typing import Any
 
 import numpy as np
@@ -130,40 +129,55 @@ def test_bits() -> None:
             grid.bits(wrong)
 
 
-# what is found once is tried always: a float16 grid whose numbers overflow tells nothing apart
-OVERFLOWS = ("float16", 1.0, 1, 0.0, 5.0, random.Random(0))
-positive = st.floats(-9, 3).map(lambda exponent: 10.0**exponent)
-
-
-@settings(max_examples=300, deadline=None)
-@given(
-    st.sampled_from(GRID_DTYPES), positive, st.integers(1, 5000), positive | st.just(0.0),
-    st.floats(-6, 6), st.randoms(use_true_random=False),
-)  # fmt: skip
-@example(*OVERFLOWS)
-def test_a_margin_above_the_step_proves_that_no_conflict_exists(
-    dtype: str, lr: float, batch_size: int, w: float, exponent: float, rng: Any
-) -> None:
-    """Values further apart than step(amplitude) never share a grid point; tried at the tightest distance."""
-    grid = cb.UpdateGrid(lr, batch_size, w, dtype=dtype)
-    amplitude = 10.0**exponent
+def pairs_one_step_apart(grid: cb.UpdateGrid, amplitude: float, rng: np.random.Generator) -> np.ndarray:
+    """(n, 2) activations of at most this amplitude, as little above one step apart as their type allows."""
     step = grid.step(amplitude)
     if not step < 2 * amplitude:
-        return  # nothing can be that far apart
-    starts = np.array([rng.uniform(-amplitude, amplitude - step) for _ in range(200)])
-    work = np.float64 if dtype == "float64" else np.float32
+        return np.empty((0, 2), np.float32)  # nothing can be that far apart
+    starts = rng.uniform(-amplitude, amplitude - step, 200)
+    work = np.float64 if grid.dtype == "float64" else np.float32
     low, high = starts.astype(work), (starts + step).astype(work)
-    high = np.where(high.astype(np.float64) - low.astype(np.float64) > step, high, np.nextafter(high, work(np.inf)))
+    high = np.where(high.astype(np.float64) - low > step, high, np.nextafter(high, work(np.inf)))
     sure = (high.astype(np.float64) - low.astype(np.float64) > step) & (np.abs(high) <= amplitude)
-    if not sure.any():
-        return
-    acts = np.stack([low[sure], high[sure]], axis=1)
-    for pair in acts[:5]:
+    return np.stack([low[sure], high[sure]], axis=1)
+
+
+def assert_margin_is_a_proof(grid: cb.UpdateGrid, amplitude: float, rng: np.random.Generator) -> int:
+    pairs = pairs_one_step_apart(grid, amplitude, rng)
+    g = seen(pairs, grid)
+    assert (g[:, 0] != g[:, 1]).all(), (grid, amplitude)
+    for pair in pairs[:2]:
         margin = cb.conflict_margin(pair[:, None], np.array([0, 1]))
-        assert margin > step
+        assert margin > grid.step(amplitude)
         assert grid.bits(margin, amplitude=amplitude) > 0
-    g = seen(acts, grid)
-    assert (g[:, 0] != g[:, 1]).all()
+        assert cb.bundle_entropy(pair[:, None], np.array([0, 1]), grid=grid).num_conflicting == 0
+    return len(pairs)
+
+
+@pytest.mark.parametrize("dtype", GRID_DTYPES)
+@pytest.mark.parametrize("weight", ["none", "small", "any"])
+def test_a_margin_above_the_step_proves_that_no_conflict_exists(dtype: str, weight: str) -> None:
+    """Values further apart than step(amplitude) never share a grid point. Without a weight roundings weigh most."""
+    rng = np.random.default_rng(0)
+    tried = 0
+    for _ in range(200):
+        lr, batch_size, amplitude = 10 ** rng.uniform(-7, 2), int(rng.integers(1, 5000)), 10 ** rng.uniform(-5, 5)
+        largest = {"none": 0.0, "small": amplitude * lr / batch_size, "any": 1e3}[weight]
+        grid = cb.UpdateGrid(lr, batch_size, float(rng.uniform(0, largest)), dtype=dtype)
+        tried += assert_margin_is_a_proof(grid, amplitude, rng)
+    assert tried > 1000
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from(GRID_DTYPES), st.floats(1e-9, 1e3), st.integers(1, 5000), st.floats(0, 1e4),
+    st.floats(1e-6, 1e6), st.integers(0, 10**6),
+)  # fmt: skip
+@example("float16", 1.0, 1, 0.0, 1e5, 0)  # numbers that overflow are not told apart
+def test_a_margin_above_the_step_is_a_proof_for_any_grid(
+    dtype: str, lr: float, batch_size: int, w: float, amplitude: float, seed: int
+) -> None:
+    assert_margin_is_a_proof(cb.UpdateGrid(lr, batch_size, w, dtype=dtype), amplitude, np.random.default_rng(seed))
 
 
 @settings(max_examples=100, deadline=None)

@@ -139,6 +139,14 @@ def test_different_rows_are_hardly_read(num_rows: int, num_columns: int) -> None
     assert (work["rows_sampled"], work["rows_compared"], work["rows_fingerprinted"]) == (num_rows, 0, 0)
 
 
+@pytest.mark.parametrize("columns", [slice(0, D // 4), slice(D * 3 // 4, D), slice(D // 8, D // 4), slice(0, 1024)])
+def test_dead_columns_are_no_reason_to_read(columns: slice) -> None:
+    """Samples are spread: neither a dead beginning nor a dead end makes rows look equal."""
+    acts = normal(N, D)
+    acts[:, columns] = 0
+    assert reads_of(acts) <= 0.02
+
+
 def test_different_rows_are_read_once_to_find_nan_and_hardly_where_nan_are_not_looked_for() -> None:
     acts, labels = normal(256, 8192), np.arange(256) % 10
     assert work_of(lambda: cb.bundle_entropy(acts, labels))["bytes_touched"] <= 1.02 * acts.nbytes
@@ -173,7 +181,10 @@ def test_fingerprints_take_one_read() -> None:
     assert work["bytes_touched"] == work["bytes_total"] == acts.nbytes
 
 
-@pytest.mark.parametrize(("num_rows", "num_columns"), [(1, 1), (64, 16), (64, 4096), (1000, 100), (512, 512)])
+@pytest.mark.parametrize(
+    ("num_rows", "num_columns"),
+    [(1, 1), (64, 16), (64, 4096), (1000, 100), (512, 512), (120, 4096), (30, 16384), (1900, 256)],
+)
 def test_small_work_opens_no_parallel_region(monkeypatch: pytest.MonkeyPatch, num_rows: int, num_columns: int) -> None:
     monkeypatch.setattr(backends, "num_threads", lambda: 8)
     for acts in (normal(num_rows, num_columns), np.zeros((num_rows, num_columns), np.float32)):

@@ -25,7 +25,7 @@ constexpr int64_t parallel_bytes = 4 << 20;  // about 100 microseconds of readin
 constexpr int64_t second_sample_from = 8;    // rows in a group: bounds what is read again to an eighth
 constexpr int32_t equal_to_leader = -1;
 
-struct Batch {  // up to eight members of one group
+struct Batch {  // some members of one group
   int64_t leader;
   int64_t first;  // position in members_
   int32_t count;
@@ -54,6 +54,7 @@ class Grouper {
   void regroup_fallen(bool to_the_end);
   void search_fallen();
   int64_t scan_for_nan();
+  void scan_staged(const std::vector<int64_t>& rows);
   int64_t number_bundles();
 
   // parts of steps
@@ -61,7 +62,7 @@ class Grouper {
   void list_members();
   void compare_batch(const Batch& batch, const std::vector<int32_t>* from_block);
   uint64_t sample_key(int64_t row, int64_t num_samples, std::byte* scratch, bool& nan) const;
-  uint64_t rest_key(int64_t row, int64_t from_block, int64_t to_block, std::byte* scratch, bool& nan) const;
+  uint64_t rest_key(int64_t row, int64_t block, uint64_t key, std::byte* scratch, bool& nan) const;
   int64_t bytes_in(int64_t from_block, int64_t to_block) const {
     return std::min(to_block * block_bytes, rows_.row_bytes()) - from_block * block_bytes;
   }
@@ -80,10 +81,12 @@ class Grouper {
   std::vector<int32_t> unread_from_;    // blocks before this one hold no NaN (only with check_nan)
   std::vector<int64_t> members_;        // rows that are not their own leader, by leader
   std::vector<int32_t> left_at_;        // of each member: block where it left its leader
+  std::vector<uint64_t> left_key_;    // and the hash of that block, taken while it is in the cache
   std::vector<Batch> batches_;
   struct Fallen {
     int64_t row, leader;
     int32_t block;
+    uint64_t key;  // of that block
   };
   std::vector<Fallen> fallen_;
 };
@@ -101,12 +104,10 @@ uint64_t Grouper::sample_key(int64_t row, int64_t num_samples, std::byte* scratc
   return key;
 }
 
-// Hash of blocks [from, to).
-uint64_t Grouper::rest_key(int64_t row, int64_t from_block, int64_t to_block, std::byte* scratch, bool& nan) const {
-  uint64_t key = 0;
-  for (int64_t b = from_block; b < to_block; ++b) {
-    key = kernels_.route(rows_.block(row, b, scratch), rows_.block_length(b), rows_.grid(), key, &nan);
-  }
+// Hash of all blocks from `block` on, chained on `key`.
+uint64_t Grouper::rest_key(int64_t row, int64_t block, uint64_t key, std::byte* scratch, bool& nan) const {
+  for (; block < rows_.num_blocks(); ++block)
+    key = kernels_.route(rows_.block(row, block, scratch), rows_.block_length(block), rows_.grid(), key, &nan);
   return key;
 }
 
@@ -173,14 +174,15 @@ void Grouper::list_members() {
   for (int64_t i = 0; i < n; ++i) {
     const int64_t count = place[i];
     if (!count) continue;
-    for (int64_t k = 0; k < count; k += max_rows_at_once)
-      batches_.push_back({i, at + k, static_cast<int32_t>(std::min<int64_t>(max_rows_at_once, count - k))});
+    for (int64_t k = 0; k < count; k += rows_.most_rows_at_once())
+      batches_.push_back({i, at + k, static_cast<int32_t>(std::min<int64_t>(rows_.most_rows_at_once(), count - k))});
     place[i] = at;
     at += count;
   }
   for (int64_t i = 0; i < n; ++i)
     if (leader_[i] != i) members_[place[leader_[i]]++] = i;
   left_at_.assign(total, equal_to_leader);
+  left_key_.resize(total);
 }
 
 // Where the leader and the first member of a large group differ, the sample has not told rows apart that are
@@ -230,25 +232,34 @@ void Grouper::separate_large_groups() {
 
 void Grouper::compare_batch(const Batch& batch, const std::vector<int32_t>* from_block) {
   std::array<std::byte, block_bytes> leader_scratch;
-  std::array<std::array<std::byte, block_bytes>, max_rows_at_once> scratch;
+  std::array<std::byte, block_bytes * max_rows_at_once> scratch;
   std::array<const std::byte*, max_rows_at_once> pieces;
   std::array<int32_t, max_rows_at_once> alive;
-  for (int32_t r = 0; r < batch.count; ++r) alive[r] = r;
+  std::array<int64_t, max_rows_at_once> alive_row;
   int32_t num_alive = batch.count;
+  for (int32_t r = 0; r < num_alive; ++r) {
+    alive[r] = r;
+    alive_row[r] = members_[batch.first + r];
+  }
   const int64_t from = from_block ? (*from_block)[batch.first] : 0;
   for (int64_t b = from; b < rows_.num_blocks() && num_alive; ++b) {
     const int64_t length = rows_.block_length(b);
     const std::byte* leader = rows_.block(batch.leader, b, leader_scratch.data());
-    for (int32_t r = 0; r < num_alive; ++r)
-      pieces[r] = rows_.block(members_[batch.first + alive[r]], b, scratch[r].data());
+    rows_.blocks(alive_row.data(), num_alive, b, scratch.data(), pieces.data());
     const uint32_t differing = kernels_.differing(pieces.data(), num_alive, leader, length, rows_.grid());
     if (!differing) continue;
     int32_t kept = 0;
     for (int32_t r = 0; r < num_alive; ++r) {
-      if (differing >> r & 1)
-        left_at_[batch.first + alive[r]] = static_cast<int32_t>(b);
-      else
+      if (!(differing >> r & 1)) {
+        alive_row[kept] = alive_row[r];
         alive[kept++] = alive[r];
+        continue;
+      }
+      const int64_t m = batch.first + alive[r];
+      bool nan = false;
+      left_at_[m] = static_cast<int32_t>(b);
+      left_key_[m] = kernels_.route(pieces[r], length, rows_.grid(), 0, &nan);
+      if (nan) nan_[members_[m]] = 1;
     }
     num_alive = kept;
   }
@@ -276,8 +287,8 @@ void Grouper::compare_with_leaders(const std::vector<int32_t>* from_block) {
         leader_is_equal = true;
         continue;
       }
-      fallen_.push_back({row, batch.leader, left_at_[m]});
-      if (check_nan_) unread_from_[row] = std::max(unread_from_[row], left_at_[m]);
+      fallen_.push_back({row, batch.leader, left_at_[m], left_key_[m]});
+      if (check_nan_) unread_from_[row] = std::max(unread_from_[row], left_at_[m] + 1);
     }
     if (check_nan_ && !leader_is_equal)
       unread_from_[batch.leader] = std::max<int32_t>(unread_from_[batch.leader], static_cast<int32_t>(furthest - 1));
@@ -288,26 +299,27 @@ void Grouper::compare_with_leaders(const std::vector<int32_t>* from_block) {
   std::sort(fallen_.begin(), fallen_.end(), [](const Fallen& a, const Fallen& b) { return a.row < b.row; });
 }
 
-// Rows that left the same leader at the same block are grouped by a hash of that block, or of everything from
+// Rows that left the same leader at the same block are grouped by the hash of that block, or of everything from
 // there to the end; then compared again.
 void Grouper::regroup_fallen(bool to_the_end) {
   const int64_t n = static_cast<int64_t>(fallen_.size());
   std::vector<uint64_t> keys(n);
   std::vector<uint8_t> nan(n);
   std::atomic<int64_t> bytes{0};
-  const int64_t work = n * (to_the_end ? rows_.row_bytes() : std::min(rows_.row_bytes(), block_bytes));
-  parallel_for(n, 16, threads_for(work), [&](int64_t begin, int64_t end) {
+  parallel_for(n, 16, threads_for(to_the_end ? n * rows_.row_bytes() : 0), [&](int64_t begin, int64_t end) {
     std::array<std::byte, block_bytes> scratch;
     int64_t read = 0;
     for (int64_t p = begin; p < end; ++p) {
       const Fallen& f = fallen_[p];
-      const int64_t stop = to_the_end ? rows_.num_blocks() : f.block + 1;
-      bool seen = false;
-      const uint64_t key = rest_key(f.row, f.block, stop, scratch.data(), seen);
+      uint64_t key = f.key;
+      bool seen = nan_[f.row];
+      if (to_the_end) {
+        key = rest_key(f.row, f.block + 1, key, scratch.data(), seen);
+        if (check_nan_) unread_from_[f.row] = static_cast<int32_t>(rows_.num_blocks());
+        if (f.block + 1 < rows_.num_blocks()) read += bytes_in(f.block + 1, rows_.num_blocks());
+      }
       keys[p] = masked(fingerprint::mix(key + fingerprint::mix(static_cast<uint64_t>(f.leader)) + f.block));
       nan[p] = seen;
-      if (check_nan_ && !seen) unread_from_[f.row] = static_cast<int32_t>(stop);
-      read += bytes_in(f.block, stop);
     }
     bytes += read;
   });
@@ -325,7 +337,7 @@ void Grouper::regroup_fallen(bool to_the_end) {
   std::vector<int32_t> from_block;
   for (const int64_t p : order) {
     const int64_t at = static_cast<int64_t>(members_.size()), leader = fallen_[first[p]].row;
-    if (batches_.empty() || batches_.back().leader != leader || batches_.back().count == max_rows_at_once)
+    if (batches_.empty() || batches_.back().leader != leader || batches_.back().count == rows_.most_rows_at_once())
       batches_.push_back({leader, at, 0});
     ++batches_.back().count;
     members_.push_back(fallen_[p].row);
@@ -339,6 +351,7 @@ void Grouper::regroup_fallen(bool to_the_end) {
     *begin = *std::min_element(begin, begin + batch.count);
   }
   left_at_.assign(members_.size(), equal_to_leader);
+  left_key_.resize(members_.size());
   if (to_the_end) last_work().rows_fingerprinted += n;
   last_work().bytes_touched += bytes;
   compare_with_leaders(&from_block);
@@ -356,6 +369,7 @@ void Grouper::search_fallen() {
     for (const int64_t candidate : leaders) {
       members_.assign(1, f.row);
       left_at_.assign(1, equal_to_leader);
+      left_key_.resize(1);
       compare_batch({candidate, 0, 1}, nullptr);
       if (left_at_[0] == equal_to_leader) {
         leader_[f.row] = candidate;
@@ -363,6 +377,23 @@ void Grouper::search_fallen() {
       }
     }
     if (leader_[f.row] == f.row) leaders.push_back(f.row);
+  }
+}
+
+// Rows that are no contiguous memory, some at a time, from the first block that one of them needs.
+void Grouper::scan_staged(const std::vector<int64_t>& rows) {
+  std::array<std::byte, block_bytes * max_rows_at_once> scratch;
+  std::array<const std::byte*, max_rows_at_once> pieces;
+  const int64_t num_rows = static_cast<int64_t>(rows.size());
+  for (int64_t first = 0; first < num_rows; first += max_rows_at_once) {
+    const int count = static_cast<int>(std::min<int64_t>(max_rows_at_once, num_rows - first));
+    int32_t from = unread_from_[rows[first]];
+    for (int r = 1; r < count; ++r) from = std::min(from, unread_from_[rows[first + r]]);
+    for (int64_t b = from; b < rows_.num_blocks(); ++b) {
+      rows_.blocks(rows.data() + first, count, b, scratch.data(), pieces.data());
+      for (int r = 0; r < count; ++r)
+        nan_[rows[first + r]] |= kernels_.holds_nan(pieces[r], rows_.block_length(b), rows_.grid());
+    }
   }
 }
 
@@ -376,20 +407,18 @@ int64_t Grouper::scan_for_nan() {
     std::atomic<int64_t> bytes{0};
     const int64_t chunk = std::max<int64_t>(1, (1 << 20) / std::max<int64_t>(1, rows_.row_bytes()));
     parallel_for(n, chunk, threads_for(n * rows_.row_bytes()), [&](int64_t begin, int64_t end) {
-      std::array<std::byte, block_bytes> scratch;
-      int64_t read = 0;
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t from = static_cast<int64_t>(unread_from_[i]) * block_bytes;
-        if (nan_[i] || has_company[i] || from >= rows_.row_bytes()) continue;
-        read += rows_.row_bytes() - from;
-        if (rows_.is_direct()) {
+      std::vector<int64_t> unread;
+      for (int64_t i = begin; i < end; ++i)
+        if (!nan_[i] && !has_company[i] && unread_from_[i] < rows_.num_blocks()) unread.push_back(i);
+      for (const int64_t i : unread) bytes += bytes_in(unread_from_[i], rows_.num_blocks());
+      if (rows_.is_direct()) {
+        for (const int64_t i : unread) {
+          const int64_t from = static_cast<int64_t>(unread_from_[i]) * block_bytes;
           nan_[i] = kernels_.holds_nan(rows_.row(i) + from, rows_.row_bytes() - from, rows_.grid());
-          continue;
         }
-        for (int64_t b = unread_from_[i]; b < rows_.num_blocks() && !nan_[i]; ++b)
-          nan_[i] = kernels_.holds_nan(rows_.block(i, b, scratch.data()), rows_.block_length(b), rows_.grid());
+      } else {
+        scan_staged(unread);
       }
-      bytes += read;
     });
     last_work().bytes_touched += bytes;
   }

@@ -49,7 +49,7 @@ class Pass {
   int64_t bytes_touched() const { return bytes_touched_; }
 
  private:
-  static constexpr int64_t rows_at_once = 32;
+  static constexpr int64_t rows_at_once = 8;
   using Scratch = std::array<std::byte, block_bytes>;
 
   const std::byte* whole(int64_t i, Scratch& scratch) const {
@@ -82,52 +82,93 @@ class Pass {
     }
   }
 
-  // Rows [begin, stop), at most 32; returns their leader when they have one in common.
+  // Rows [begin, stop), at most eight; returns their leader when they have one in common.
   int64_t place_all(int64_t begin, int64_t stop) {
     std::array<uint64_t, rows_at_once> keys;
     sample_all(begin, stop, keys.data());
-    if (!hashes_whole_rows_)
-      for (int64_t i = begin; i < stop; ++i) by_sample_.prefetch(keys[i - begin]);
+    if (rows_.is_direct() && !hashes_whole_rows_) {
+      place_together(begin, stop, keys.data());
+    } else {
+      for (int64_t i = begin; i < stop; ++i)
+        if (!out_.skip || !out_.skip[i]) place(i, keys[i - begin]);
+    }
     int64_t common = -2;
     for (int64_t i = begin; i < stop; ++i) {
       if (out_.skip && out_.skip[i]) continue;
-      place(i, keys[i - begin]);
       common = common == -2 || common == out_.leader[i] ? out_.leader[i] : -1;
     }
     return common < 0 || out_.nan[common] ? -1 : common;
   }
 
+  // As place(), with the comparisons of all rows in one call.
+  void place_together(int64_t begin, int64_t stop, const uint64_t* keys) {
+    // a prefetcher trained by one line a row fetches no others; of longer rows it fetches them in time
+    const int64_t prefetched_bytes = rows_.row_bytes() <= 512 ? rows_.row_bytes() : 0;
+    for (int64_t i = begin; i < stop; ++i) {
+      by_sample_.prefetch(keys[i - begin]);
+      for (int64_t at = 0; at < prefetched_bytes; at += 64) __builtin_prefetch(rows_.row(i) + at);
+    }
+    std::array<const std::byte*, rows_at_once> row, candidate;
+    std::array<int64_t, rows_at_once> member;
+    int num_members = 0;
+    for (int64_t i = begin; i < stop; ++i) {
+      if (out_.skip && out_.skip[i]) continue;
+      out_.leader[i] = i;
+      if (out_.nan[i]) continue;
+      const int64_t leader = by_sample_.find_or_insert(keys[i - begin], i, [](int64_t) { return true; });
+      if (leader == i) {
+        bytes_touched_ += sample_bytes_;
+        leaders_.push_back(i);
+        continue;
+      }
+      out_.leader[i] = leader;
+      row[num_members] = rows_.row(i);
+      candidate[num_members] = rows_.row(leader);
+      member[num_members++] = i;
+    }
+    bytes_touched_ += 2 * num_members * rows_.row_bytes();
+    const uint32_t equal =
+        kernels_.equal_pairs(row.data(), candidate.data(), num_members, rows_.row_bytes(), rows_.grid());
+    for (int m = 0; m < num_members; ++m) {
+      if (equal >> m & 1)
+        ++num_agreed_;
+      else
+        place_misled(member[m]);
+    }
+  }
+
   void place(int64_t i, uint64_t sample) {
     out_.leader[i] = i;
     if (out_.nan[i]) return;
-    const int64_t leader = leader_of(i, sample);
-    out_.leader[i] = leader;
-    if (leader == i) leaders_.push_back(i);
-  }
-
-  int64_t leader_of(int64_t i, uint64_t sample) {
-    const std::byte* row = nullptr;
     if (!hashes_whole_rows_) {
       // equal rows have equal samples: a row with a sample of its own is the first of its kind
       const int64_t candidate = by_sample_.find_or_insert(sample, i, [](int64_t) { return true; });
       if (candidate == i) {
         bytes_touched_ += sample_bytes_;
-        return i;
+        leaders_.push_back(i);
+        return;
       }
       bytes_touched_ += rows_.row_bytes();
-      row = whole(i, *row_scratch_);
-      if (equal(row, candidate)) {
+      if (equal(whole(i, *row_scratch_), candidate)) {
         ++num_agreed_;
-        return candidate;
+        out_.leader[i] = candidate;
+        return;
       }
-      if (++num_misled_ > 16 + num_agreed_) hash_whole_rows_from_now_on();
     } else {
       bytes_touched_ += rows_.row_bytes();
     }
-    row = whole(i, *row_scratch_);
+    place_misled(i);
+  }
+
+  // A row that its sample does not place.
+  void place_misled(int64_t i) {
+    if (!hashes_whole_rows_ && ++num_misled_ > 16 + num_agreed_) hash_whole_rows_from_now_on();
+    out_.leader[i] = i;
+    const std::byte* row = whole(i, *row_scratch_);
     const uint64_t key = whole_key(i, row);
-    if (out_.nan[i]) return i;
-    return by_whole_row_.find_or_insert(key, i, [&](int64_t candidate) { return equal(row, candidate); });
+    if (out_.nan[i]) return;
+    out_.leader[i] = by_whole_row_.find_or_insert(key, i, [&](int64_t candidate) { return equal(row, candidate); });
+    if (out_.leader[i] == i) leaders_.push_back(i);
   }
 
   uint64_t whole_key(int64_t i, const std::byte* row) {

@@ -1,6 +1,7 @@
 #include "row_blocks.h"
 
 #include <algorithm>
+#include <cstdlib>
 
 namespace cbkernels {
 namespace {
@@ -49,7 +50,7 @@ void RowBlocks::choose(Element element, Staged staged) {
   const InstructionSet& set = instruction_set_in_use();
   element_ = element;
   kernels_ = &set.row_kernels(element);
-  stage_run_ = set.stage_run(dtype_, staged);
+  stagers_ = set.stagers(dtype_, staged);
   staged_itemsize_ = staged == Staged::bits ? itemsize(dtype_) : staged == Staged::float32 ? 4 : 8;
   const DType wanted = staged == Staged::float32 ? DType::float32 : DType::float64;
   direct_ = staged == Staged::bits || dtype_ == wanted;  // lay_out still has a word in it
@@ -90,6 +91,24 @@ void RowBlocks::lay_out(const RowsView& rows, ColumnOrder order) {
   row_bytes_ = columns * staged_itemsize_;
 }
 
+void RowBlocks::blocks(const int64_t* rows, int num_rows, int64_t b, std::byte* scratch, const std::byte** out) const {
+  if (direct_) {
+    for (int r = 0; r < num_rows; ++r) out[r] = row(rows[r]) + b * block_bytes;
+    return;
+  }
+  std::byte* to[max_rows_at_once];
+  for (int r = 0; r < num_rows; ++r) out[r] = to[r] = scratch + r * block_bytes;
+  const bool side_by_side = axes_.size() == 1 && std::abs(row_stride_) < axes_[0].stride;
+  if (!side_by_side) {
+    for (int r = 0; r < num_rows; ++r) stage(rows[r], b * block_bytes, block_length(b), to[r]);
+    return;
+  }
+  const std::byte* from[max_rows_at_once];
+  const int64_t first = b * block_bytes / staged_itemsize_;
+  for (int r = 0; r < num_rows; ++r) from[r] = row(rows[r]) + first * axes_[0].stride;
+  stagers_.tile(from, num_rows, axes_[0].stride, block_length(b) / staged_itemsize_, to);
+}
+
 void RowBlocks::stage(int64_t i, int64_t from, int64_t num_bytes, std::byte* scratch) const {
   const int64_t first = from / staged_itemsize_;
   int64_t left = num_bytes / staged_itemsize_;
@@ -103,7 +122,7 @@ void RowBlocks::stage(int64_t i, int64_t from, int64_t num_bytes, std::byte* scr
       index /= axes_[a].extent;
     }
     const int64_t count = std::min(left, inner.extent - at);
-    stage_run_(run + at * inner.stride, inner.stride, count, scratch);
+    stagers_.run(run + at * inner.stride, inner.stride, count, scratch);
     scratch += count * staged_itemsize_;
     left -= count;
     at = 0;

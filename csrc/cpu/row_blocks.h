@@ -43,6 +43,11 @@ class RowBlocks {
   const std::byte* block(int64_t i, int64_t b, std::byte* scratch) const {
     return piece(i, b * block_bytes, block_length(b), scratch);
   }
+  // Block b of several rows, at most most_rows_at_once(); scratch: block_bytes for each.
+  void blocks(const int64_t* rows, int num_rows, int64_t b, std::byte* scratch, const std::byte** out) const;
+  // How many rows to read together: eight streams, which a core prefetches well (4 and 16 are 5 to 25 % slower); or
+  // all values of the cache lines that the rows share.
+  int most_rows_at_once() const { return direct_ ? 8 : max_rows_at_once; }
 
  private:
   struct Axis { int64_t extent, stride; };
@@ -57,7 +62,7 @@ class RowBlocks {
   UpdateGrid grid_;
   Element element_ = Element::bits;
   const RowKernels* kernels_ = nullptr;
-  StageRun stage_run_ = nullptr;
+  Stagers stagers_{};
   int64_t staged_itemsize_ = 1;
   int64_t num_rows_ = 0, row_bytes_ = 0, row_stride_ = 0;
   bool direct_ = true;

@@ -3,6 +3,6 @@
 #include "row_kernels_loops.h"
 
 namespace cbkernels {
-const InstructionSet avx2_set = {"avx2", avx2::row_kernels, avx2::stage_run, avx2::float_distances,
+const InstructionSet avx2_set = {"avx2", avx2::row_kernels, avx2::stagers, avx2::float_distances,
                                  avx2::double_distances};
 }

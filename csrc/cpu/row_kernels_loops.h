@@ -21,9 +21,19 @@ inline Words tail_mask(int64_t num_bytes) {
   return load(reinterpret_cast<const std::byte*>(ones_then_zeros) + 32 - num_bytes);
 }
 
+template <class A, class B>
+constexpr bool is_same = false;
+template <class A>
+constexpr bool is_same<A, A> = true;
+
 // All differences of R rows with the leader, without leaving early: a block is only 4 KiB.
 template <class E, int R>
-uint32_t differing_rows(const E& element, const std::byte* const* rows, const std::byte* leader, int64_t num_bytes) {
+uint32_t differing_rows(const UpdateGrid& grid, const std::byte* const* rows, const std::byte* leader,
+                        int64_t num_bytes) {
+  if constexpr (!is_same<E, typename E::Plain>) {
+    if (!differing_rows<typename E::Plain, R>(grid, rows, leader, num_bytes)) return 0;
+  }
+  const E element(grid);
   const std::byte* row[R];
   Words found[R];
   for (int r = 0; r < R; ++r) {
@@ -48,18 +58,20 @@ uint32_t differing_rows(const E& element, const std::byte* const* rows, const st
 template <class E>
 uint32_t differing(const std::byte* const* rows, int num_rows, const std::byte* leader, int64_t num_bytes,
                    const UpdateGrid& grid) {
-  const E element(grid);
   uint32_t found = 0;
   int r = 0;
-  for (; r + 8 <= num_rows; r += 8) found |= differing_rows<E, 8>(element, rows + r, leader, num_bytes) << r;
-  for (; r + 4 <= num_rows; r += 4) found |= differing_rows<E, 4>(element, rows + r, leader, num_bytes) << r;
-  for (; r + 2 <= num_rows; r += 2) found |= differing_rows<E, 2>(element, rows + r, leader, num_bytes) << r;
-  if (r < num_rows) found |= differing_rows<E, 1>(element, rows + r, leader, num_bytes) << r;
+  for (; r + 8 <= num_rows; r += 8) found |= differing_rows<E, 8>(grid, rows + r, leader, num_bytes) << r;
+  for (; r + 4 <= num_rows; r += 4) found |= differing_rows<E, 4>(grid, rows + r, leader, num_bytes) << r;
+  for (; r + 2 <= num_rows; r += 2) found |= differing_rows<E, 2>(grid, rows + r, leader, num_bytes) << r;
+  if (r < num_rows) found |= differing_rows<E, 1>(grid, rows + r, leader, num_bytes) << r;
   return found;
 }
 
 template <class E>
 inline bool equals(const E& element, const std::byte* row, const std::byte* leader, int64_t num_bytes) {
+  if constexpr (!is_same<E, typename E::Plain>) {
+    if (equals(typename E::Plain(UpdateGrid{}), row, leader, num_bytes)) return true;
+  }
   int64_t at = 0;
   for (; at + 4 * vector_bytes <= num_bytes; at += 4 * vector_bytes) {
     Words found{};
@@ -91,6 +103,16 @@ int64_t equal_run(const std::byte* first, int64_t stride, int64_t count, const s
   for (int64_t i = 0; i < count; ++i)
     if (!equals(element, first + i * stride, leader, num_bytes)) return i;
   return count;
+}
+
+template <class E>
+uint32_t equal_pairs(const std::byte* const* rows, const std::byte* const* leaders, int num_rows, int64_t num_bytes,
+                     const UpdateGrid& grid) {
+  const E element(grid);
+  uint32_t equal = 0;
+  for (int r = 0; r < num_rows; ++r)
+    equal |= static_cast<uint32_t>(equals(element, rows[r], leaders[r], num_bytes)) << r;
+  return equal;
 }
 
 // NH sums of one piece, S of them, each with its keys 16 words further on; returns lanes with NaN.
@@ -127,7 +149,7 @@ uint64_t route(const std::byte* piece, int64_t num_bytes, const UpdateGrid& grid
 template <class E>
 void route_samples(const std::byte* first, int64_t stride, int64_t count, const int64_t* offsets, int num_offsets,
                    int64_t num_bytes, const UpdateGrid& grid, uint64_t* keys, uint8_t* nan) {
-  constexpr int64_t ahead = 24;  // rows; a miss takes about as long as 10 rows in cache
+  constexpr int64_t ahead = 24;  // rows; a miss takes about as long as 10 rows in the cache
   const E element(grid);
   const std::byte* key_bytes = reinterpret_cast<const std::byte*>(block_keys());
   const Words key0 = load(key_bytes), key1 = load(key_bytes + vector_bytes);
@@ -192,7 +214,7 @@ inline uint64_t read(const std::byte* from, int64_t num_bytes) {
 
 template <class E>
 constexpr RowKernels kernels_of() {
-  return {differing<E>, equal_run<E>, route<E>, route_samples<E>, block_sums<E>, holds_nan<E>, read};
+  return {differing<E>, equal_run<E>, equal_pairs<E>, route<E>, route_samples<E>, block_sums<E>, holds_nan<E>, read};
 }
 
 const RowKernels table[num_elements] = {
@@ -202,7 +224,7 @@ const RowKernels table[num_elements] = {
 };
 
 const RowKernels& row_kernels(Element element) { return table[static_cast<int>(element)]; }
-StageRun stage_run(DType from, Staged to) { return stage_run_of(from, to); }
+Stagers stagers(DType from, Staged to) { return stagers_of(from, to); }
 constexpr DistanceKernels<float> float_distances = distance_kernels_of<float>();
 constexpr DistanceKernels<double> double_distances = distance_kernels_of<double>();
 

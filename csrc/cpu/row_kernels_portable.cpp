@@ -3,6 +3,6 @@
 #include "row_kernels_loops.h"
 
 namespace cbkernels {
-const InstructionSet portable_set = {"portable", portable::row_kernels, portable::stage_run, portable::float_distances,
+const InstructionSet portable_set = {"portable", portable::row_kernels, portable::stagers, portable::float_distances,
                                      portable::double_distances};
 }

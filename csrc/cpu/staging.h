@@ -10,6 +10,14 @@ namespace cbkernels {
 enum class Staged : int { bits, float32, float64 };
 // `count` values from `from`, `stride` bytes apart, to `to`.
 using StageRun = void (*)(const std::byte* from, int64_t stride, int64_t count, std::byte* to);
+// The same for rows whose values lie beside each other (a column-major matrix): a cache line is read once for all
+// of them.
+using StageTile = void (*)(const std::byte* const* from, int num_rows, int64_t stride, int64_t count,
+                           std::byte* const* to);
+struct Stagers {
+  StageRun run;
+  StageTile tile;
+};
 
 namespace simd {
 namespace {
@@ -99,36 +107,56 @@ void copy_run(const std::byte* from, int64_t stride, int64_t count, std::byte* t
   for (int64_t i = 0; i < count; ++i) memcpy(to + i * sizeof(Bits), from + i * stride, sizeof(Bits));
 }
 
-template <class To>
-StageRun converting_run(DType from) {
-  switch (from) {
-    case DType::float64: return convert_run<double, To>;
-    case DType::float32: return convert_run<float, To>;
-    case DType::float16: return convert_run<HalfFloat, To>;
-    case DType::bfloat16: return convert_run<BrainFloat, To>;
-    case DType::float8_e4m3fn: return convert_run<E4M3, To>;
-    case DType::float8_e5m2: return convert_run<E5M2, To>;
-    case DType::int64: return convert_run<int64_t, To>;
-    case DType::int32: return convert_run<int32_t, To>;
-    case DType::int16: return convert_run<int16_t, To>;
-    case DType::int8: return convert_run<int8_t, To>;
-    case DType::uint64: return convert_run<uint64_t, To>;
-    case DType::uint32: return convert_run<uint32_t, To>;
-    case DType::uint16: return convert_run<uint16_t, To>;
-    case DType::uint8: return convert_run<uint8_t, To>;
-    case DType::boolean: return convert_run<Boolean, To>;
-  }
-  return nullptr;
+template <class From, class To>
+void convert_tile(const std::byte* const* from, int num_rows, int64_t stride, int64_t count, std::byte* const* to) {
+  for (int64_t i = 0; i < count; ++i)
+    for (int r = 0; r < num_rows; ++r) {
+      From v;
+      memcpy(&v, from[r] + i * stride, sizeof v);
+      const To converted = convert<To>(v);
+      memcpy(to[r] + i * sizeof(To), &converted, sizeof converted);
+    }
 }
 
-inline StageRun stage_run_of(DType from, Staged to) {
-  if (to == Staged::float32) return converting_run<float>(from);
-  if (to == Staged::float64) return converting_run<double>(from);
+template <class From, class To>
+constexpr Stagers converting() {
+  return {convert_run<From, To>, convert_tile<From, To>};
+}
+template <class Bits>
+constexpr Stagers copying() {
+  return {copy_run<Bits>, convert_tile<Bits, Bits>};
+}
+
+template <class To>
+Stagers converting_from(DType from) {
+  switch (from) {
+    case DType::float64: return converting<double, To>();
+    case DType::float32: return converting<float, To>();
+    case DType::float16: return converting<HalfFloat, To>();
+    case DType::bfloat16: return converting<BrainFloat, To>();
+    case DType::float8_e4m3fn: return converting<E4M3, To>();
+    case DType::float8_e5m2: return converting<E5M2, To>();
+    case DType::int64: return converting<int64_t, To>();
+    case DType::int32: return converting<int32_t, To>();
+    case DType::int16: return converting<int16_t, To>();
+    case DType::int8: return converting<int8_t, To>();
+    case DType::uint64: return converting<uint64_t, To>();
+    case DType::uint32: return converting<uint32_t, To>();
+    case DType::uint16: return converting<uint16_t, To>();
+    case DType::uint8: return converting<uint8_t, To>();
+    case DType::boolean: return converting<Boolean, To>();
+  }
+  return {};
+}
+
+inline Stagers stagers_of(DType from, Staged to) {
+  if (to == Staged::float32) return converting_from<float>(from);
+  if (to == Staged::float64) return converting_from<double>(from);
   switch (itemsize(from)) {
-    case 8: return copy_run<uint64_t>;
-    case 4: return copy_run<uint32_t>;
-    case 2: return copy_run<uint16_t>;
-    default: return copy_run<uint8_t>;
+    case 8: return copying<uint64_t>();
+    case 4: return copying<uint32_t>();
+    case 2: return copying<uint16_t>();
+    default: return copying<uint8_t>();
   }
 }
 
