@@ -62,7 +62,7 @@ def hardly_different_distances(rng: np.random.Generator) -> np.ndarray:
 def distances_on_a_fine_ladder(rng: np.random.Generator) -> np.ndarray:
     """All pairs are 1 + k / 2**20 apart."""
     acts = np.zeros((120, 333))
-    acts[np.arange(120), rng.permutation(120) * 2] = 1 + np.arange(120) * 2.0**-20
+    acts[np.arange(120), rng.permutation(120) * 2] = 1 + rng.permutation(120) * 2.0**-20
     return acts
 
 

@@ -140,7 +140,7 @@ def test_public_functions_show_an_example() -> None:
 
 
 def commands_of(document: Path) -> list[tuple[int, list[str]]]:
-    """(line, words) of every command shown: in shell blocks and in `inline code`."""
+    """(line, words) of every command shown: in shell blocks, in indented ones, and in `inline code`."""
     lines: list[tuple[int, str]] = []
     text = document.read_text(encoding="utf-8")
     fenced = set()
@@ -156,6 +156,8 @@ def commands_of(document: Path) -> list[tuple[int, list[str]]]:
     for number, line in enumerate(text.splitlines(), 1):
         if number not in fenced:
             lines += [(number, code) for code in re.findall(r"`([^`]+)`", line)]
+            if re.match(r" {4}(\$ )?(make|cbkernels|python) ", line):
+                lines.append((number, line.strip().removeprefix("$ ")))
     found = []
     for number, line in lines:
         try:

@@ -35,15 +35,13 @@ inline typename VectorOf<Value>::type load_values(const Value* from) {
   memcpy(&v, from, sizeof v);
   return v;
 }
-template <class V>
-inline V magnitude(V v) {
-  return v < 0 ? -v : v;
-}
+inline Floats magnitude(Floats v) { return (Floats)((Words)v & 0x7fffffffu); }
+inline Doubles magnitude(Doubles v) { return (Doubles)((Longs)v & 0x7fffffffffffffffull); }
 
 template <class Value>
 bool apart(const Value* a, const Value* b, int64_t count, Value bound, int64_t* looked_at) {
   typedef typename VectorOf<Value>::type V;
-  constexpr int64_t lanes = vector_bytes / sizeof(Value), piece = 16 * lanes;
+  constexpr int64_t lanes = vector_bytes / sizeof(Value), piece = 8 * lanes;
   const V limit = splat(bound);
   int64_t k = 0;
   for (; k + piece <= count; k += piece) {
