@@ -30,14 +30,15 @@ def bundle_entropy(
 
     Args:
         acts: (N, ...) activations, N >= 1; everything behind the first axis is one row. NumPy,
-            torch or a DLPack producer; floats down to 8 bits, integers, bool; any strides, read
-            in place.
+            torch or a DLPack producer; floats down to 8 bits, integers, bool (bytes 0 or 1);
+            any strides, read in place.
         labels: (N,) integers, any values.
         grid: compare values as the next weight update would see them; None compares plain values
             (IEEE: ``-0.0 == 0.0``, a NaN equals nothing).
         log_epsilon: the authors' published-code variant ``-sum p ln(p + eps)``, clipped at 0.
         tolerance: ``(rtol, atol)``: a row joins the first bundle whose leader ``l`` satisfies
-            ``|a - l| <= atol + rtol * |l|`` everywhere, in float64 (the authors' later variant). Not
+            ``|a - l| <= atol + rtol * |l|`` everywhere, in float64, infinities only near
+            themselves (the authors' later variant). Not
             transitive: the result depends on the order of the rows. Excludes ``grid``.
         check_nan: look for NaN in every row, at the price of one read of the data. False looks only
             where rows are read anyway: bundles stay exact, but a NaN in a row that is alone may go

@@ -241,6 +241,7 @@ def _outcome(config: DemoConfig, runs: Mapping[str, NetworkRun], data: Split) ->
         "version": __version__,
         "seed": config.seed,
         "epochs": config.epochs,
+        "weights": config.weights,
         "probe_rows": config.probe_rows,
         "chance_accuracy": chance,
         "networks": {name: _network_outcome(run, chance) for name, run in runs.items()},

@@ -13,7 +13,7 @@
 
 namespace cbkernels {
 
-struct Tolerance {  // |a - leader| <= absolute + relative * |leader|, in float64
+struct Tolerance {  // |a - leader| <= absolute + relative * |leader|, in float64; infinities only near themselves
   double relative, absolute;
 };
 

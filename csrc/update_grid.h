@@ -7,7 +7,8 @@
 #if defined(__CUDACC__)
 #define CBKERNELS_BOTH __host__ __device__ __forceinline__
 #else
-#define CBKERNELS_BOTH inline
+// internal: compiled for two instruction sets, the linker must not merge them
+#define CBKERNELS_BOTH static inline
 #endif
 
 namespace cbkernels {
@@ -20,7 +21,7 @@ struct UpdateGrid {  // parameters already rounded to the arithmetic's type
   double weight_amplitude = 0, learning_rate = 0, inverse_batch_size = 0;
 };
 
-template <class Real>  // float or double
+template <class Real>  // float, double or a vector of them
 CBKERNELS_BOTH Real on_grid(Real a, Real w, Real lr, Real inverse_batch_size) {
   const Real product = a * lr;
   const Real update = product * inverse_batch_size;

@@ -132,7 +132,7 @@ def test_threads_are_put_back(tmp_path: Path) -> None:
 
 
 def test_json_is_pure(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cbkernels.demo.DemoConfig", lambda epochs, seed: SMALL)
+    monkeypatch.setattr("cbkernels.demo.DemoConfig", lambda epochs, seed, weights: SMALL)
     assert main(["demo", "--out", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / "result.json").read_text())
 
@@ -140,7 +140,7 @@ def test_json_is_pure(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkey
 def test_without_matplotlib_the_numbers_remain(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cbkernels.demo.DemoConfig", lambda epochs, seed: SMALL)
+    monkeypatch.setattr("cbkernels.demo.DemoConfig", lambda epochs, seed, weights: SMALL)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main(["demo", "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr()

@@ -28,6 +28,10 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--out", default="runs/demo", metavar="DIR", help="folder to write (default runs/demo)")
     parser.add_argument("--epochs", type=int, default=40, metavar="N", help="of each network (default 40)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of weights and batches (default 0)")
+    parser.add_argument(
+        "--weights", choices=["torch", "he_uniform"], default="torch",
+        help="how they start: as torch.nn.Linear starts them (default), or as the papers do",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the tables")
     return parser
 
@@ -38,8 +42,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise ImportError("the demo trains networks and needs torch: pip install torch matplotlib")
     from ..demo import DemoConfig, run_demo
 
+    config = DemoConfig(arguments.epochs, arguments.seed, weights=arguments.weights)
     with Progress(log=True) as progress:
-        outcome = run_demo(DemoConfig(arguments.epochs, arguments.seed), arguments.out, progress.show)
+        outcome = run_demo(config, arguments.out, progress.show)
     if outcome["heatmap"] is None:
         print("cbkernels: no picture: matplotlib is missing (pip install matplotlib)", file=sys.stderr)
     if arguments.json:
@@ -71,7 +76,7 @@ def _text(outcome: dict[str, Any], out: Path) -> str:
         textwrap.fill(f"{network['architecture']}: {network['conclusion']}", _WIDTH)
         for network in outcome["networks"].values()
     ]
-    sections.append(textwrap.fill(outcome["equality"], _WIDTH))
+    sections.append(textwrap.fill(f"{outcome['equality']} {_STARTS[outcome['weights']]}", _WIDTH))
     share = outcome["measuring_share"]
     kernel = outcome["seconds_kernel"] / (outcome["seconds_training"] + outcome["seconds_measuring"])
     measuring = (
@@ -81,6 +86,12 @@ def _text(outcome: dict[str, Any], out: Path) -> str:
     sections.append(textwrap.fill(measuring, _WIDTH))
     sections.append(f"Files: {out}{os.sep}\nPicture: {outcome['heatmap'] or 'none'}")
     return "\n\n".join(sections)
+
+
+_STARTS = {
+    "torch": "The weights started as torch.nn.Linear starts them; --weights he_uniform starts them as the papers do.",
+    "he_uniform": "The weights started He-uniform with zero biases, as in the papers.",
+}
 
 
 def _entropy(value: float | None) -> float:

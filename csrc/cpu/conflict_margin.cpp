@@ -1,6 +1,6 @@
 // Smallest L-infinity distance of two rows with different labels, exactly, without looking at most of the data. Rows
 // are sorted by one column: neighbours give a good first bound, and pairs too far apart in it are never visited. A pair
-// is first compared in the columns where one of its rows is most unusual, which ends most pairs after a few values;
+// is first compared in the columns where its rows are most unusual, which ends nearly all pairs after a few values;
 // what is left is compared in full and given up as soon as one component exceeds the best. Which columns are looked at
 // first is guessed from a few rows; only the cost depends on it.
 #include <algorithm>
@@ -21,6 +21,7 @@ namespace cbkernels::cpu {
 namespace {
 
 constexpr int num_unusual = 32;  // columns per row: about 80 % of the pairs of unrelated rows end in them
+constexpr int64_t most_kept = 4096;  // rows whose unusual columns are kept: 2 MiB
 constexpr int64_t num_guessed = 32;  // rows from which centres and the sort column are guessed
 
 // Distances of floats are exact doubles or doubles rounded once; of 64-bit integers exact integers.
@@ -98,7 +99,14 @@ class Search {
     const int64_t n = static_cast<int64_t>(order_.size());
     for (int64_t k = 1; k < n; ++k)
       if (labels_[order_[k - 1]] != labels_[order_[k]]) visit(order_[k - 1], order_[k]);
-    parallel_for(n, 16, n < 256 ? 1 : num_threads_, [&](int64_t begin, int64_t end) {
+    const int threads = n < 256 ? 1 : num_threads_;
+    if (n <= most_kept) {
+      kept_.resize(n);
+      parallel_for(n, 16, threads, [&](int64_t begin, int64_t end) {
+        for (int64_t k = begin; k < end; ++k) kept_[k] = unusual_columns(order_[k]);
+      });
+    }
+    parallel_for(n, 16, threads, [&](int64_t begin, int64_t end) {
       for (int64_t k = begin; k < end; ++k) visit_followers(k);
     });
     last_work().comparisons = comparisons_;
@@ -209,18 +217,21 @@ class Search {
 
   void visit_followers(int64_t k) {
     const int64_t n = static_cast<int64_t>(order_.size()), i = order_[k];
-    const std::vector<Unusual> unusual = unusual_columns(i);
+    const std::vector<Unusual> unusual = kept_.empty() ? unusual_columns(i) : kept_[k];
     int64_t compared = 0;
     for (int64_t m = k + 1; m < n; ++m) {
       const D best = best_.load(std::memory_order_relaxed);
       if (best == D{} || distance(keys_[k], keys_[m]) >= best) break;  // and all behind it
       const int64_t j = order_[m];
       if (labels_[i] == labels_[j]) continue;
-      const auto too_far = [&](const Unusual& u) {
-        ++compared;
-        return distance(u.value, value(j, u.column)) >= best;  // no closer than what is known
+      const auto too_far = [&](const std::vector<Unusual>& of_one, int64_t other) {
+        return std::any_of(of_one.begin(), of_one.end(), [&](const Unusual& u) {
+          ++compared;
+          return distance(u.value, value(other, u.column)) >= best;  // no closer than what is known
+        });
       };
-      if (std::none_of(unusual.begin(), unusual.end(), too_far)) visit(i, j);
+      if (too_far(unusual, j) || (!kept_.empty() && too_far(kept_[m], i))) continue;
+      visit(i, j);
     }
     comparisons_ += compared;
   }
@@ -255,6 +266,7 @@ class Search {
   const int num_threads_;
   const Kernels<Value> kernels_{};
   std::vector<int64_t> order_;  // rows without NaN, later sorted by the sort column
+  std::vector<std::vector<Unusual>> kept_;  // unusual columns of order_[k], when there are few rows
   std::vector<Value> keys_;  // values of the sort column, ascending
   std::vector<Value> centre_;
   int64_t sort_column_ = 0;

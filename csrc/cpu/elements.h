@@ -114,18 +114,14 @@ struct GridFloat32 {
   explicit GridFloat32(const UpdateGrid& g)
       : w(splat((float)g.weight_amplitude)), lr(splat((float)g.learning_rate)),
         inverse(splat((float)g.inverse_batch_size)) {}
-  Floats on_grid(Words raw) const {
-    const Floats product = (Floats)raw * lr;
-    const Floats update = product * inverse;
-    return w - update;
-  }
+  Floats seen(Words raw) const { return cbkernels::on_grid((Floats)raw, w, lr, inverse); }
   Words canonical(Words raw, Words& nan) const {
-    const Floats v = on_grid(raw) + 0.0f;
+    const Floats v = seen(raw) + 0.0f;
     nan |= (Words)(v != v);
     return (Words)v;
   }
-  Words differ(Words raw, Words leader) const { return ~(Words)(on_grid(raw) == (Floats)leader); }
-  Words prepare(Words raw) const { return (Words)on_grid(raw); }
+  Words differ(Words raw, Words leader) const { return ~(Words)(seen(raw) == (Floats)leader); }
+  Words prepare(Words raw) const { return (Words)seen(raw); }
   using Plain = Float32;
   static constexpr bool has_nan = true;
 };
@@ -134,18 +130,14 @@ struct GridFloat64 {
   Doubles w, lr, inverse;
   explicit GridFloat64(const UpdateGrid& g)
       : w(splat(g.weight_amplitude)), lr(splat(g.learning_rate)), inverse(splat(g.inverse_batch_size)) {}
-  Doubles on_grid(Words raw) const {
-    const Doubles product = (Doubles)raw * lr;
-    const Doubles update = product * inverse;
-    return w - update;
-  }
+  Doubles seen(Words raw) const { return cbkernels::on_grid((Doubles)raw, w, lr, inverse); }
   Words canonical(Words raw, Words& nan) const {
-    const Doubles v = on_grid(raw) + 0.0;
+    const Doubles v = seen(raw) + 0.0;
     nan |= (Words)(v != v);
     return (Words)v;
   }
-  Words differ(Words raw, Words leader) const { return ~(Words)(on_grid(raw) == (Doubles)leader); }
-  Words prepare(Words raw) const { return (Words)on_grid(raw); }
+  Words differ(Words raw, Words leader) const { return ~(Words)(seen(raw) == (Doubles)leader); }
+  Words prepare(Words raw) const { return (Words)seen(raw); }
   using Plain = Float64;
   static constexpr bool has_nan = true;
 };
@@ -156,7 +148,7 @@ struct GridRounded {
   GridFloat32 grid;
   explicit GridRounded(const UpdateGrid& g) : grid(g) {}
   Words canonical(Words raw, Words& nan) const {
-    const Floats v = grid.on_grid(raw);
+    const Floats v = grid.seen(raw);
     nan |= (Words)(v != v);
     const Words rounded = brain ? to_bfloat16(v) : to_float16(v);
     return rounded & ~(Words)((rounded & 0x7fffu) == 0u);
