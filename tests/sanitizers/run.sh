@@ -51,7 +51,7 @@ grep -q "$symbol" "${module[0]}" || { echo "sanitize: ${module[0]} is not instru
 empty="$(mktemp -d)"
 reports="$work/$name/reports"
 mkdir -p "$reports"
-finish() {  # pytest captures what the runtime prints while it aborts: it goes to files, shown here
+finish() {  # a report that a test captured is in these files (UBSan prints to stderr only: --capture=sys lets it through)
   status=$?
   rm -rf "$empty"
   for report in "$reports"/report.*; do
@@ -87,7 +87,7 @@ fi
 echo "==> tests under $kind"
 # left out: what runs no kernel, what measures memory (a sanitizer's is a multiple of it), and what asks for
 # more memory than there is (a sanitizer's `operator new` ends the process instead of throwing bad_alloc)
-instrumented -m pytest tests --import-mode=importlib -p no:cacheprovider -q -W error \
+instrumented -m pytest tests --import-mode=importlib -p no:cacheprovider -q -W error --capture=sys \
   --ignore tests/test_codebase.py --ignore tests/test_install.py --ignore tests/test_readme.py \
   --ignore tests/test_memory.py \
   --deselect tests/test_command_line.py::test_streaming_a_large_file_takes_little_memory \
