@@ -221,7 +221,7 @@ def one_hot_large() -> np.ndarray:
 @pytest.mark.parametrize(
     ("make", "most_of_all"),
     [
-        (normal_large, 0.02),
+        (normal_large, 0.04),
         (relu_large, 0.02),
         (uniform_large, 0.1),
         (around_one_point_large, 0.03),

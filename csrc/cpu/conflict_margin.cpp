@@ -1,8 +1,8 @@
 // Smallest L-infinity distance of two rows with different labels, exactly, without looking at most of the data. Rows
 // are sorted by one column: neighbours give a good first bound, and pairs too far apart in it are never visited. A pair
-// is first compared in the columns where its rows are most unusual, which ends nearly all pairs after a few values;
-// what is left is compared in full and given up as soon as one component exceeds the best. Which columns are looked at
-// first is guessed from a few rows; only the cost depends on it.
+// is first compared in the columns where one of its rows is most unusual, which ends about half of the pairs after a
+// few values; what is left is compared in full and given up as soon as one component exceeds the best. Which columns
+// are looked at first is guessed from a few rows; only the cost depends on it.
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -20,8 +20,7 @@
 namespace cbkernels::cpu {
 namespace {
 
-constexpr int num_unusual = 32;  // columns per row: about 80 % of the pairs of unrelated rows end in them
-constexpr int64_t most_kept = 4096;  // rows whose unusual columns are kept: 2 MiB
+constexpr int num_unusual = 16;  // columns per row; more of them cost more cache misses than they save
 constexpr int64_t num_guessed = 32;  // rows from which centres and the sort column are guessed
 
 // Distances of floats are exact doubles or doubles rounded once; of 64-bit integers exact integers.
@@ -100,12 +99,6 @@ class Search {
     for (int64_t k = 1; k < n; ++k)
       if (labels_[order_[k - 1]] != labels_[order_[k]]) visit(order_[k - 1], order_[k]);
     const int threads = n < 256 ? 1 : num_threads_;
-    if (n <= most_kept) {
-      kept_.resize(n);
-      parallel_for(n, 16, threads, [&](int64_t begin, int64_t end) {
-        for (int64_t k = begin; k < end; ++k) kept_[k] = unusual_columns(order_[k]);
-      });
-    }
     parallel_for(n, 16, threads, [&](int64_t begin, int64_t end) {
       for (int64_t k = begin; k < end; ++k) visit_followers(k);
     });
@@ -196,7 +189,7 @@ class Search {
     }
   }
 
-  // The most unusual value of each of about 32 stretches of the row, most unusual first.
+  // The most unusual value of each of about 16 stretches of the row, most unusual first.
   std::vector<Unusual> unusual_columns(int64_t i) const {
     const int64_t stretch = std::max<int64_t>(1, (num_columns_ + num_unusual - 1) / num_unusual);
     std::vector<Unusual> found;
@@ -217,21 +210,18 @@ class Search {
 
   void visit_followers(int64_t k) {
     const int64_t n = static_cast<int64_t>(order_.size()), i = order_[k];
-    const std::vector<Unusual> unusual = kept_.empty() ? unusual_columns(i) : kept_[k];
+    const std::vector<Unusual> unusual = unusual_columns(i);
     int64_t compared = 0;
     for (int64_t m = k + 1; m < n; ++m) {
       const D best = best_.load(std::memory_order_relaxed);
       if (best == D{} || distance(keys_[k], keys_[m]) >= best) break;  // and all behind it
       const int64_t j = order_[m];
       if (labels_[i] == labels_[j]) continue;
-      const auto too_far = [&](const std::vector<Unusual>& of_one, int64_t other) {
-        return std::any_of(of_one.begin(), of_one.end(), [&](const Unusual& u) {
-          ++compared;
-          return distance(u.value, value(other, u.column)) >= best;  // no closer than what is known
-        });
+      const auto too_far = [&](const Unusual& u) {
+        ++compared;
+        return distance(u.value, value(j, u.column)) >= best;  // no closer than what is known
       };
-      if (too_far(unusual, j) || (!kept_.empty() && too_far(kept_[m], i))) continue;
-      visit(i, j);
+      if (std::none_of(unusual.begin(), unusual.end(), too_far)) visit(i, j);
     }
     comparisons_ += compared;
   }
@@ -266,7 +256,6 @@ class Search {
   const int num_threads_;
   const Kernels<Value> kernels_{};
   std::vector<int64_t> order_;  // rows without NaN, later sorted by the sort column
-  std::vector<std::vector<Unusual>> kept_;  // unusual columns of order_[k], when there are few rows
   std::vector<Value> keys_;  // values of the sort column, ascending
   std::vector<Value> centre_;
   int64_t sort_column_ = 0;

@@ -35,7 +35,7 @@ struct Keys {
 void fingerprint_together(const RowBlocks& rows, int64_t begin, int64_t end, const Keys& keys, uint64_t* fingerprints,
                           uint8_t* holds_nan) {
   const int count = static_cast<int>(end - begin);
-  std::array<std::byte, block_bytes * max_rows_at_once> scratch;
+  std::array<std::byte, scratch_block_bytes * max_rows_at_once> scratch;
   std::array<const std::byte*, max_rows_at_once> pieces;
   std::array<int64_t, max_rows_at_once> row;
   std::array<std::array<uint64_t, num_sums>, max_rows_at_once> totals{};

@@ -21,7 +21,7 @@ namespace {
 std::atomic<uint64_t> routing_mask_{~0ull};
 
 constexpr int64_t line_bytes = 64;
-constexpr int64_t parallel_bytes = 4 << 20;  // about 100 microseconds of reading: below, threads do not pay
+constexpr int64_t parallel_bytes = 16 << 20;  // about half a millisecond of reading: below, threads do not pay
 constexpr int64_t second_sample_from = 8;    // rows in a group: bounds what is read again to an eighth
 constexpr int32_t equal_to_leader = -1;
 
@@ -137,7 +137,7 @@ int64_t Grouper::sample_all_rows() {
   ScratchArray<uint64_t> keys(n);
   last_work().rows_sampled += n;
   last_work().bytes_touched += n * sampled_bytes;
-  const int threads = threads_for(16 * n * sampled_bytes);
+  const int threads = threads_for(4 * n * sampled_bytes);
   parallel_for(n, 4096, threads, [&](int64_t begin, int64_t end) { sample_rows(begin, end, offsets, keys.data()); });
   return group_keys(keys.data(), nan_.data(), n, leader_, num_threads_);
 }
@@ -210,7 +210,7 @@ void Grouper::separate_large_groups() {
   const int64_t n = static_cast<int64_t>(again.size());
   std::vector<uint64_t> keys(n);
   std::vector<uint8_t> nan(n);
-  parallel_for(n, 64, threads_for(16 * n * samples * line_bytes), [&](int64_t begin, int64_t end) {
+  parallel_for(n, 64, threads_for(4 * n * samples * line_bytes), [&](int64_t begin, int64_t end) {
     std::array<std::byte, line_bytes> scratch;
     for (int64_t p = begin; p < end; ++p) {
       bool seen = false;
@@ -232,7 +232,7 @@ void Grouper::separate_large_groups() {
 
 void Grouper::compare_batch(const Batch& batch, const std::vector<int32_t>* from_block) {
   std::array<std::byte, block_bytes> leader_scratch;
-  std::array<std::byte, block_bytes * max_rows_at_once> scratch;
+  std::array<std::byte, scratch_block_bytes * max_rows_at_once> scratch;
   std::array<const std::byte*, max_rows_at_once> pieces;
   std::array<int32_t, max_rows_at_once> alive;
   std::array<int64_t, max_rows_at_once> alive_row;
@@ -382,7 +382,7 @@ void Grouper::search_fallen() {
 
 // Rows that are no contiguous memory, some at a time, from the first block that one of them needs.
 void Grouper::scan_staged(const std::vector<int64_t>& rows) {
-  std::array<std::byte, block_bytes * max_rows_at_once> scratch;
+  std::array<std::byte, scratch_block_bytes * max_rows_at_once> scratch;
   std::array<const std::byte*, max_rows_at_once> pieces;
   const int64_t num_rows = static_cast<int64_t>(rows.size());
   for (int64_t first = 0; first < num_rows; first += max_rows_at_once) {

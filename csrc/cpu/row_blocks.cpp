@@ -97,7 +97,7 @@ void RowBlocks::blocks(const int64_t* rows, int num_rows, int64_t b, std::byte* 
     return;
   }
   std::byte* to[max_rows_at_once];
-  for (int r = 0; r < num_rows; ++r) out[r] = to[r] = scratch + r * block_bytes;
+  for (int r = 0; r < num_rows; ++r) out[r] = to[r] = scratch + r * scratch_block_bytes;
   const bool side_by_side = axes_.size() == 1 && std::abs(row_stride_) < axes_[0].stride;
   if (!side_by_side) {
     for (int r = 0; r < num_rows; ++r) stage(rows[r], b * block_bytes, block_length(b), to[r]);

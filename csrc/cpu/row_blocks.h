@@ -43,7 +43,7 @@ class RowBlocks {
   const std::byte* block(int64_t i, int64_t b, std::byte* scratch) const {
     return piece(i, b * block_bytes, block_length(b), scratch);
   }
-  // Block b of several rows, at most most_rows_at_once(); scratch: block_bytes for each.
+  // Block b of several rows, at most most_rows_at_once(); scratch: scratch_block_bytes for each.
   void blocks(const int64_t* rows, int num_rows, int64_t b, std::byte* scratch, const std::byte** out) const;
   // How many rows to read together: eight streams, which a core prefetches well (4 and 16 are 5 to 25 % slower); or
   // all values of the cache lines that the rows share.

@@ -13,6 +13,8 @@ namespace cbkernels {
 
 constexpr int64_t block_bytes = 4096;  // = 1024 words of the fingerprint
 constexpr int max_rows_at_once = 32;
+// Of copies of blocks in scratch space: 32 of them 4 KiB apart would share eight places in the L1 cache.
+constexpr int64_t scratch_block_bytes = block_bytes + 64;
 
 struct RowKernels {
   // Bit r is set when rows[r] differs from the leader somewhere in num_bytes <= 4 KiB; num_rows <= 32.
