@@ -221,16 +221,19 @@ def one_hot_large() -> np.ndarray:
 @pytest.mark.parametrize(
     ("make", "most_of_all"),
     [
-        (normal_large, 0.04),
+        (normal_large, 0.05),
         (relu_large, 0.02),
-        (uniform_large, 0.1),
-        (around_one_point_large, 0.03),
+        (uniform_large, 0.12),
+        (around_one_point_large, 0.05),
         (equal_large, 0.01),
         (one_hot_large, 0.02),  # all pairs are equally far apart: the first value that reaches the best ends a pair
     ],
     ids=lambda x: getattr(x, "__name__", ""),
 )
-def test_few_elements_are_compared(make: Callable[[], np.ndarray], most_of_all: float) -> None:
+def test_few_elements_are_compared(
+    make: Callable[[], np.ndarray], most_of_all: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "num_threads", lambda: 1)  # threads find good bounds in another order every time
     labels = np.random.default_rng(1).integers(10, size=ROWS)
     cb.conflict_margin(make(), labels)
     pairs = sum(int((labels[i + 1 :] != labels[i]).sum()) for i in range(ROWS))
