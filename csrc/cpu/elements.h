@@ -1,7 +1,7 @@
 // What "equal" means for 32 bytes of a row: each kind of element turns them into eight canonical words
 // (equal values <=> equal words, -0 became +0) and says which lanes hold a NaN. The loops over rows
 // (row_kernels_loops.h) are the same for all kinds. Other types are converted to one of these first (staging.h).
-// `Plain` compares without the grid: values that are equal there are equal on it, at a third of the cost.
+// `Plain` compares without the grid: values that are equal there are equal on it, at less cost.
 #pragma once
 #include "simd.h"
 
