@@ -5,6 +5,9 @@ PYTHON ?= python3
 VENV ?= .venv
 CASES ?= 100000
 ARGS ?=
+# An editable install compiles the GPU code for this machine's GPU, or for one architecture; a wheel for all.
+GPU_HERE := $(shell nvidia-smi -L >/dev/null 2>&1 && echo native || echo 90-real)
+EDITABLE_FOR := $(or $(CBKERNELS_CUDA_ARCHITECTURES),$(GPU_HERE))
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -22,14 +25,19 @@ STEP = @printf '==> %s\n'
 
 # What a build is made of: the compiled module is built again when one of them is newer.
 COMPILED_FROM := $(shell find csrc -type f) CMakeLists.txt pyproject.toml constraints.txt cbkernels/_version.py
+# ... or when one of these choices changed; with a compiler, ON and AUTO are one choice.
+NVCC := $(or $(CUDACXX),$(shell command -v nvcc))
+CHOICES := $(patsubst $(if $(NVCC),ON),AUTO,$(or $(CBKERNELS_CUDA),AUTO)) with $(or $(NVCC),no nvcc) for $(EDITABLE_FOR)
+EMULATED_FROM := $(COMPILED_FROM) $(shell find tests/emulation -type f -name '*.[ch]*')
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | sort)
 
-.PHONY: help setup demo test bench fuzz lint types format hooks wheel test-wheel sanitize sanitize-address \
-        sanitize-thread gpu-check clean
+.PHONY: help setup demo test bench fuzz emulation mutate lint types format hooks cuda-report wheel test-wheel \
+        sanitize sanitize-address sanitize-thread gpu-check clean always
 
 help: ## this list
 	@awk -F ':[^#]*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@printf '\n  settings: PYTHON=%s VENV=%s CASES=%s ARGS="..." (for pytest)\n' '$(PYTHON)' '$(VENV)' '$(CASES)'
+	@printf '            CBKERNELS_CUDA=AUTO|ON|OFF CBKERNELS_CUDA_ARCHITECTURES="80-real;90"\n'
 
 # --- installing -------------------------------------------------------------------------------------------
 # Stamps make the second call fast: `demo` needs less than `test`, `test` less than `setup`; a bigger set
@@ -50,24 +58,28 @@ $(STAMPS)/python: constraints.txt
 	@$(INSTALL) scikit-build-core pybind11 cmake ninja
 	@mkdir -p $(STAMPS) && touch $@
 
+$(STAMPS)/choices: always  # keeps its time while they stay the same
+	@mkdir -p $(STAMPS) && { printf '%s\n' '$(CHOICES)' | cmp -s - $@ || printf '%s\n' '$(CHOICES)' >$@; }
+
 FOR_demo := train,plot
 FOR_test := train,plot,test
 FOR_setup := train,plot,test,dev
 
 define install_editable
 $(STEP) "cbkernels[$(FOR_$(@F))]: compiling and installing (the first time some minutes: torch is large)"
-@PATH="$$PWD/$(BIN):$$PATH" $(INSTALL) --no-build-isolation --editable '.[$(FOR_$(@F))]'
+@PATH="$$PWD/$(BIN):$$PATH" CBKERNELS_CUDA_ARCHITECTURES='$(EDITABLE_FOR)' \
+    $(INSTALL) --no-build-isolation --editable '.[$(FOR_$(@F))]'
 endef
 
-$(STAMPS)/demo: $(STAMPS)/python $(COMPILED_FROM)
+$(STAMPS)/demo: $(STAMPS)/python $(STAMPS)/choices $(COMPILED_FROM)
 	$(install_editable)
 	@touch $@
 
-$(STAMPS)/test: $(STAMPS)/python $(COMPILED_FROM)
+$(STAMPS)/test: $(STAMPS)/python $(STAMPS)/choices $(COMPILED_FROM)
 	$(install_editable)
 	@touch $(STAMPS)/demo $@
 
-$(STAMPS)/setup: $(STAMPS)/python $(COMPILED_FROM)
+$(STAMPS)/setup: $(STAMPS)/python $(STAMPS)/choices $(COMPILED_FROM)
 	$(install_editable)
 	@touch $(STAMPS)/demo $(STAMPS)/test $@
 
@@ -79,28 +91,31 @@ setup: $(STAMPS)/setup ## everything a developer needs, in .venv
 demo: $(STAMPS)/demo ## train a deep and a wide network on digits; a table and a picture in runs/demo
 	@$(BIN)/cbkernels demo --out runs/demo
 
-test: $(STAMPS)/test ## the test suite; the last lines say which backends were tested
+test: $(STAMPS)/test build/emulation/built ## the test suite; the last lines say which backends were tested
 	@$(BIN)/pytest $(ARGS)
 
 fuzz: $(STAMPS)/test ## CASES random cases against the reference, seeds printed
 	@$(BIN)/python tests/fuzz.py --cases $(CASES)
 
+emulation: build/emulation/built ## the CUDA backend as C++ for this processor, which `make test` runs
+
+build/emulation/built: $(STAMPS)/python $(EMULATED_FROM)
+	$(STEP) "build/emulation: csrc/cuda compiled as C++"
+	@mkdir -p $(@D)
+	@export PATH="$$PWD/$(BIN):$$PATH" CBKERNELS_CUDA=OFF; \
+	{ cmake -S . -B $(@D) -G Ninja -DCBKERNELS_EMULATE_CUDA=ON -DPython_EXECUTABLE="$$PWD/$(BIN)/python" \
+	    -Dpybind11_DIR="$$(python -m pybind11 --cmakedir)" && cmake --build $(@D); } >$(@D)/log 2>&1 \
+	    || { tail -n 60 $(@D)/log; exit 1; }
+	@touch $(@D)/_core*.so $@
+
+mutate: $(STAMPS)/test build/emulation/built ## plant faults in csrc/cuda: how many do the emulated tests catch?
+	@PATH="$$PWD/$(BIN):$$PATH" $(BIN)/python tests/emulation/mutate.py
+
 bench: $(STAMPS)/test ## measure: bench/results/*.json and the table in docs/performance.md (BENCH=quick: 2 minutes)
 	@$(BIN)/python -m bench $(ARGS)
 
-gpu-check: ## the suite on an NVIDIA GPU; without one: says so and tests nothing
-	@if ! nvidia-smi -L >/dev/null 2>&1; then \
-	    printf '%s\n' '' \
-	        '  ****************************************************************' \
-	        '  *  gpu-check: NO NVIDIA GPU ON THIS MACHINE.                   *' \
-	        '  *  NOTHING WAS TESTED. This is not a pass of the CUDA backend. *' \
-	        '  ****************************************************************' ''; \
-	    exit 0; \
-	fi; \
-	$(MAKE) $(STAMPS)/test; \
-	$(BIN)/python -c "import sys; from cbkernels import _core; i = _core.build_info(); \
-	    i['cuda'] or sys.exit('gpu-check: there is a GPU, but this build has no CUDA backend (%s); NOTHING WAS TESTED' % i['cuda_reason'])"; \
-	$(BIN)/pytest $(ARGS)
+gpu-check: ## build, tests, sanitizer, times on an NVIDIA GPU, with PYTHON's own torch; without one: tests nothing
+	@$(PYTHON) bench/gpu_check.py $(ARGS)
 
 # --- checking ---------------------------------------------------------------------------------------------
 
@@ -123,6 +138,10 @@ format: $(STAMPS)/setup ## format Python and C++ in place
 
 hooks: $(STAMPS)/setup ## run the checks before every git commit
 	@$(BIN)/pre-commit install
+
+cuda-report: $(STAMPS)/python ## what nvcc made of every kernel; fails on spills and many registers
+	$(STEP) "csrc/cuda for one architecture, as in a wheel"
+	@PATH="$$PWD/$(BIN):$$PATH" $(BIN)/python tests/cuda_report.py $(ARGS)
 
 sanitize: sanitize-address sanitize-thread ## the kernel's tests under ASan + UBSan, then under TSan
 

@@ -15,8 +15,10 @@ version: str
 _Grid = tuple[int, float, float, float] | None
 _Tolerance = tuple[float, float] | None
 _Int64 = npt.NDArray[np.int64]
+_Counts = tuple[int, int, int, int, _Int64, _Int64]
+"""num_bundles, num_nan_rows, num_conflicting, num_conflicting_rows, label_counts, starts."""
 
-class _Functions:
+class _Cpu:
     def count_bundles(
         self,
         acts: int,
@@ -30,9 +32,7 @@ class _Functions:
         tolerance: _Tolerance,
         check_nan: bool,
         num_threads: int,
-    ) -> tuple[int, int, int, int, _Int64, _Int64]:
-        """num_bundles, num_nan_rows, num_conflicting, num_conflicting_rows, label_counts, starts."""
-
+    ) -> _Counts: ...
     def bundle_ids(
         self,
         acts: int,
@@ -71,18 +71,93 @@ class _Functions:
         num_threads: int,
     ) -> float: ...
     def require(self) -> None:
-        """Raises ValueError with the reason when this half is not in the build."""
+        """Does nothing: the CPU is always there."""
 
-cpu: _Functions
-cuda: _Functions
+class _Cuda:
+    """Arrays are memory of GPU ``device``; ``stream`` is the address of a cudaStream_t, 0 the legacy default."""
 
-def count_fingerprints(
-    blocks: Sequence[tuple[int, int, int]], num_threads: int
-) -> tuple[int, int, int, int, _Int64, _Int64]:
-    """Blocks are (address of (n, 2) uint64, address of (n,) int64, n); returns as count_bundles."""
+    def count_bundles(
+        self,
+        layers: Sequence[tuple[int, Sequence[int], Sequence[int], int]],
+        labels: int,
+        label_stride: int,
+        label_dtype: int,
+        grid: _Grid,
+        tolerance: _Tolerance,
+        check_nan: bool,
+        device: int,
+        stream: int,
+    ) -> list[_Counts]:
+        """Layers are (acts, shape, strides, dtype); one launch for all; waits for the stream once."""
+
+    def bundle_ids(
+        self,
+        acts: int,
+        shape: Sequence[int],
+        strides: Sequence[int],
+        dtype: int,
+        grid: _Grid,
+        tolerance: _Tolerance,
+        ids: int,
+        device: int,
+        stream: int,
+    ) -> None:
+        """Writes (N,) int64 to the address ``ids``; never waits."""
+
+    def row_fingerprints(
+        self,
+        acts: int,
+        shape: Sequence[int],
+        strides: Sequence[int],
+        dtype: int,
+        grid: _Grid,
+        fingerprints: int,
+        device: int,
+        stream: int,
+    ) -> None:
+        """Writes (N, 2) uint64, (0, 0) for a row that holds a NaN; never waits."""
+
+    def count_fingerprints(
+        self, fingerprints: int, labels: int, num_rows: int, may_hold_nan: bool, device: int, stream: int
+    ) -> _Counts:
+        """Contiguous (N, 2) uint64 and (N,) int64; rows of (0, 0) are NaN rows if there may be some."""
+
+    def conflict_margin(
+        self,
+        acts: int,
+        shape: Sequence[int],
+        strides: Sequence[int],
+        dtype: int,
+        labels: int,
+        label_stride: int,
+        label_dtype: int,
+        device: int,
+        stream: int,
+    ) -> float: ...
+    def wait_for(self, device: int, stream: int, producer: int) -> None:
+        """Queues on ``stream``: nothing more before what the stream ``producer`` holds now."""
+
+    def device_of(self, address: int) -> int:
+        """Ordinal of the GPU whose memory this is."""
+
+    def require(self) -> None:
+        """Raises ValueError with ``missing_reason`` unless a GPU can be used here now."""
+
+    def missing_reason(self) -> str:
+        """Why no GPU can be used here now; empty when one can. Asks the driver."""
+
+    def use_launch_shape(self, blocks: int, threads: int, rows_of_a_block: int = 0) -> None:
+        """For tests: blocks, threads a block and rows a block of every launch; zeros are the normal choice."""
+
+cpu: _Cpu
+cuda: _Cuda
+
+def count_fingerprints(blocks: Sequence[tuple[int, int, int]], num_threads: int) -> _Counts:
+    """Blocks are (address of (n, 2) uint64, address of (n,) int64, n)."""
 
 def build_info() -> dict[str, Any]:
-    """compiler, flags, cuda (bool), cuda_reason, instruction_sets, instruction_set, pointer_bits."""
+    """compiler, flags, cuda (bool: compiled in), cuda_reason (why not), cuda_architectures (str),
+    instruction_sets, instruction_set, num_dtypes, pointer_bits; never asks the driver."""
 
 def use_instruction_set(name: str) -> None:
     """For tests: "portable", "avx2" or "best"; ValueError if this processor lacks it."""
@@ -92,7 +167,7 @@ def use_routing_bits(bits: int) -> None:
 
 def last_work() -> dict[str, int]:
     """Counters of this thread's last call: bytes_touched, bytes_total, rows_sampled, rows_compared,
-    rows_fingerprinted, rows_searched, comparisons, threads, parallel_regions."""
+    rows_fingerprinted, rows_searched, comparisons, threads, parallel_regions, launches."""
 
 def read_bytes(address: int, num_bytes: int, num_threads: int) -> int:
     """One plain read of memory, the yardstick of the benchmarks: the exclusive or of its 64-bit words."""

@@ -1,17 +1,20 @@
 """The door: every refusal of an input is here, in the order of the arguments.
 
-Arrays come in as NumPy, torch or anything with DLPack and leave as ``Rows`` and ``Labels``:
-a pointer, a shape, byte strides and a type. Nothing is copied and nothing is written.
-Below this file there are no checks. Read next: ``backends.py``.
+Arrays come in as NumPy, torch or anything with DLPack or ``__cuda_array_interface__`` and leave as
+``Rows`` and ``Labels``: a pointer, a shape, byte strides, a type, a device and a stream. Nothing is
+copied and nothing is written. Below this file there are no checks. Read next: ``backends.py``.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from . import _core
 
 DTYPES = (
     "float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2",
@@ -23,6 +26,8 @@ _CODE = {name: code for code, name in enumerate(DTYPES)}
 _FLOATS = frozenset(DTYPES[:6])
 _RAW = {"bfloat16": np.uint16, "float8_e4m3fn": np.uint8, "float8_e5m2": np.uint8}
 _DLPACK_CPU = 1
+_DLPACK_CUDA = (2, 13)
+"""Device memory and managed memory."""
 
 
 class Rows(NamedTuple):
@@ -37,6 +42,12 @@ class Rows(NamedTuple):
     device: str
     owner: Any
     """The array or tensor; holding it keeps the memory alive."""
+    device_index: int = 0
+    """Ordinal of the GPU."""
+    stream: int | None = None
+    """The stream whose work must come first, as in ``__cuda_array_interface__``; None: no such wish."""
+    producer: Any = None
+    """What came in, where it is on a GPU and not a torch tensor: results go back to its library."""
 
     @property
     def num_rows(self) -> int:
@@ -50,6 +61,10 @@ class Rows(NamedTuple):
         for extent in self.shape[1:]:
             columns *= extent
         return columns
+
+    def part(self, begin: int, num_rows: int) -> Rows:
+        """The rows ``begin`` to ``begin + num_rows`` of the same memory."""
+        return self._replace(pointer=self.pointer + begin * self.strides[0], shape=(num_rows, *self.shape[1:]))
 
     def raw(self) -> npt.NDArray[Any]:
         """The same memory as a NumPy array; types that NumPy lacks as unsigned integers."""
@@ -72,11 +87,19 @@ class Labels(NamedTuple):
     code: int
     device: str
     owner: Any
+    device_index: int = 0
+    stream: int | None = None
+    producer: Any = None
 
     def raw(self, num_rows: int) -> npt.NDArray[Any]:
         """The same memory as a NumPy array of shape (N,)."""
         return Rows(self.pointer, (num_rows,), (self.stride,), DTYPES[self.code], self.code,
                     self.device, self.owner).raw()  # fmt: skip
+
+
+def may_hold_nan(dtype: str) -> bool:
+    """Can a row of this type hold a NaN, before or after a grid? Floating-point types only."""
+    return dtype in _FLOATS
 
 
 def as_rows(acts: object, name: str = "acts") -> Rows:
@@ -101,16 +124,27 @@ def as_labels(labels: object, rows: Rows, name: str = "labels") -> Labels:
         ValueError: not of shape (N,), or on another device than the activations.
         TypeError: not integers.
     """
+    return as_labels_of_layers(labels, [rows], ["acts"], name)
+
+
+def as_labels_of_layers(labels: object, layers: Sequence[Rows], called: Sequence[str], name: str = "labels") -> Labels:
+    """Check labels against the rows of several layers; ``called`` is how the user calls them.
+
+    Raises:
+        ValueError, TypeError: as ``as_labels``.
+    """
     view = _view(labels, name)
     if view.dtype in _FLOATS:
         raise TypeError(f"{name} has dtype {view.dtype}; class labels must be integers")
-    if len(view.shape) != 1:
-        raise ValueError(f"{name} has shape {view.shape}; it must be ({rows.shape[0]},), one label per row")
-    if view.shape[0] != rows.shape[0]:
-        raise ValueError(f"{name} has {view.shape[0]} entries for {rows.shape[0]} rows; they must agree")
-    if view.device != rows.device:
-        raise ValueError(f"acts is on {rows.device} and {name} on {view.device}; move one to the other")
-    return Labels(view.pointer, view.strides[0], view.code, view.device, view.owner)
+    for layer, rows in zip(called, layers, strict=True):
+        if len(view.shape) != 1:
+            raise ValueError(f"{name} has shape {view.shape}; it must be ({rows.shape[0]},), one label per row")
+        if view.shape[0] != rows.shape[0]:
+            raise ValueError(f"{name} has {view.shape[0]} entries for {rows.shape[0]} rows; they must agree")
+        if view.device != rows.device:
+            raise ValueError(f"{layer} is on {rows.device} and {name} on {view.device}; move one to the other")
+    return Labels(view.pointer, view.strides[0], view.code, view.device, view.owner,
+                  view.device_index, view.stream, view.producer)  # fmt: skip
 
 
 def _view(x: object, name: str) -> Rows:
@@ -128,6 +162,8 @@ def _view(x: object, name: str) -> Rows:
         raise TypeError(f"{name} is a type; pass a NumPy array, a torch tensor or a DLPack producer")
     if hasattr(x, "__dlpack__") and hasattr(x, "__dlpack_device__"):
         return _dlpack_view(x, name)
+    if hasattr(x, "__cuda_array_interface__"):
+        return _cuda_array_view(x, name, None)
     if hasattr(x, "__array_interface__"):
         return _numpy_view(np.asarray(x), name)
     raise TypeError(f"{name} is a {type(x).__name__}; pass a NumPy array, a torch tensor or a DLPack producer")
@@ -140,15 +176,17 @@ _NUMPY = {np.dtype(name): (name, code) for name, code in _CODE.items() if name n
 def _numpy_view(x: npt.NDArray[Any], name: str) -> Rows:
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array; fill it first, for example with .filled(0)")
-    known = _NUMPY.get(x.dtype)
-    if known is None:  # a type that another package registered, or no real type
-        dtype = x.dtype.name
-        if not x.dtype.isnative:
-            raise TypeError(f"{name} has dtype {x.dtype.str}; convert it to this machine's byte order first")
-        if dtype not in _CODE:
-            raise TypeError(f"{name} has dtype {dtype}; it must be real: float, integer or bool")
-        known = (dtype, _CODE[dtype])
-    return Rows(x.ctypes.data, x.shape, x.strides, known[0], known[1], "cpu", x)
+    dtype, code = _NUMPY.get(x.dtype) or _rare_type(x.dtype, name)
+    return Rows(x.ctypes.data, x.shape, x.strides, dtype, code, "cpu", x)
+
+
+def _rare_type(kind: np.dtype[Any], name: str) -> tuple[str, int]:
+    """Name and code of a type that another package registered with NumPy; all others are refused."""
+    if not kind.isnative:
+        raise TypeError(f"{name} has dtype {kind.str}; convert it to this machine's byte order first")
+    if kind.name not in _CODE:
+        raise TypeError(f"{name} has dtype {kind.name}; it must be real: float, integer or bool")
+    return kind.name, _CODE[kind.name]
 
 
 _TORCH: dict[Any, tuple[str, int, int]] = {}
@@ -163,6 +201,9 @@ def _torch_view(torch: Any, x: Any, name: str) -> Rows:
     if x.layout is not torch.strided:
         layout = str(x.layout).removeprefix("torch.")
         raise TypeError(f"{name} is a {layout} tensor; convert it with .to_dense() first")
+    kind = type(x)
+    if kind is not torch.Tensor and kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        raise TypeError(f"{name} is a {kind.__name__}, which may have no memory of its own; pass a plain tensor")
     device = "cpu" if x.is_cpu else str(x.device)
     if device != "cpu" and not device.startswith("cuda"):
         if device == "meta":
@@ -175,7 +216,8 @@ def _torch_view(torch: Any, x: Any, name: str) -> Rows:
         x = x.resolve_neg()
     dtype, code, itemsize = known
     strides = tuple([s * itemsize for s in x.stride()])
-    return Rows(x.data_ptr(), tuple(x.shape), strides, dtype, code, device, x)
+    index = 0 if device == "cpu" else x.get_device()
+    return Rows(x.data_ptr(), tuple(x.shape), strides, dtype, code, device, x, index)
 
 
 def _dlpack_view(x: Any, name: str) -> Rows:
@@ -187,11 +229,58 @@ def _dlpack_view(x: Any, name: str) -> Rows:
         except (BufferError, RuntimeError, TypeError, ValueError) as error:
             if torch is None:
                 raise TypeError(f"{name} cannot be read through DLPack without torch: {error}") from error
+    if kind in _DLPACK_CUDA:
+        if hasattr(x, "__cuda_array_interface__") and not torch_with_gpu():
+            return _cuda_array_view(x, name, index)
+        _core.cuda.require()
     where = f"{name} is on DLPack device {(kind, index)}"
     if torch is None:
         raise ValueError(f"{where}; import torch to pass it, or copy it to the CPU")
     try:
-        tensor = torch.from_dlpack(x)
+        tensor = torch.from_dlpack(x)  # on a GPU this lets torch's current stream wait for the producer's
     except (AssertionError, BufferError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{where}, which torch cannot read ({error}); copy it to the CPU") from error
-    return _torch_view(torch, tensor, name)
+    rows = _torch_view(torch, tensor, name)
+    return rows if rows.device == "cpu" else rows._replace(producer=x)
+
+
+def torch_with_gpu() -> Any:
+    """The module torch if it is imported and has a GPU to work with, else None."""
+    torch = sys.modules.get("torch")
+    return torch if torch is not None and torch.cuda.is_available() else None
+
+
+def _cuda_array_view(x: Any, name: str, device_index: int | None) -> Rows:
+    """Versions 0 to 3 of the interface; ``device_index`` None asks the driver where the memory is."""
+    interface = x.__cuda_array_interface__
+    try:
+        pointer, shape = int(interface["data"][0]), tuple(int(extent) for extent in interface["shape"])
+        kind, strides, stream = np.dtype(interface["typestr"]), interface.get("strides"), interface.get("stream")
+        if strides is not None:
+            strides = tuple(int(stride) for stride in strides)
+            if len(strides) != len(shape):
+                raise ValueError(f"{len(strides)} strides for {len(shape)} axes")
+        stream = None if stream is None else int(stream)
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        raise TypeError(
+            f"{name} has a damaged __cuda_array_interface__ ({type(error).__name__}: {error}); pass a torch tensor"
+        ) from error
+    if interface.get("mask") is not None:
+        raise TypeError(f"{name} is a masked array; fill it first")
+    dtype, code = _NUMPY.get(kind) or _rare_type(kind, name)
+    if stream == 0:
+        raise ValueError(f"{name} names stream 0, which may be two streams; its library must say 1, 2 or an address")
+    if strides is None:
+        strides = _packed_strides(shape, kind.itemsize)
+    if device_index is None:
+        device_index = _core.cuda.device_of(pointer) if pointer else 0  # null: an array without a value
+    device = f"cuda:{device_index}"
+    return Rows(pointer, shape, strides, dtype, code, device, x, device_index, stream, x)
+
+
+def _packed_strides(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    """Byte strides of values that lie in C order without gaps."""
+    strides = [itemsize]
+    for extent in shape[:0:-1]:
+        strides.append(strides[-1] * extent)
+    return tuple(strides[: len(shape)][::-1])

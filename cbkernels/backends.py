@@ -8,23 +8,34 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from . import _core, reference
-from .arrays import Labels, Rows
+from .arrays import Labels, Rows, may_hold_nan
+from .device_arrays import OwnersInUse, handed_back, new_ids, streams_of
 from .entropy import BundleCounts
 from .grid import UpdateGrid
 
 Array = npt.NDArray[Any]
+
+MOST_ROWS_ON_A_GPU = 2**30 - 1
+"""Rows that one call of the CUDA backend can count."""
 
 
 class Backend(Protocol):
     """What an implementation offers."""
 
     name: str
+
+    def takes(self, rows: Rows) -> bool:
+        """Can it read memory on the device of these rows?"""
+
+    def require(self) -> None:
+        """Raise ValueError with the reason when it cannot be used on this machine."""
 
     def count_bundles(
         self,
@@ -36,18 +47,42 @@ class Backend(Protocol):
     ) -> BundleCounts:
         """Group the rows and count labels per conflicting bundle."""
 
+    def count_layers(
+        self, layers: Sequence[Rows], labels: Labels, grid: UpdateGrid | None, check_nan: bool
+    ) -> list[BundleCounts]:
+        """``count_bundles`` of every layer, all on one device; in one launch on a GPU."""
+
     def bundle_ids(self, rows: Rows, grid: UpdateGrid | None, tolerance: tuple[float, float] | None) -> Any:
         """(N,) int64, where the input lives."""
 
-    def row_fingerprints(self, rows: Rows, grid: UpdateGrid | None) -> tuple[Array, Array]:
-        """(N, 2) uint64 and (N,) bool: does the row hold a NaN."""
+    def row_fingerprints(self, rows: Rows, grid: UpdateGrid | None) -> tuple[Any, Any]:
+        """(N, 2) uint64 and (N,) bool: does the row hold a NaN. NumPy, or tensors on the GPU of the input."""
 
     def conflict_margin(self, rows: Rows, labels: Labels) -> float:
         """Smallest L-infinity distance of two rows with different labels."""
 
 
-class _Compiled:
-    """One half of the compiled module."""
+class _OnCpu:
+    """What backends share that read CPU memory: layers are counted one by one."""
+
+    def takes(self, rows: Rows) -> bool:
+        return rows.device == "cpu"
+
+    def require(self) -> None:
+        return None
+
+    def count_layers(
+        self: Backend, layers: Sequence[Rows], labels: Labels, grid: UpdateGrid | None, check_nan: bool
+    ) -> list[BundleCounts]:
+        return [self.count_bundles(rows, labels, grid, None, check_nan) for rows in layers]
+
+
+class _Reference(_OnCpu, reference.Reference):
+    """The definition."""
+
+
+class _Cpu(_OnCpu):
+    """The half of the compiled module for CPU memory."""
 
     def __init__(self, name: str, functions: Any) -> None:
         self.name = name
@@ -57,49 +92,152 @@ class _Compiled:
         self, rows: Rows, labels: Labels, grid: UpdateGrid | None,
         tolerance: tuple[float, float] | None, check_nan: bool,
     ) -> BundleCounts:  # fmt: skip
-        bundles, nan_rows, conflicting, conflicting_rows, counts, starts = self._functions.count_bundles(
-            rows.pointer, rows.shape, rows.strides, rows.code,
-            labels.pointer, labels.stride, labels.code,
-            None if grid is None else grid.parameters, tolerance, check_nan, num_threads(),
+        counts = self._functions.count_bundles(
+            *_memory(rows), labels.pointer, labels.stride, labels.code,
+            _parameters(grid), tolerance, check_nan, num_threads(),
         )  # fmt: skip
-        return BundleCounts(rows.shape[0], bundles, nan_rows, conflicting, conflicting_rows, counts, starts)
+        return BundleCounts(rows.num_rows, *counts)
 
     def bundle_ids(self, rows: Rows, grid: UpdateGrid | None, tolerance: tuple[float, float] | None) -> Any:
-        torch = sys.modules.get("torch")
-        if torch is not None and isinstance(rows.owner, torch.Tensor):
-            ids = torch.empty(rows.shape[0], dtype=torch.int64, device=rows.owner.device)
-            pointer = ids.data_ptr()
-        else:
-            ids = np.empty(rows.shape[0], np.int64)
-            pointer = ids.ctypes.data
-        self._functions.bundle_ids(
-            rows.pointer, rows.shape, rows.strides, rows.code,
-            None if grid is None else grid.parameters, tolerance, pointer, num_threads(),
-        )  # fmt: skip
+        ids, address = new_ids(rows)
+        self._functions.bundle_ids(*_memory(rows), _parameters(grid), tolerance, address, num_threads())
         return ids
 
-    def row_fingerprints(self, rows: Rows, grid: UpdateGrid | None) -> tuple[Array, Array]:
-        fingerprints = np.empty((rows.shape[0], 2), np.uint64)
-        holds_nan = np.empty(rows.shape[0], np.bool_)
+    def row_fingerprints(self, rows: Rows, grid: UpdateGrid | None) -> tuple[Any, Any]:
+        fingerprints = np.empty((rows.num_rows, 2), np.uint64)
+        holds_nan = np.empty(rows.num_rows, np.bool_)
         self._functions.row_fingerprints(
-            rows.pointer, rows.shape, rows.strides, rows.code,
-            None if grid is None else grid.parameters,
-            fingerprints.ctypes.data, holds_nan.ctypes.data, num_threads(),
-        )  # fmt: skip
+            *_memory(rows), _parameters(grid), fingerprints.ctypes.data, holds_nan.ctypes.data, num_threads()
+        )
         return fingerprints, holds_nan
 
     def conflict_margin(self, rows: Rows, labels: Labels) -> float:
         margin: float = self._functions.conflict_margin(
-            rows.pointer, rows.shape, rows.strides, rows.code,
-            labels.pointer, labels.stride, labels.code, num_threads(),
-        )  # fmt: skip
+            *_memory(rows), labels.pointer, labels.stride, labels.code, num_threads()
+        )
         return margin
 
 
+class _Cuda:
+    """The half of the compiled module for GPU memory.
+
+    Work is queued on the caller's stream; only what returns numbers waits for it. Under another
+    name than "cuda" the functions are an emulation, whose GPU memory is this process's memory.
+    """
+
+    def __init__(self, name: str, functions: Any) -> None:
+        self.name = name
+        self._functions = functions
+        self._is_emulated = name != "cuda"
+        self._owners_in_use = OwnersInUse()
+
+    def takes(self, rows: Rows) -> bool:
+        return self._is_emulated or rows.device != "cpu"
+
+    def require(self) -> None:
+        self._functions.require()
+
+    def count_bundles(
+        self, rows: Rows, labels: Labels, grid: UpdateGrid | None,
+        tolerance: tuple[float, float] | None, check_nan: bool,
+    ) -> BundleCounts:  # fmt: skip
+        return self._counts([rows], labels, grid, tolerance, check_nan)[0]
+
+    def count_layers(
+        self, layers: Sequence[Rows], labels: Labels, grid: UpdateGrid | None, check_nan: bool
+    ) -> list[BundleCounts]:
+        return self._counts(layers, labels, grid, None, check_nan) if layers else []
+
+    def _counts(
+        self, layers: Sequence[Rows], labels: Labels, grid: UpdateGrid | None,
+        tolerance: tuple[float, float] | None, check_nan: bool,
+    ) -> list[BundleCounts]:  # fmt: skip
+        where = self._stream([*layers, labels])
+        counts = self._functions.count_bundles(
+            [_memory(rows) for rows in layers], labels.pointer, labels.stride, labels.code,
+            _parameters(grid), tolerance, check_nan, *where,
+        )  # fmt: skip
+        return [BundleCounts(layers[0].num_rows, *of_layer) for of_layer in counts]
+
+    def bundle_ids(self, rows: Rows, grid: UpdateGrid | None, tolerance: tuple[float, float] | None) -> Any:
+        ids, address = new_ids(rows)
+        where = self._stream([rows], ids)
+        self._functions.bundle_ids(*_memory(rows), _parameters(grid), tolerance, address, *where)
+        self._owners_in_use.hold([rows], ids)
+        return handed_back(ids, rows)
+
+    def row_fingerprints(self, rows: Rows, grid: UpdateGrid | None) -> tuple[Any, Any]:
+        torch = sys.modules.get("torch")
+        if rows.device == "cpu" and (torch is None or not isinstance(rows.owner, torch.Tensor)):  # emulated
+            found = np.empty((rows.num_rows, 2), np.uint64)
+            where = self._stream([rows])
+            self._functions.row_fingerprints(*_memory(rows), _parameters(grid), found.ctypes.data, *where)
+            return found, (found == 0).all(axis=1) & may_hold_nan(rows.dtype)
+        if torch is None:
+            raise ValueError(f"acts is on {rows.device}, where fingerprints are tensors; import torch first")
+        patterns = torch.empty((rows.num_rows, 2), dtype=torch.int64, device=rows.device)
+        self.write_fingerprints(rows, grid, patterns)
+        holds_nan = (patterns == 0).all(1) if may_hold_nan(rows.dtype) else torch.zeros_like(patterns[:, 0]).bool()
+        return patterns.view(torch.uint64), holds_nan
+
+    def write_fingerprints(
+        self, rows: Rows, grid: UpdateGrid | None, patterns: Any, labels: Labels | None = None
+    ) -> None:
+        """Fill a contiguous (N, 2) int64 tensor with the bits of the fingerprints; a NaN row gets (0, 0).
+
+        ``labels`` may be read on torch's current stream afterwards; then call ``hold_labels``. Never waits.
+        """
+        views: list[Rows | Labels] = [rows] if labels is None else [rows, labels]
+        where = self._stream(views, patterns)
+        self._functions.row_fingerprints(*_memory(rows), _parameters(grid), patterns.data_ptr(), *where)
+        self._owners_in_use.hold([rows], patterns)
+
+    def hold_labels(self, labels: Labels, copy: Any) -> None:
+        """Keep the labels of another library alive until the tensor ``copy`` holds them."""
+        self._owners_in_use.hold([labels], copy)
+
+    def count_fingerprints(self, patterns: Any, labels: Any, dtype: str) -> BundleCounts:
+        """Count labels per bundle of equal fingerprints of rows of type ``dtype``; waits for the GPU once.
+
+        Args:
+            patterns: (N, 2) int64 tensor, contiguous, as ``write_fingerprints`` leaves it.
+            labels: (N,) int64 tensor, contiguous, on the same device.
+        """
+        torch = sys.modules["torch"]
+        device = max(patterns.get_device(), 0)  # -1 is the CPU
+        stream = torch.cuda.current_stream(device).cuda_stream if patterns.is_cuda else 0
+        counts = self._functions.count_fingerprints(
+            patterns.data_ptr(), labels.data_ptr(), len(labels), may_hold_nan(dtype), device, stream
+        )
+        return BundleCounts(len(labels), *counts)
+
+    def conflict_margin(self, rows: Rows, labels: Labels) -> float:
+        margin: float = self._functions.conflict_margin(
+            *_memory(rows), labels.pointer, labels.stride, labels.code, *self._stream([rows, labels])
+        )
+        return margin
+
+    def _stream(self, views: Sequence[Rows | Labels], result: Any = None) -> tuple[int, int]:
+        """Device and stream to work on; it waits (on the GPU) for the streams that the inputs name."""
+        stream, others = streams_of(views, result)
+        device = views[0].device_index
+        for other in others:
+            self._functions.wait_for(device, stream, other)
+        return device, stream
+
+
+def _memory(rows: Rows) -> tuple[int, tuple[int, ...], tuple[int, ...], int]:
+    return rows.pointer, rows.shape, rows.strides, rows.code
+
+
+def _parameters(grid: UpdateGrid | None) -> tuple[int, float, float, float] | None:
+    return None if grid is None else grid.parameters
+
+
 TABLE: dict[str, Backend] = {
-    "reference": reference.Reference(),
-    "cpu": _Compiled("cpu", _core.cpu),
-    "cuda": _Compiled("cuda", _core.cuda),
+    "reference": _Reference(),
+    "cpu": _Cpu("cpu", _core.cpu),
+    "cuda": _Cuda("cuda", _core.cuda),
 }
 
 
@@ -110,16 +248,25 @@ def require_name(name: str) -> None:
 
 
 def choose(name: str, rows: Rows) -> Backend:
-    """The backend called ``name``; "auto" goes by the device of the input."""
+    """The backend called ``name``; "auto" goes by the device of the input.
+
+    Raises:
+        ValueError: no such backend, not usable on this machine, not for this device, or too many rows.
+    """
     if name == "auto":
-        return TABLE["cpu" if rows.device == "cpu" else "cuda"]
-    require_name(name)
-    if name != "cuda" and rows.device != "cpu":
-        raise ValueError(f"acts is on {rows.device}, where backend {name!r} cannot work; use backend 'auto'")
-    if name == "cuda" and rows.device == "cpu":
-        _core.cuda.require()
-        raise ValueError("acts is on cpu, where backend 'cuda' cannot work; move it to a GPU or use 'auto'")
-    return TABLE[name]
+        backend = TABLE["cpu" if rows.device == "cpu" else "cuda"]
+    else:
+        require_name(name)
+        backend = TABLE[name]
+    if isinstance(backend, _OnCpu) and rows.device == "cpu":
+        return backend
+    backend.require()
+    if not backend.takes(rows):
+        there = "move it to a GPU or use 'auto'" if rows.device == "cpu" else "use backend 'auto'"
+        raise ValueError(f"acts is on {rows.device}, where backend {name!r} cannot work; {there}")
+    if rows.num_rows > MOST_ROWS_ON_A_GPU:
+        raise ValueError(f"acts has {rows.num_rows} rows; a GPU counts at most {MOST_ROWS_ON_A_GPU}, so pass fewer")
+    return backend
 
 
 def num_threads() -> int:

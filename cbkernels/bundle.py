@@ -5,15 +5,19 @@ Exact: a hash may route rows, a comparison decides (``docs/method.md``).
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from . import backends
-from .arrays import Rows, as_labels, as_rows
+from .arrays import Rows, as_labels, as_labels_of_layers, as_rows
 from .entropy import BundleCounts, entropy_of_counts
 from .grid import UpdateGrid
 from .options import Tolerance, check_options
 from .result import BundleResult
+
+if TYPE_CHECKING:
+    import torch
 
 
 def bundle_entropy(
@@ -30,9 +34,11 @@ def bundle_entropy(
 
     Args:
         acts: (N, ...) activations, N >= 1; everything behind the first axis is one row. NumPy,
-            torch or a DLPack producer; floats down to 8 bits, integers, bool (bytes 0 or 1);
-            any strides, read in place.
-        labels: (N,) integers, any values.
+            torch, or anything with DLPack or ``__cuda_array_interface__``; floats down to 8 bits,
+            integers, bool (bytes 0 or 1); any strides, read in place. On a GPU at most 2**30 - 1
+            rows; the work is queued on torch's current stream, or, without tensors, on the stream
+            that the array names.
+        labels: (N,) integers, any values, on the device of the activations.
         grid: compare values as the next weight update would see them; None compares plain values
             (IEEE: ``-0.0 == 0.0``, a NaN equals nothing).
         log_epsilon: the authors' published-code variant ``-sum p ln(p + eps)``, clipped at 0.
@@ -81,18 +87,43 @@ def bundle_rows(
         backend: as in ``bundle_entropy``.
 
     Returns:
-        (N,) int64, a torch tensor on the same device where torch came in, else a NumPy array.
+        (N,) int64 where the input lives: a torch tensor on the same device; on a GPU an array of
+        CuPy, JAX (int32 unless its 64-bit mode is on) or Numba where one came in; else NumPy. On a
+        GPU the call never waits.
         Ids count upward in the order of the first rows of the bundles; a row with a NaN is a
         bundle of its own.
+
+    A tensor may come in while torch records: inside ``torch.compile`` (``fullgraph=True``, dynamic
+    shapes), ``torch.export``, ``torch.vmap`` the call is one operator, ``torch.ops.cbkernels.bundle_rows``.
+    Construct the grid outside of the compiled function, which torch compiles once for each grid it gets.
 
     Example:
         >>> import numpy as np
         >>> bundle_rows(np.array([[1.0, 2.0], [0.0, 5.0], [1.0, 2.0], [-0.0, 5.0]])).tolist()
         [0, 1, 0, 1]
     """
+    if _is_recorded(acts):
+        from . import torch_operators
+
+        return torch_operators.bundle_rows(acts, grid=grid, tolerance=tolerance, backend=backend)
     rows = as_rows(acts)
     check_options(grid, tolerance, None)
     return backends.choose(backend, rows).bundle_ids(rows, grid, tolerance)
+
+
+def _is_recorded(acts: object) -> TypeGuard[torch.Tensor]:
+    """Does torch write this call down (compile, export, trace, vmap, fake tensors) instead of running it?"""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(acts, torch.Tensor):
+        return False
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return True
+    if torch._C._len_torch_dispatch_stack() or torch._C._functorch.peek_interpreter_stack() is not None:
+        return True
+    kind: Any = type(acts)
+    if kind is torch.Tensor or acts.layout is not torch.strided:
+        return False
+    return kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__  # fake tensors outside of their mode
 
 
 def bundle_entropy_layers(
@@ -104,10 +135,10 @@ def bundle_entropy_layers(
     check_nan: bool = True,
     backend: str = "auto",
 ) -> dict[str, BundleResult]:
-    """Bundle entropy of many layers for the same samples.
+    """Bundle entropy of many layers for the same samples; on a GPU in one launch.
 
     Args:
-        layers: name -> (N, ...) activations; shapes and types may differ between layers.
+        layers: name -> (N, ...) activations, all on one device; shapes and types may differ.
         labels: (N,) integers.
         grid: as in ``bundle_entropy``.
         log_epsilon: as in ``bundle_entropy``.
@@ -126,15 +157,19 @@ def bundle_entropy_layers(
     if not isinstance(layers, Mapping):
         raise TypeError(f"layers is a {type(layers).__name__}; pass a dict of name -> activations")
     # every layer is checked before the first is measured
-    views = {name: as_rows(acts, f"layers[{name!r}]") for name, acts in layers.items()}
-    of_row = {name: as_labels(labels, rows) for name, rows in views.items()}
+    called = [f"layers[{name!r}]" for name in layers]
+    measured = [as_rows(acts, name) for name, acts in zip(called, layers.values(), strict=True)]
+    if not measured:
+        return {}
+    # labels are on one device and every layer must be there too, so one backend counts them all
+    of_row = as_labels_of_layers(labels, measured, called)
     check_options(grid, None, log_epsilon)
-    results = {}
-    for name, rows in views.items():
-        chosen = backends.choose(backend, rows)
-        counts = chosen.count_bundles(rows, of_row[name], grid, None, check_nan)
-        results[name] = _result(rows, counts, chosen.name, grid, log_epsilon, None)
-    return results
+    chosen = backends.choose(backend, measured[0])
+    counts = chosen.count_layers(measured, of_row, grid, check_nan)
+    return {
+        name: _result(rows, of_layer, chosen.name, grid, log_epsilon, None)
+        for name, rows, of_layer in zip(layers, measured, counts, strict=True)
+    }
 
 
 def conflict_margin(acts: object, labels: object, *, backend: str = "auto") -> float:

@@ -1,26 +1,30 @@
 """Bundle entropy over many batches: 24 bytes a row instead of the rows.
 
-Keeps a 128-bit fingerprint (``docs/fingerprint.md``) and the label of each row. Two different rows
-share a fingerprint with probability at most 2**-120, so results are probabilistic, not exact.
-Batches may be split, ordered and merged in any way: the result is the same, bit for bit.
+Keeps a 128-bit fingerprint (``docs/fingerprint.md``) and the label of each row, where the row was:
+``row_store.py``, ``gpu_row_store.py``. Two different rows share a fingerprint with probability at
+most 2**-120, so results are probabilistic, not exact. Batches may be split, ordered and merged in
+any way: the result is the same, bit for bit.
 """
 
 from __future__ import annotations
 
+import copy
+import sys
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from . import backends
-from .arrays import DTYPES, as_labels, as_rows
-from .entropy import entropy_of_counts
+from .arrays import DTYPES, Labels, Rows, as_labels, as_rows, torch_with_gpu
+from .entropy import BundleCounts, entropy_of_counts
+from .gpu_row_store import GpuRowStore
 from .grid import UpdateGrid
 from .options import check_options
 from .result import BundleResult
+from .row_store import RowStore
 
 _FORMAT = 1
-_LARGEST_BLOCK_ROWS = 1 << 16
 
 
 class BundleEntropy:
@@ -30,6 +34,11 @@ class BundleEntropy:
         grid: as in ``bundle_entropy``.
         log_epsilon: as in ``bundle_entropy``.
         backend: as in ``bundle_entropy``.
+
+    On a GPU ``update`` never waits for the device and the state stays there in torch tensors, 24
+    bytes a row; ``compute`` waits once. A row that holds a NaN is kept as the fingerprint (0, 0),
+    which another row has with probability 2**-128. Rows of several devices may be mixed; they are
+    then counted on the CPU. Pickles and ``state_dict`` hold CPU memory only.
 
     Example:
         >>> import numpy as np
@@ -55,8 +64,9 @@ class BundleEntropy:
 
     def reset(self) -> None:
         """Forget all rows; the options stay."""
-        self._rows = _RowStore()
-        self._num_nan_rows = 0
+        self._rows = RowStore()
+        self._num_nan_rows = 0  # of rows on the CPU
+        self._on_gpus: dict[str, GpuRowStore] = {}
         self._dtype: str | None = None
         self._num_columns = 0
         self._device = "cpu"
@@ -65,7 +75,7 @@ class BundleEntropy:
     @property
     def num_rows(self) -> int:
         """Rows seen since the last reset."""
-        return self._rows.size + self._num_nan_rows
+        return self._rows.size + self._num_nan_rows + sum(store.size for store in self._on_gpus.values())
 
     def update(self, acts: object, labels: object) -> None:
         """Add a batch.
@@ -82,7 +92,17 @@ class BundleEntropy:
         of_row = as_labels(labels, rows)
         self._require_same_rows(rows.dtype, rows.num_columns)
         chosen = backends.choose(self._backend, rows)
-        label_values = of_row.raw(rows.num_rows)
+        if isinstance(chosen, backends._Cuda) and _has_tensors_for(rows):
+            if DTYPES[of_row.code] == "uint64":
+                raise ValueError("labels has dtype uint64, whose range a GPU stream does not look at; convert to int64")
+            self._store_of(rows.device, chosen.name, rows.dtype).append(rows, of_row, self.grid)
+        else:
+            self._append_on_cpu(rows, of_row, chosen)
+        self._dtype, self._num_columns = rows.dtype, rows.num_columns
+        self._device, self._backend_used = rows.device, chosen.name
+
+    def _append_on_cpu(self, rows: Rows, labels: Labels, chosen: backends.Backend) -> None:
+        label_values = labels.raw(rows.num_rows)
         if label_values.dtype == np.uint64 and (label_values > np.uint64(2**63 - 1)).any():
             raise ValueError(f"labels holds {int(label_values.max())}; streaming takes labels below 2**63")
         fingerprints, holds_nan = chosen.row_fingerprints(rows, self.grid)
@@ -90,8 +110,12 @@ class BundleEntropy:
             fingerprints, label_values = fingerprints[~holds_nan], label_values[~holds_nan]
         self._rows.append(fingerprints, label_values)
         self._num_nan_rows += int(holds_nan.sum())
-        self._dtype, self._num_columns = rows.dtype, rows.num_columns
-        self._device, self._backend_used = rows.device, chosen.name
+
+    def _store_of(self, device: str, backend: str, dtype: str) -> GpuRowStore:
+        store = self._on_gpus.get(device)
+        if store is None or not store.size:  # an empty one was left by an update that failed, perhaps of another type
+            store = self._on_gpus[device] = GpuRowStore(backend, device, dtype)
+        return store
 
     def merge(self, other: BundleEntropy) -> None:
         """Add everything another metric has seen; the other is left as it is.
@@ -106,6 +130,8 @@ class BundleEntropy:
         if other._dtype is None:
             return
         self._require_same_rows(other._dtype, other._num_columns)
+        for device, store in other._on_gpus.items():
+            self._store_of(device, store.backend, store.dtype).extend(store)
         for fingerprints, labels in list(other._rows.blocks()):
             self._rows.append(fingerprints, labels)
         self._num_nan_rows += other._num_nan_rows
@@ -120,7 +146,7 @@ class BundleEntropy:
         """
         if self._dtype is None:
             raise ValueError("no rows yet: call update() before compute()")
-        counts = backends.count_fingerprints(list(self._rows.blocks()), self._num_nan_rows)
+        counts = self._counts()
         return BundleResult(
             entropy=entropy_of_counts(counts, self.log_epsilon),
             num_bundles=counts.num_bundles,
@@ -137,14 +163,47 @@ class BundleEntropy:
             exact=False,
         )
 
+    def _counts(self) -> BundleCounts:
+        """On the GPU if everything is on one; else on the CPU."""
+        stores = [store for store in self._on_gpus.values() if store.size]
+        if len(stores) == 1 and stores[0].size == self.num_rows <= backends.MOST_ROWS_ON_A_GPU:
+            return stores[0].count()
+        gathered, num_nan_rows = self._gathered()
+        return backends.count_fingerprints(list(gathered.blocks()), num_nan_rows)
+
+    def _gathered(self) -> tuple[RowStore, int]:
+        """All rows without NaN on the CPU, and the number of rows with NaN."""
+        if not self._on_gpus:
+            return self._rows, self._num_nan_rows
+        gathered, num_nan_rows = RowStore(), self._num_nan_rows
+        for fingerprints, labels in self._rows.blocks():
+            gathered.append(fingerprints, labels)
+        for store in self._on_gpus.values():
+            if store.size:
+                fingerprints, labels, nan_rows = store.on_host()
+                gathered.append(fingerprints, labels)
+                num_nan_rows += nan_rows
+        return gathered, num_nan_rows
+
+    def __getstate__(self) -> dict[str, Any]:
+        gathered, num_nan_rows = self._gathered()
+        return {**self.__dict__, "_rows": gathered, "_num_nan_rows": num_nan_rows, "_on_gpus": {}}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> BundleEntropy:
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        twin.__dict__.update({name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()})
+        return twin
+
     def state_dict(self) -> dict[str, Any]:
-        """Everything seen so far, as plain types and NumPy arrays."""
-        fingerprints, labels = self._rows.concatenated()
+        """Everything seen so far, as plain types and NumPy arrays; waits for a GPU that holds some of it."""
+        gathered, num_nan_rows = self._gathered()
+        fingerprints, labels = gathered.concatenated()
         return {
             "format": _FORMAT,
             "fingerprints": fingerprints,
             "labels": labels,
-            "num_nan_rows": self._num_nan_rows,
+            "num_nan_rows": num_nan_rows,
             "dtype": self._dtype,
             "num_columns": self._num_columns,
             "grid": None if self.grid is None else self.grid.to_dict(),
@@ -172,6 +231,21 @@ class BundleEntropy:
             raise ValueError(
                 f"acts has {num_columns} values per row after batches of {self._num_columns}; they must agree"
             )
+
+
+def _has_tensors_for(rows: Rows) -> bool:
+    """Can the state of these rows be torch tensors on their device? No, without torch, on an emulated GPU.
+
+    Raises:
+        ValueError: no, and there is no other place for it.
+    """
+    if rows.device == "cpu":
+        return "torch" in sys.modules
+    if not torch_with_gpu():
+        raise ValueError(
+            f"acts is on {rows.device}, where a stream is kept in torch tensors; import torch with CUDA first"
+        )
+    return True
 
 
 def _checked_state(
@@ -210,46 +284,3 @@ def _checked_state(
     if state["dtype"] not in DTYPES and not (state["dtype"] is None and is_empty):
         raise ValueError(f"the state has dtype {state['dtype']!r}; it must be one of {', '.join(DTYPES)}")
     return fingerprints, labels
-
-
-class _RowStore:
-    """Growing arrays of (fingerprint, label), 24 bytes a row, in blocks that are never copied again."""
-
-    def __init__(self) -> None:
-        self._full: list[tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]] = []
-        self._open_fingerprints = np.empty((0, 2), np.uint64)
-        self._open_labels = np.empty(0, np.int64)
-        self._used = 0
-        self.size = 0
-
-    def append(self, fingerprints: npt.NDArray[Any], labels: npt.NDArray[Any]) -> None:
-        done = 0
-        while done < len(labels):
-            if self._used == len(self._open_labels):
-                self._open_new_block()
-            take = min(len(labels) - done, len(self._open_labels) - self._used)
-            self._open_fingerprints[self._used : self._used + take] = fingerprints[done : done + take]
-            self._open_labels[self._used : self._used + take] = labels[done : done + take]
-            self._used += take
-            done += take
-        self.size += done
-
-    def _open_new_block(self) -> None:
-        if self._used:
-            self._full.append((self._open_fingerprints, self._open_labels))
-        # half of what is there already: at most a third of the memory is ever unused
-        rows = min(_LARGEST_BLOCK_ROWS, max(64, self.size // 2))
-        self._open_fingerprints = np.empty((rows, 2), np.uint64)
-        self._open_labels = np.empty(rows, np.int64)
-        self._used = 0
-
-    def blocks(self) -> Any:
-        yield from self._full
-        if self._used:
-            yield self._open_fingerprints[: self._used], self._open_labels[: self._used]
-
-    def concatenated(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
-        blocks = list(self.blocks())
-        if not blocks:
-            return np.empty((0, 2), np.uint64), np.empty(0, np.int64)
-        return np.concatenate([b[0] for b in blocks]), np.concatenate([b[1] for b in blocks])

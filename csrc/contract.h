@@ -43,8 +43,13 @@ struct Work {
   int64_t comparisons = 0;         // element comparisons (conflict_margin)
   int64_t threads = 1;
   int64_t parallel_regions = 0;
+  int64_t launches = 0;  // of kernels (cuda)
 };
 Work& last_work();
+
+// For tests: keep only so many leading bits of every routing hash, so that different rows collide (both processors).
+void use_routing_bits(int bits);
+uint64_t routing_mask();
 
 namespace cpu {
 
@@ -69,17 +74,45 @@ void require();  // does nothing: the CPU is always there
 
 }  // namespace cpu
 
-namespace cuda {  // the same; pointers are device memory except where a vector or a number is returned
+// The same on a GPU. Arrays are device memory; the work is queued on the caller's stream, behind what is there.
+// Extra memory is stream-ordered, at most 64 bytes a row. Only what returns numbers waits for the stream, once.
+namespace cuda {
 
-int64_t bundle_ids(const RowsView& rows, const UpdateGrid& grid, const Tolerance* tolerance, int64_t* ids,
-                   int num_threads);
-BundleCounts count_bundles(const RowsView& rows, const LabelsView& labels, const UpdateGrid& grid,
-                           const Tolerance* tolerance, bool check_nan, int num_threads);
-void row_fingerprints(const RowsView& rows, const UpdateGrid& grid, uint64_t* fingerprints, uint8_t* holds_nan,
-                      int num_threads);
-double conflict_margin(const RowsView& rows, const LabelsView& labels, int num_threads);
-void require();                // throws std::invalid_argument with the reason when this build has no CUDA
-std::string missing_reason();  // empty when it has
+struct Stream {
+  int device;
+  void* handle;  // cudaStream_t; null is the legacy default stream
+};
+
+void bundle_ids(const RowsView& rows, const UpdateGrid& grid, const Tolerance* tolerance, int64_t* ids,
+                const Stream& stream);
+
+// All layers in one launch; they have the same rows, so the same labels. A tolerance takes one launch a layer.
+std::vector<BundleCounts> count_bundles(const std::vector<RowsView>& layers, const LabelsView& labels,
+                                        const UpdateGrid& grid, const Tolerance* tolerance, bool check_nan,
+                                        const Stream& stream);
+
+// A row that holds a NaN gets (0, 0), which another row gets with probability 2^-128.
+void row_fingerprints(const RowsView& rows, const UpdateGrid& grid, uint64_t* fingerprints, const Stream& stream);
+
+// may_hold_nan: rows of (0, 0) are rows with a NaN.
+BundleCounts count_fingerprints(const FingerprintBlock& rows, bool may_hold_nan, const Stream& stream);
+
+double conflict_margin(const RowsView& rows, const LabelsView& labels, const Stream& stream);
+
+void wait_for(const Stream& stream, void* producer);  // queues: nothing more on stream before what producer holds now
+
+int device_of(
+    const void* memory);  // ordinal of the GPU that this is memory of; throws std::invalid_argument if of none
+
+bool is_built();  // this build has kernels; whether they can run here is asked of missing_reason
+std::string build_reason();  // why not; empty when it has
+std::string architectures();  // what the kernels were compiled for
+std::string missing_reason();  // empty when a GPU can be used here; asks the driver
+void require();  // throws std::invalid_argument with the reason
+
+// For tests: at most so many blocks, so many threads in each, and how many rows of a layer one block may group. Zeros
+// are the normal choice.
+void use_launch_shape(int blocks, int threads, int64_t rows_of_a_block);
 
 }  // namespace cuda
 

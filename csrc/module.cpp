@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <atomic>
 #include <memory>
 #include <optional>
 
@@ -13,6 +14,9 @@
 #include "cpu/threads.h"
 
 namespace py = pybind11;
+#ifdef CBKERNELS_EMULATED
+void bind_emulation(py::module_& module);  // tests/emulation
+#endif
 using namespace cbkernels;
 
 namespace {
@@ -52,52 +56,105 @@ py::tuple tuple_of(BundleCounts&& c) {
                         array_of(std::move(c.label_counts)), array_of(std::move(c.starts)));
 }
 
-struct Half {  // one half of the contract
-  decltype(&cpu::bundle_ids) bundle_ids;
-  decltype(&cpu::count_bundles) count_bundles;
-  decltype(&cpu::row_fingerprints) row_fingerprints;
-  decltype(&cpu::conflict_margin) conflict_margin;
-  decltype(&cpu::require) require;
-};
-
-void bind(py::module_ module, const Half& half) {
+void bind_cpu(py::module_ module) {
   module.def("bundle_ids",
-             [half](uintptr_t acts, std::vector<int64_t> shape, std::vector<int64_t> strides, int dtype,
-                    const GridArgument& grid, const ToleranceArgument& tolerance, uintptr_t ids, int num_threads) {
+             [](uintptr_t acts, std::vector<int64_t> shape, std::vector<int64_t> strides, int dtype,
+                const GridArgument& grid, const ToleranceArgument& tolerance, uintptr_t ids, int num_threads) {
                const py::gil_scoped_release released;
                const auto near = tolerance_of(tolerance);
-               return half.bundle_ids(rows_of(acts, std::move(shape), std::move(strides), dtype), grid_of(grid),
+               return cpu::bundle_ids(rows_of(acts, std::move(shape), std::move(strides), dtype), grid_of(grid),
                                       near ? &*near : nullptr, at<int64_t>(ids), num_threads);
              });
-  module.def("count_bundles",
-             [half](uintptr_t acts, std::vector<int64_t> shape, std::vector<int64_t> strides, int dtype,
-                    uintptr_t labels, int64_t label_stride, int label_dtype, const GridArgument& grid,
-                    const ToleranceArgument& tolerance, bool check_nan, int num_threads) {
-               BundleCounts counts;
-               {
-                 const py::gil_scoped_release released;
-                 const auto near = tolerance_of(tolerance);
-                 counts = half.count_bundles(rows_of(acts, std::move(shape), std::move(strides), dtype),
-                                             labels_of(labels, label_stride, label_dtype), grid_of(grid),
-                                             near ? &*near : nullptr, check_nan, num_threads);
-               }
-               return tuple_of(std::move(counts));
-             });
+  module.def("count_bundles", [](uintptr_t acts, std::vector<int64_t> shape, std::vector<int64_t> strides, int dtype,
+                                 uintptr_t labels, int64_t label_stride, int label_dtype, const GridArgument& grid,
+                                 const ToleranceArgument& tolerance, bool check_nan, int num_threads) {
+    BundleCounts counts;
+    {
+      const py::gil_scoped_release released;
+      const auto near = tolerance_of(tolerance);
+      counts = cpu::count_bundles(rows_of(acts, std::move(shape), std::move(strides), dtype),
+                                  labels_of(labels, label_stride, label_dtype), grid_of(grid), near ? &*near : nullptr,
+                                  check_nan, num_threads);
+    }
+    return tuple_of(std::move(counts));
+  });
   module.def("row_fingerprints",
-             [half](uintptr_t acts, std::vector<int64_t> shape, std::vector<int64_t> strides, int dtype,
-                    const GridArgument& grid, uintptr_t fingerprints, uintptr_t holds_nan, int num_threads) {
+             [](uintptr_t acts, std::vector<int64_t> shape, std::vector<int64_t> strides, int dtype,
+                const GridArgument& grid, uintptr_t fingerprints, uintptr_t holds_nan, int num_threads) {
                const py::gil_scoped_release released;
-               half.row_fingerprints(rows_of(acts, std::move(shape), std::move(strides), dtype), grid_of(grid),
+               cpu::row_fingerprints(rows_of(acts, std::move(shape), std::move(strides), dtype), grid_of(grid),
                                      at<uint64_t>(fingerprints), at<uint8_t>(holds_nan), num_threads);
              });
+  module.def("conflict_margin", [](uintptr_t acts, std::vector<int64_t> shape, std::vector<int64_t> strides, int dtype,
+                                   uintptr_t labels, int64_t label_stride, int label_dtype, int num_threads) {
+    const py::gil_scoped_release released;
+    return cpu::conflict_margin(rows_of(acts, std::move(shape), std::move(strides), dtype),
+                                labels_of(labels, label_stride, label_dtype), num_threads);
+  });
+  module.def("require", &cpu::require);
+}
+
+using LayerArgument = std::tuple<uintptr_t, std::vector<int64_t>, std::vector<int64_t>, int>;
+
+cuda::Stream stream_of(int device, uintptr_t stream) { return {device, at<void>(stream)}; }
+
+void bind_cuda(py::module_ module) {
+  module.def("bundle_ids", [](uintptr_t acts, std::vector<int64_t> shape, std::vector<int64_t> strides, int dtype,
+                              const GridArgument& grid, const ToleranceArgument& tolerance, uintptr_t ids, int device,
+                              uintptr_t stream) {
+    const py::gil_scoped_release released;
+    const auto near = tolerance_of(tolerance);
+    cuda::bundle_ids(rows_of(acts, std::move(shape), std::move(strides), dtype), grid_of(grid), near ? &*near : nullptr,
+                     at<int64_t>(ids), stream_of(device, stream));
+  });
+  module.def("count_bundles", [](std::vector<LayerArgument> layers, uintptr_t labels, int64_t label_stride,
+                                 int label_dtype, const GridArgument& grid, const ToleranceArgument& tolerance,
+                                 bool check_nan, int device, uintptr_t stream) {
+    std::vector<BundleCounts> counts;
+    {
+      const py::gil_scoped_release released;
+      const auto near = tolerance_of(tolerance);
+      std::vector<RowsView> views;
+      for (auto& [acts, shape, strides, dtype] : layers)
+        views.push_back(rows_of(acts, std::move(shape), std::move(strides), dtype));
+      counts = cuda::count_bundles(views, labels_of(labels, label_stride, label_dtype), grid_of(grid),
+                                   near ? &*near : nullptr, check_nan, stream_of(device, stream));
+    }
+    py::list tuples;
+    for (BundleCounts& of_layer : counts) tuples.append(tuple_of(std::move(of_layer)));
+    return tuples;
+  });
+  module.def("row_fingerprints", [](uintptr_t acts, std::vector<int64_t> shape, std::vector<int64_t> strides, int dtype,
+                                    const GridArgument& grid, uintptr_t fingerprints, int device, uintptr_t stream) {
+    const py::gil_scoped_release released;
+    cuda::row_fingerprints(rows_of(acts, std::move(shape), std::move(strides), dtype), grid_of(grid),
+                           at<uint64_t>(fingerprints), stream_of(device, stream));
+  });
+  module.def("count_fingerprints", [](uintptr_t fingerprints, uintptr_t labels, int64_t num_rows, bool may_hold_nan,
+                                      int device, uintptr_t stream) {
+    BundleCounts counts;
+    {
+      const py::gil_scoped_release released;
+      counts = cuda::count_fingerprints({at<const uint64_t>(fingerprints), at<const int64_t>(labels), num_rows},
+                                        may_hold_nan, stream_of(device, stream));
+    }
+    return tuple_of(std::move(counts));
+  });
   module.def("conflict_margin",
-             [half](uintptr_t acts, std::vector<int64_t> shape, std::vector<int64_t> strides, int dtype,
-                    uintptr_t labels, int64_t label_stride, int label_dtype, int num_threads) {
+             [](uintptr_t acts, std::vector<int64_t> shape, std::vector<int64_t> strides, int dtype, uintptr_t labels,
+                int64_t label_stride, int label_dtype, int device, uintptr_t stream) {
                const py::gil_scoped_release released;
-               return half.conflict_margin(rows_of(acts, std::move(shape), std::move(strides), dtype),
-                                           labels_of(labels, label_stride, label_dtype), num_threads);
+               return cuda::conflict_margin(rows_of(acts, std::move(shape), std::move(strides), dtype),
+                                            labels_of(labels, label_stride, label_dtype), stream_of(device, stream));
              });
-  module.def("require", [half] { half.require(); });
+  module.def("wait_for", [](int device, uintptr_t stream, uintptr_t producer) {
+    cuda::wait_for(stream_of(device, stream), at<void>(producer));
+  });
+  module.def("device_of", [](uintptr_t address) { return cuda::device_of(at<const void>(address)); });
+  module.def("missing_reason", &cuda::missing_reason);
+  module.def("require", &cuda::require);
+  module.def("use_launch_shape", &cuda::use_launch_shape, py::arg("blocks"), py::arg("threads"),
+             py::arg("rows_of_a_block") = 0);
 }
 
 py::tuple count_fingerprints(const std::vector<std::tuple<uintptr_t, uintptr_t, int64_t>>& blocks, int num_threads) {
@@ -116,8 +173,9 @@ py::dict build_info() {
   py::dict info;
   info["compiler"] = CBKERNELS_COMPILER;
   info["flags"] = CBKERNELS_FLAGS;
-  info["cuda"] = cuda::missing_reason().empty();
-  info["cuda_reason"] = cuda::missing_reason();
+  info["cuda"] = cuda::is_built();
+  info["cuda_reason"] = cuda::build_reason();
+  info["cuda_architectures"] = cuda::architectures();
   info["instruction_sets"] = instruction_sets();
   info["instruction_set"] = instruction_set_in_use().name;
   info["num_dtypes"] = num_dtypes;
@@ -137,6 +195,7 @@ py::dict last_work_of_this_thread() {
   counters["comparisons"] = work.comparisons;
   counters["threads"] = work.threads;
   counters["parallel_regions"] = work.parallel_regions;
+  counters["launches"] = work.launches;
   return counters;
 }
 
@@ -156,14 +215,15 @@ uint64_t read_bytes(uintptr_t address, int64_t num_bytes, int num_threads) {
 
 PYBIND11_MODULE(_core, module) {
   module.attr("version") = CBKERNELS_VERSION;
-  bind(module.def_submodule("cpu"),
-       {cpu::bundle_ids, cpu::count_bundles, cpu::row_fingerprints, cpu::conflict_margin, cpu::require});
-  bind(module.def_submodule("cuda"),
-       {cuda::bundle_ids, cuda::count_bundles, cuda::row_fingerprints, cuda::conflict_margin, cuda::require});
+  bind_cpu(module.def_submodule("cpu"));
+  bind_cuda(module.def_submodule("cuda"));
   module.def("count_fingerprints", &count_fingerprints);
   module.def("build_info", &build_info);
   module.def("use_instruction_set", &use_instruction_set);
   module.def("use_routing_bits", &use_routing_bits);
   module.def("last_work", &last_work_of_this_thread);
   module.def("read_bytes", &read_bytes);
+#ifdef CBKERNELS_EMULATED
+  bind_emulation(module);
+#endif
 }

@@ -9,10 +9,18 @@ import pytest
 
 from cbkernels import _core, backends
 
+from . import emulation
+
 _INFO = _core.build_info()
 _INSTRUCTION_SETS = ("portable", "avx2", "neon")
+_NO_GPU = _core.cuda.missing_reason()
+_emulated, _not_emulated = emulation.load()
+if _emulated is not None:
+    backends.TABLE[emulation.NAME] = backends._Cuda(emulation.NAME, _emulated.cuda)
+_BACKENDS = list(dict.fromkeys([*backends.TABLE, emulation.NAME]))
 _MISSING = {
-    **({} if _INFO["cuda"] else {"cuda": str(_INFO["cuda_reason"])}),
+    **({"cuda": _NO_GPU} if _NO_GPU else {}),
+    **({} if _emulated else {emulation.NAME: _not_emulated}),
     **{
         name: "not in this build or not on this processor"
         for name in _INSTRUCTION_SETS
@@ -21,6 +29,21 @@ _MISSING = {
 }
 _HERE = [name for name in backends.TABLE if name not in _MISSING]
 _TESTED: set[str] = set()
+_NOT_FOR_EMULATION = {"test_torch_operators.py": "operators choose the backend by the device of the tensor"}
+"""Files whose tests of every backend leave the emulated one out."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Drop what is not for the emulated backend."""
+
+    def is_left_out(item: pytest.Item) -> bool:
+        params = getattr(item, "callspec", None)
+        return item.path.name in _NOT_FOR_EMULATION and params is not None and emulation.NAME in params.params.values()
+
+    left_out = [item for item in items if is_left_out(item)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not is_left_out(item)]
 
 
 @pytest.fixture(scope="session", params=_HERE)
@@ -53,7 +76,7 @@ def routing_bits() -> Iterator[Callable[[int], None]]:
     _core.use_routing_bits(64)
 
 
-@pytest.fixture(params=[*backends.TABLE, *_INSTRUCTION_SETS])
+@pytest.fixture(params=[*_BACKENDS, *_INSTRUCTION_SETS])
 def anything(request: pytest.FixtureRequest) -> str:
     """Every backend and instruction set there can be; skipped, loudly, where it is not."""
     if request.param in _MISSING:
@@ -64,8 +87,10 @@ def anything(request: pytest.FixtureRequest) -> str:
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """What was tested here, and what was not."""
     terminalreporter.section("cbkernels: tested here", sep="-")
-    for kind, names in (("backend", list(backends.TABLE)), ("instruction set", _INSTRUCTION_SETS)):
+    for kind, names in (("backend", _BACKENDS), ("instruction set", _INSTRUCTION_SETS)):
         for name in names:
             reason = _MISSING.get(name, "no test of it was selected")
             state = "tested" if name in _TESTED else f"NOT TESTED HERE ({reason})"
+            if name == emulation.NAME and emulation.launches():
+                state = f"tested, {emulation.launches()} kernel launches emulated"
             terminalreporter.line(f"{kind} {name}: {state}")

@@ -10,6 +10,8 @@ import pytest
 
 from cbkernels.arrays import DTYPES
 
+from . import emulation
+
 FLOATS = DTYPES[:6]
 INTEGERS = DTYPES[6:14]
 WITHOUT_NUMPY_TYPE = ("bfloat16", "float8_e4m3fn", "float8_e5m2")
@@ -143,6 +145,8 @@ def not_a_number(dtype: str) -> np.ndarray:
 
 def place(x: Any, backend: str) -> Any:
     """The array where the backend can read it."""
+    if backend == emulation.NAME and isinstance(x, np.ndarray) and not x.flags.aligned:
+        return x.copy()  # a GPU reads whole values only, at multiples of their size
     if backend != "cuda":
         return x
     torch = pytest.importorskip("torch")
@@ -153,3 +157,8 @@ def place(x: Any, backend: str) -> Any:
             return torch.from_numpy(x.view(f"u{x.dtype.itemsize}")).view(getattr(torch, x.dtype.name)).cuda()
         return torch.from_numpy(x).cuda()
     return torch.as_tensor(x).cuda()
+
+
+def on_host(x: Any) -> np.ndarray:
+    """What a backend returned as a NumPy array, wherever it is."""
+    return x if isinstance(x, np.ndarray) else np.asarray(x.cpu())

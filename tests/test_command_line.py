@@ -120,8 +120,8 @@ def test_info_says_what_is_missing_and_how_to_rebuild(capsys: pytest.CaptureFixt
     assert facts["version"] == cbkernels.__version__
     assert list(facts["backends"]) == list(backends.TABLE)
     assert facts["backends"]["cpu"] is None
-    if not build["cuda"]:
-        assert facts["backends"]["cuda"] == build["cuda_reason"]
+    assert facts["backends"]["cuda"] == (cbkernels._core.cuda.missing_reason() or None)
+    assert facts["cuda"] == {"compiled_in": build["cuda"], "architectures": build["cuda_architectures"]}
     assert facts["instruction_set"] in facts["instruction_sets"]
     assert facts["threads"] == backends.num_threads()
     assert any("CBKERNELS_CUDA=ON" in command for command in facts["rebuild"].values())
@@ -129,6 +129,30 @@ def test_info_says_what_is_missing_and_how_to_rebuild(capsys: pytest.CaptureFixt
     text = capsys.readouterr().out
     for value in (facts["version"], facts["compiler"], facts["flags"], facts["numpy"], "CBKERNELS_CUDA=ON"):
         assert str(value) in text
+
+
+@pytest.mark.parametrize("compiled_in", [True, False])
+@pytest.mark.parametrize("reason", ["", "there is no driver"])
+def test_info_says_in_one_line_whether_a_gpu_can_be_used(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, compiled_in: bool, reason: str
+) -> None:
+    class Functions:
+        def require(self) -> None:
+            if reason:
+                raise ValueError(reason)
+
+    build = {**cbkernels._core.build_info(), "cuda": compiled_in, "cuda_architectures": "80;90" if compiled_in else ""}
+    monkeypatch.setattr(cbkernels._core, "build_info", lambda: build)
+    monkeypatch.setitem(backends.TABLE, "cuda", backends._Cuda("cuda", Functions()))
+    assert main(["info", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["backends"]["cuda"] == (reason or None)
+    assert facts["cuda"] == {"compiled_in": compiled_in, "architectures": build["cuda_architectures"]}
+    assert main(["info"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("backend cuda ")]
+    state = f"missing: {reason}" if reason else "ready"
+    compiled = " (compiled in for 80;90)" if compiled_in else ""
+    assert line.removeprefix("backend cuda").strip() == state + compiled
 
 
 def test_info_names_torch_without_importing_it() -> None:

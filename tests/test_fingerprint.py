@@ -12,7 +12,7 @@ import cbkernels as cb
 from cbkernels import _core, backends
 from cbkernels.arrays import DTYPES, as_rows
 
-from .inputs import FLOATS, LAYOUTS, not_a_number, numpy_type, place, special_values, typed
+from .inputs import FLOATS, LAYOUTS, not_a_number, numpy_type, on_host, place, special_values, typed
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "fingerprint.md"
 
@@ -36,7 +36,7 @@ GOLDEN = [
 
 
 def fingerprints(acts: np.ndarray, backend: str, grid: cb.UpdateGrid | None = None) -> np.ndarray:
-    found, holds_nan = backends.TABLE[backend].row_fingerprints(as_rows(place(acts, backend)), grid)
+    found, holds_nan = map(on_host, backends.TABLE[backend].row_fingerprints(as_rows(place(acts, backend)), grid))
     assert (found.dtype, holds_nan.dtype) == (np.uint64, np.bool_)
     assert (found.shape, holds_nan.shape) == ((len(acts), 2), (len(acts),))
     assert not found[holds_nan].any(), "a flagged row has the fingerprint (0, 0)"

@@ -222,7 +222,7 @@ def test_wheel_is_complete_and_holds_nothing_else() -> None:
     installed = {p for p in installed if "__pycache__" not in p}
     assert {n for n in names if n.startswith("cbkernels/")} == installed
     assert len([n for n in names if n.endswith((".so", ".dylib", ".pyd"))]) == 1
-    assert not [n for n in names if n.endswith((".cpp", ".h", ".o", ".pyc", ".npz.tmp"))]
+    assert not [n for n in names if n.endswith((".cpp", ".cu", ".h", ".o", ".pyc", ".npz.tmp"))]
     assert [n for n in names if n.startswith("cbkernels/data/")], "the digits table is part of the package"
     assert size < 10_000_000
 
@@ -240,6 +240,8 @@ def test_source_archive_is_complete_and_holds_nothing_else() -> None:
     needed = {"CMakeLists.txt", "pyproject.toml", "README.md", "LICENSE", "Makefile", "csrc/module.cpp"}
     needed |= {
         "csrc/no_cuda/cuda.cpp",
+        "csrc/cuda/group_rows.cu",
+        "csrc/cuda/device.h",
         "cbkernels/_version.py",
         "cbkernels/py.typed",
         "tests/test_install.py",

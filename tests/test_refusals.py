@@ -178,31 +178,43 @@ def test_layers_are_all_checked_before_the_first_is_measured() -> None:
 
 
 def test_cuda_on_cpu_arrays_or_without_cuda() -> None:
-    with pytest.raises(ValueError, match=r"CUDA|acts is on cpu") as caught:
+    with pytest.raises(ValueError, match=r"CUDA|NVIDIA GPU|acts is on cpu") as caught:
         cb.bundle_entropy(GOOD, LABELS, backend="cuda")
     one_sentence(caught.value)
-    if not _core.build_info()["cuda"]:
-        assert str(caught.value) == _core.build_info()["cuda_reason"]
+    reason = _core.cuda.missing_reason()
+    if reason:
+        assert str(caught.value) == reason
+    build = _core.build_info()
+    assert bool(build["cuda_reason"]) != build["cuda"]
+    assert build["cuda"] or reason == build["cuda_reason"]
     still_works()
 
 
 def test_the_cuda_half_refuses_where_it_is_not() -> None:
-    if _core.build_info()["cuda"]:
+    """Not compiled in, no driver or no GPU: every function says so, and touches nothing."""
+    reason = _core.cuda.missing_reason()
+    if not reason:
         pytest.skip("refusals of the missing cuda half: NOT TESTED HERE (it is not missing)")
     x, y = GOOD.copy(), LABELS.copy()
-    ids = np.full(2, -7)
+    ids = np.full(4, -7)
     acts = (x.ctypes.data, x.shape, x.strides, 0)
     labels = (y.ctypes.data, 8, 6)
+    here = (0, 0)
     for call in (
         _core.cuda.require,
-        lambda: _core.cuda.bundle_ids(*acts, None, None, ids.ctypes.data, 1),
-        lambda: _core.cuda.count_bundles(*acts, *labels, None, None, True, 1),
-        lambda: _core.cuda.row_fingerprints(*acts, None, ids.ctypes.data, ids.ctypes.data, 1),
-        lambda: _core.cuda.conflict_margin(*acts, *labels, 1),
+        lambda: _core.cuda.bundle_ids(*acts, None, None, ids.ctypes.data, *here),
+        lambda: _core.cuda.bundle_ids(*acts, None, (0.0, 0.0), ids.ctypes.data, *here),
+        lambda: _core.cuda.count_bundles([acts], *labels, None, None, True, *here),
+        lambda: _core.cuda.row_fingerprints(*acts, None, ids.ctypes.data, *here),
+        lambda: _core.cuda.count_fingerprints(ids.ctypes.data, y.ctypes.data, 2, True, *here),
+        lambda: _core.cuda.conflict_margin(*acts, *labels, *here),
+        lambda: _core.cuda.wait_for(0, 1, 0),
+        lambda: _core.cuda.device_of(ids.ctypes.data),
     ):
-        with pytest.raises(ValueError, match=re.escape(_core.build_info()["cuda_reason"])):
+        with pytest.raises(ValueError, match=re.escape(reason)) as caught:
             call()
-    assert ids.tolist() == [-7, -7], "nothing is half written"
+        one_sentence(caught.value)
+    assert ids.tolist() == [-7] * 4, "nothing is half written"
 
 
 @pytest.mark.parametrize(
@@ -233,6 +245,23 @@ def test_torch_tensors(make: Callable[[Any], Any], kind: type[Exception], messag
     still_works()
 
 
+def test_fake_tensors() -> None:
+    torch = pytest.importorskip("torch", reason="torch: NOT TESTED HERE")
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        acts = torch.zeros(2, 3)
+    for call in (
+        lambda: cb.bundle_entropy(acts, LABELS[:2]),
+        lambda: cb.bundle_entropy_layers({"acts": acts}, LABELS[:2]),
+        lambda: cb.conflict_margin(acts, LABELS[:2]),
+        lambda: cb.BundleEntropy().update(acts, LABELS[:2]),
+    ):
+        with pytest.raises(TypeError, match="is a FakeTensor, which may have no memory of its own; pass a plain"):
+            call()
+    still_works()
+
+
 def test_compressed_sparse_tensors() -> None:
     torch = pytest.importorskip("torch", reason="torch: NOT TESTED HERE")
     with pytest.warns(UserWarning, match=r"(?i)sparse"):
@@ -256,7 +285,7 @@ def test_torch_labels() -> None:
 def test_arrays_of_two_devices() -> None:
     torch = pytest.importorskip("torch", reason="torch: NOT TESTED HERE")
     if not torch.cuda.is_available():
-        pytest.skip("arrays on two devices: NOT TESTED HERE (no GPU)")
+        pytest.skip("tensors on two devices: NOT TESTED HERE (no GPU; test_gpu_arrays.py has stand-ins)")
     with pytest.raises(ValueError, match="acts is on cuda:0 and labels on cpu; move one to the other"):
         cb.bundle_entropy(torch.zeros(2, 2, device="cuda"), torch.zeros(2, dtype=torch.int64))
 

@@ -43,15 +43,16 @@ def installation() -> dict[str, Any]:
     """Facts about this installation as JSON types; torch is not imported.
 
     Returns:
-        version, folder, backends (name -> null, or why it is missing), compiler, flags,
-        instruction_sets, instruction_set, threads, python, platform, numpy, torch (null if absent),
-        rebuild (what -> command).
+        version, folder, backends (name -> null, or why it cannot be used here), cuda (compiled_in:
+        bool; architectures: what for), compiler, flags, instruction_sets, instruction_set, threads,
+        python, platform, numpy, torch (null if absent), rebuild (what -> command).
     """
     build = _core.build_info()
     return {
         "version": __version__,
         "folder": os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
         "backends": {name: _missing(name) for name in backends.TABLE},
+        "cuda": {"compiled_in": build["cuda"], "architectures": build["cuda_architectures"]},
         "compiler": build["compiler"],
         "flags": build["flags"],
         "instruction_sets": list(build["instruction_sets"]),
@@ -66,16 +67,11 @@ def installation() -> dict[str, Any]:
 
 
 def _missing(backend: str) -> str | None:
-    """Why the backend cannot be used; None if it can."""
-    build = _core.build_info()
-    if backend == "cuda" and not build["cuda"]:
-        return str(build["cuda_reason"])
-    compiled = getattr(_core, backend, None)
-    if compiled is not None:
-        try:
-            compiled.require()
-        except ValueError as error:
-            return str(error)
+    """Why the backend cannot be used here; None if it can."""
+    try:
+        backends.TABLE[backend].require()
+    except ValueError as error:
+        return str(error)
     return None
 
 
@@ -89,7 +85,10 @@ def _installed(package: str) -> str | None:
 def _text(facts: dict[str, Any]) -> str:
     lines = [("cbkernels", f"{facts['version']} in {facts['folder']}")]
     for name, reason in facts["backends"].items():
-        lines.append((f"backend {name}", "ready" if reason is None else f"missing: {reason}"))
+        state = "ready" if reason is None else f"missing: {reason}"
+        if name == "cuda" and facts["cuda"]["compiled_in"]:
+            state += f" (compiled in for {facts['cuda']['architectures']})"
+        lines.append((f"backend {name}", state))
     lines += [
         ("compiler", facts["compiler"]),
         ("flags", facts["flags"]),

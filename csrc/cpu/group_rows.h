@@ -14,8 +14,4 @@ struct Grouping {
 // Writes (N,) ids. Exact: hashes route, comparisons decide.
 Grouping group_rows(const RowBlocks& rows, bool check_nan, int num_threads, int64_t* ids);
 
-// For tests: keep only so many leading bits of every routing hash, so that different rows collide.
-void use_routing_bits(int bits);
-uint64_t routing_mask();
-
 }  // namespace cbkernels

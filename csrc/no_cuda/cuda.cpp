@@ -5,24 +5,35 @@
 
 namespace cbkernels::cuda {
 
-std::string missing_reason() {
+bool is_built() { return false; }
+std::string build_reason() {
   return "this build of cbkernels has no CUDA (" CBKERNELS_NO_CUDA_BECAUSE
          "); move the input to the CPU, for example with .cpu()";
 }
-void require() { throw std::invalid_argument(missing_reason()); }
+std::string architectures() { return ""; }
+std::string missing_reason() { return build_reason(); }
+void require() { throw std::invalid_argument(build_reason()); }
 
-int64_t bundle_ids(const RowsView&, const UpdateGrid&, const Tolerance*, int64_t*, int) {
-  require();
-  return 0;
-}
-BundleCounts count_bundles(const RowsView&, const LabelsView&, const UpdateGrid&, const Tolerance*, bool, int) {
+void bundle_ids(const RowsView&, const UpdateGrid&, const Tolerance*, int64_t*, const Stream&) { require(); }
+std::vector<BundleCounts> count_bundles(const std::vector<RowsView>&, const LabelsView&, const UpdateGrid&,
+                                        const Tolerance*, bool, const Stream&) {
   require();
   return {};
 }
-void row_fingerprints(const RowsView&, const UpdateGrid&, uint64_t*, uint8_t*, int) { require(); }
-double conflict_margin(const RowsView&, const LabelsView&, int) {
+void row_fingerprints(const RowsView&, const UpdateGrid&, uint64_t*, const Stream&) { require(); }
+BundleCounts count_fingerprints(const FingerprintBlock&, bool, const Stream&) {
+  require();
+  return {};
+}
+double conflict_margin(const RowsView&, const LabelsView&, const Stream&) {
   require();
   return 0;
 }
+void wait_for(const Stream&, void*) { require(); }
+int device_of(const void*) {
+  require();
+  return 0;
+}
+void use_launch_shape(int, int, int64_t) { require(); }
 
 }  // namespace cbkernels::cuda

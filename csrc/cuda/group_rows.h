@@ -1,0 +1,237 @@
+// The phases that find the leader of every row of every layer, exactly. A hash of a few places routes; rows that are
+// then alone are done. The others are compared with their leader; what differs is hashed to its end, grouped again and
+// compared again; rows whose hashes still collide are compared one leader after the other.
+#pragma once
+#include "count_labels.h"
+#include "row_kernels.h"
+
+namespace cbkernels::cuda {
+
+struct Layer {
+  Elements elements;
+  LayerWork work;
+  int64_t* ids;  // may be null
+  int32_t num_places;        // of the sample
+  bool sample_is_whole_row;  // every value is in the sample
+  bool has_few_rows;         // a block groups it, its table in shared memory
+  int64_t chunks_per_span, num_spans;                // of a comparison
+  int64_t blocks_per_hash_span, num_hash_spans;
+};
+
+// --- one warp's work ------------------------------------------------------------------------------------------------
+
+CBKERNELS_DEVICE void sample_item(const Layer& layer, int64_t item, const uint32_t* block_keys, uint64_t routing_mask) {
+  const int64_t row = item * rows_per_sample + lane_index() / lanes_per_sample;
+  const int64_t last = layer.work.num_rows - 1;
+  const RowSample sample = sample_row(layer.elements, row < last ? row : last, layer.num_places, block_keys);
+  if (row > last || lane_index() % lanes_per_sample != 0) return;
+  layer.work.sums[2 * row] = sample.hash & routing_mask;
+  layer.work.holds_nan[row] = sample.holds_nan;
+  layer.work.differs[row] = layer.work.marked[row] = 0;
+}
+
+// One piece of the rows of one tile: against their leader, or (is_scan) looking for NaN in rows that nothing else has
+// read to the end.
+CBKERNELS_DEVICE void tile_item(const Layer& layer, int64_t item, bool is_scan) {
+  const LayerWork& work = layer.work;
+  const Elements& e = layer.elements;
+  const int width = lanes_per_row(e), rows_side_by_side = warp_size / width;
+  const int64_t tile = item / layer.num_spans, span = item % layer.num_spans;
+  const uint32_t* const list = is_scan ? work.tiles : work.order;
+  const uint32_t list_size = is_scan ? work.counters->num_scanned : work.counters->num_members;
+  const int64_t begin_of_tile = is_scan ? tile * rows_per_lane * rows_side_by_side : work.tiles[tile];
+  const int64_t leader = is_scan ? list[begin_of_tile] : work.leader[list[begin_of_tile]];
+  int64_t rows[rows_per_lane];
+  unsigned is_open = 0;  // bit r: there is a row r, and it has not been found to differ
+#pragma unroll
+  for (int r = 0; r < rows_per_lane; ++r) {
+    const int64_t at = begin_of_tile + lane_index() / width + r * rows_side_by_side;
+    rows[r] = at < list_size ? static_cast<int64_t>(list[at]) : leader;
+    if (at >= list_size || (!is_scan && (work.leader[rows[r]] != leader || read_now(work.differs + rows[r])))) continue;
+    is_open |= 1u << r;
+  }
+  if (!__any_sync(whole_warp, is_open != 0)) return;
+#pragma unroll
+  for (int r = 0; r < rows_per_lane; ++r)
+    if ((is_open >> r & 1u) == 0) rows[r] = leader;  // costs nothing: it is being read
+  const int64_t begin = span * layer.chunks_per_span, end = begin + layer.chunks_per_span;
+  const Comparison seen =
+      compare_rows_of_any_kind(e, leader, rows, begin, end < e.num_chunks ? end : e.num_chunks, width);
+  unsigned bits = seen.differs | seen.holds_nan << 8 | (seen.leader_holds_nan ? 1u << 16 : 0u);
+  for (int step = width / 2; step > 0; step /= 2) bits |= __shfl_xor_sync(whole_warp, bits, step);
+  if (lane_index() % width != 0) return;
+  const bool leader_holds_nan = (bits >> 16 & 1u) != 0;
+  if (leader_holds_nan) work.holds_nan[leader] = 1;
+#pragma unroll
+  for (int r = 0; r < rows_per_lane; ++r) {
+    if ((is_open >> r & 1u) == 0) continue;
+    const bool holds_nan = (bits >> (8 + r) & 1u) != 0;
+    if (holds_nan) work.holds_nan[rows[r]] = 1;
+    if (!is_scan && ((bits >> r & 1u) || holds_nan || leader_holds_nan)) work.differs[rows[r]] = 1;
+  }
+}
+
+// Some blocks of eight pending rows, hashed.
+CBKERNELS_DEVICE void hash_item(const Layer& layer, int64_t item, const uint32_t* block_keys) {
+  constexpr int num_sums = 2, num_rows = 16 / num_sums;
+  const LayerWork& work = layer.work;
+  const int64_t first = item / layer.num_hash_spans * num_rows, span = item % layer.num_hash_spans;
+  const int64_t last = static_cast<int64_t>(work.counters->num_pending) - 1;
+  int64_t rows[num_rows];
+#pragma unroll
+  for (int r = 0; r < num_rows; ++r) rows[r] = work.pending[first + r < last ? first + r : last];
+  const int64_t begin = span * layer.blocks_per_hash_span, end = begin + layer.blocks_per_hash_span;
+  const int64_t num_blocks = num_blocks_of(layer.elements);
+  unsigned with_nan;
+  const uint64_t sum = sum_blocks_of_any_kind<num_sums>(layer.elements, rows, begin,
+                                                        end < num_blocks ? end : num_blocks, block_keys, &with_nan);
+  const int lane = lane_index();
+  if (lane < 16 && first + lane / num_sums <= last) {
+    const int64_t row = work.pending[first + lane / num_sums];
+    atomicAdd(reinterpret_cast<unsigned long long*>(work.sums + 2 * row + lane % num_sums),
+              static_cast<unsigned long long>(sum));
+  }
+  if (lane < num_rows && first + lane <= last && (with_nan >> lane & 1u))
+    work.holds_nan[work.pending[first + lane]] = 1;
+}
+
+// --- one team's work ------------------------------------------------------------------------------------------------
+
+// Groups the rows of a list (null: the first `count` rows) by sums[2 * row]: leaders, and the others side by side in
+// tiles.
+CBKERNELS_DEVICE void group_by_hash(const Team& team, const Layer& layer, uint32_t* slots, const uint32_t* list,
+                                    int64_t count) {
+  const LayerWork& work = layer.work;
+  const auto row_at = [list](int64_t k) { return list != nullptr ? list[k] : static_cast<uint32_t>(k); };
+  LayerCounters& counters = *work.counters;
+  const uint32_t tile_rows = static_cast<uint32_t>(rows_per_tile(layer.elements));
+  clear_slots(team, slots, work.num_slots);
+  for (int64_t k = team.rank(); k < count; k += team.size()) work.members[row_at(k)] = 0;
+  if (team.rank() == 0) counters.num_members = counters.num_tiles = 0;
+  team.sync();
+  for (int64_t k = team.rank(); k < count; k += team.size()) {
+    const uint32_t row = row_at(k);
+    if (work.holds_nan[row]) continue;
+    const uint64_t hash = work.sums[2 * static_cast<int64_t>(row)];
+    bool is_new;
+    work.rank[row] = find_slot(
+        slots, work.num_slots, hash, row,
+        [&](uint32_t other) { return work.sums[2 * static_cast<int64_t>(other)] == hash; }, &is_new);
+  }
+  team.sync();
+  for_each_in_warps(team, count, [&](int64_t k, bool there) {
+    const uint32_t row = there ? row_at(k) : 0;
+    uint32_t leader = row;
+    if (there) work.leader[row] = leader = work.holds_nan[row] ? row : slots[work.rank[row]];
+    const uint32_t rank = count_together(work.members, leader, leader != row);
+    if (leader != row) work.rank[row] = rank;
+  });
+  team.sync();
+  for (int64_t k = team.rank(); k < count; k += team.size()) {
+    const uint32_t row = row_at(k);
+    const uint32_t members = work.members[row];
+    if (members == 0) continue;
+    work.begin[row] = atomicAdd(&counters.num_members, members);
+    work.first_tile[row] = atomicAdd(&counters.num_tiles, (members + tile_rows - 1) / tile_rows);
+  }
+  team.sync();
+  for (int64_t k = team.rank(); k < count; k += team.size()) {
+    const uint32_t row = row_at(k), leader = work.leader[row];
+    if (leader == row) continue;
+    const uint32_t rank = work.rank[row], at = work.begin[leader] + rank;
+    work.order[at] = row;
+    if (rank % tile_rows == 0) work.tiles[work.first_tile[leader] + rank / tile_rows] = at;
+  }
+}
+
+// After a comparison: what differs from its leader is pending; leaders that nothing equals may be scanned for NaN.
+CBKERNELS_DEVICE void list_pending(const Team& team, const Layer& layer, bool scan_for_nan) {
+  const LayerWork& work = layer.work;
+  LayerCounters& counters = *work.counters;
+  for_each_in_warps(team, counters.num_members, [&](int64_t k, bool there) {
+    const uint32_t row = there ? work.order[k] : 0;
+    const bool differs = there && work.differs[row], is_pending = differs && !work.holds_nan[row];
+    if (there && !differs) work.marked[work.leader[row]] = 1;
+    if (differs) work.leader[row] = row;
+    if (is_pending) work.sums[2 * static_cast<int64_t>(row)] = work.sums[2 * static_cast<int64_t>(row) + 1] = 0;
+    append(work.pending, &counters.num_pending, row, is_pending);
+  });
+  team.sync();
+  if (!scan_for_nan || layer.sample_is_whole_row || !layer.elements.may_hold_nan) return;
+  for_each_in_warps(team, work.num_rows, [&](int64_t i, bool there) {
+    const bool unread = there && work.leader[i] == i && !work.marked[i] && !work.differs[i] && !work.holds_nan[i];
+    append(work.tiles, &counters.num_scanned, static_cast<uint32_t>(i), unread);
+  });
+  team.sync();
+}
+
+// Makes one hash of what was summed over all values of the pending rows.
+CBKERNELS_DEVICE void finish_hashes(const Team& team, const Layer& layer, uint64_t routing_mask) {
+  const LayerWork& work = layer.work;
+  if (team.rank() == 0) work.result->rows_compared += work.counters->num_members;
+  for (int64_t k = team.rank(); k < work.counters->num_pending; k += team.size()) {
+    const int64_t row = work.pending[k];
+    const uint64_t hash = fingerprint::mix(work.sums[2 * row] ^ fingerprint::mix(work.sums[2 * row + 1]));
+    work.sums[2 * row] = hash & routing_mask;
+    work.differs[row] = 0;
+  }
+  team.sync();
+}
+
+// Rows that differ from the leader that all of their values' hash gave them: their hashes collide. One after the other
+// becomes a leader, the rest is compared with it. Of one block.
+CBKERNELS_DEVICE void settle_collisions(const Layer& layer, ScanSpace* space) {
+  const LayerWork& work = layer.work;
+  const uint32_t count = work.counters->num_lost;
+  const int lane = lane_index(), warp = threadIdx.x / warp_size, num_warps = blockDim.x / warp_size;
+  for (;;) {
+    uint32_t smallest = no_row;
+    for (uint32_t k = threadIdx.x; k < count; k += blockDim.x)
+      if (work.differs[work.pending[k]] && work.pending[k] < smallest) smallest = work.pending[k];
+    for (int step = warp_size / 2; step > 0; step /= 2) {
+      const uint32_t other = __shfl_xor_sync(whole_warp, smallest, step);
+      smallest = other < smallest ? other : smallest;
+    }
+    __syncthreads();
+    if (lane == 0) space->of_warp[warp] = smallest;
+    __syncthreads();
+    for (int w = 0; w < num_warps; ++w)
+      if (space->of_warp[w] < smallest) smallest = static_cast<uint32_t>(space->of_warp[w]);
+    if (smallest == no_row) return;
+    if (threadIdx.x == 0) {
+      work.leader[smallest] = smallest;
+      work.differs[smallest] = 0;
+    }
+    __syncthreads();
+    for (uint32_t k = warp; k < count; k += num_warps) {
+      const uint32_t row = work.pending[k];
+      if (!work.differs[row]) continue;
+      if (!rows_are_equal(layer.elements, row, smallest) || lane != 0) continue;
+      work.leader[row] = smallest;
+      work.differs[row] = 0;
+    }
+    __syncthreads();
+  }
+}
+
+// After the second comparison: every row's leader is final.
+CBKERNELS_DEVICE void settle(const Team& team, const Layer& layer) {
+  const LayerWork& work = layer.work;
+  for_each_in_warps(team, work.counters->num_members, [&](int64_t k, bool there) {
+    const uint32_t row = there ? work.order[k] : 0;
+    const bool differs = there && work.differs[row], is_lost = differs && !work.holds_nan[row];
+    if (differs) work.leader[row] = row;
+    append(work.pending, &work.counters->num_lost, row, is_lost);
+  });
+  team.sync();
+  if (team.rank() == 0) {
+    work.result->rows_compared += work.counters->num_members;
+    work.result->rows_fingerprinted = work.counters->num_pending;
+    work.result->rows_searched = work.counters->num_lost;
+  }
+  if (work.counters->num_lost == 0) return;
+  if (team.holds_first_block()) settle_collisions(layer, team.space);
+  team.sync();
+}
+
+}  // namespace cbkernels::cuda

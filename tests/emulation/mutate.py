@@ -1,0 +1,288 @@
+"""Plant faults in csrc/cuda, one at a time: does a short run on the emulated devices notice?
+
+``make mutate`` prints caught / planted; fewer than nine in ten is a failure. A fault is a text and what takes its
+place, compiled in a copy of csrc; ``probe.py`` is what every faulty module has to survive, and the right one does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = Path(os.environ.get("CBKERNELS_EMULATION_BUILD", ROOT / "build" / "emulation"))
+SCRATCH = BUILD.parent / "mutation"
+MUST_CATCH = 0.9
+MOST_SECONDS = 120
+"""For one probe; the right module takes about ten. A kernel that hangs is a fault that was caught."""
+
+
+class Fault(NamedTuple):
+    file: str  # in csrc/cuda
+    text: str
+    replacement: str
+    what: str
+    occurrence: int = 1
+
+
+FAULTS = [
+    Fault("teams.h", "__syncthreads();  // the space may still be in use", "", "sum over a block: first barrier"),
+    Fault(
+        "teams.h",
+        "space->of_warp[warp] = inclusive;\n  __syncthreads();",
+        "space->of_warp[warp] = inclusive;",
+        "sum over a block: second barrier",
+    ),
+    Fault(
+        "teams.h",
+        "__syncthreads();\n    if (gridDim.x == 1) return;",
+        "if (gridDim.x == 1) return;",
+        "barrier of the grid: the block before it",
+    ),
+    Fault(
+        "teams.h",
+        "after theirs\n    }\n    __syncthreads();",
+        "after theirs\n    }",
+        "barrier of the grid: the block after it",
+    ),
+    Fault(
+        "teams.h",
+        "read_now(arrived) < expected",
+        "read_now(arrived) + 1 < expected",
+        "barrier of the grid: does not wait for the last block",
+    ),
+    Fault("teams.h", "atomicAdd(arrived, 1u);", "*arrived += 1;", "barrier of the grid: arrival is not atomic"),
+    Fault("teams.h", "if (w < warp) before", "if (w <= warp) before", "sum over a block: counts its own warp"),
+    Fault("teams.h", "(count + team.size() - 1) / team.size()", "count / team.size()", "shares: the rest is left out"),
+    Fault(
+        "teams.h",
+        "__shfl_sync(whole_warp, inclusive, warp_size - 1);",
+        "__shfl_sync(whole_warp, inclusive, warp_size - 2);",
+        "items: the 32nd layer is left out",
+    ),
+    Fault(
+        "group_keys.h",
+        "there = atomicCAS(slots + slot, no_row, row);",
+        "slots[slot] = row;",
+        "table: a slot is taken without an atomic",
+    ),
+    Fault(
+        "group_keys.h",
+        "if (row < there) atomicMin(slots + slot, row);",
+        "if (row < there) slots[slot] = row;",
+        "table: the smallest row without an atomic",
+    ),
+    Fault(
+        "group_keys.h",
+        "before = atomicAdd(counters + key, static_cast<uint32_t>(__popc(peers)));",
+        "{ before = counters[key]; counters[key] = before + __popc(peers); }",
+        "counting without an atomic",
+    ),
+    Fault(
+        "group_keys.h",
+        "return before + __popc(peers & ((1u << lane) - 1));",
+        "return before + __popc(peers & ((2u << lane) - 1));",
+        "counting: the lane counts itself",
+    ),
+    Fault("group_keys.h", "takes_part ? key : 0x80000000u + lane", "key", "counting: idle lanes take part"),
+    Fault("group_keys.h", "k - lane_index() < count", "k < count", "a warp that is not whole at the end"),
+    Fault(
+        "group_rows.h",
+        "  team.sync();\n  for (int64_t k = team.rank(); k < count; k += team.size()) {\n"
+        "    const uint32_t row = row_at(k);\n    if (work.holds_nan[row]) continue;",
+        "  for (int64_t k = team.rank(); k < count; k += team.size()) {\n"
+        "    const uint32_t row = row_at(k);\n    if (work.holds_nan[row]) continue;",
+        "grouping: barrier before the table",
+    ),
+    Fault(
+        "group_rows.h",
+        "  team.sync();\n  for_each_in_warps(team, count, [&]",
+        "  for_each_in_warps(team, count, [&]",
+        "grouping: barrier behind the table",
+    ),
+    Fault("group_rows.h", "(members + tile_rows - 1) / tile_rows", "members / tile_rows", "grouping: the last tile"),
+    Fault("group_rows.h", "if (rank % tile_rows == 0)", "if (rank % tile_rows == 1)", "grouping: where a tile begins"),
+    Fault("group_rows.h", "step = width / 2; step > 0", "step = width / 4; step > 0", "comparing: half of the lanes"),
+    Fault("group_rows.h", "if (holds_nan) work.holds_nan[rows[r]] = 1;", "", "comparing: a NaN is forgotten"),
+    Fault("group_rows.h", "if (differs) work.leader[row] = row;", "", "listing: a row stays with the wrong leader"),
+    Fault("group_rows.h", "row < last ? row : last", "row", "sampling: reads behind the last row"),
+    Fault(
+        "row_kernels.h", "chunk < end; chunk += width", "chunk + 1 < end; chunk += width", "comparing: the last chunk"
+    ),
+    Fault(
+        "row_kernels.h",
+        "(with_nan >> first_lane & 0xffu) != 0",
+        "(with_nan & 0xffu) != 0",
+        "sampling: NaN of another row",
+    ),
+    Fault("row_kernels.h", "step = lanes_per_sample / 2", "step = lanes_per_sample", "sampling: adds up two rows"),
+    Fault(
+        "row_kernels.h",
+        "const bool upper = (lane & half) != 0;",
+        "const bool upper = (lane & half) == 0;",
+        "adding up 16 values: halves exchanged",
+    ),
+    Fault(
+        "count_labels.h",
+        "  team.sync();\n  const Share share",
+        "  const Share share",
+        "labels: barrier behind counting",
+    ),
+    Fault(
+        "count_labels.h",
+        "if (num_labels[i] >= 2) mine",
+        "if (num_labels[i] >= 1) mine",
+        "labels: pure bundles conflict",
+    ),
+    Fault(
+        "fingerprint_rows.cu",
+        "atomicAdd(reinterpret_cast<unsigned long long*>(row_sums + num_sums * row + lane % num_sums),\n"
+        + 16 * " "
+        + "static_cast<unsigned long long>(sum));",
+        "row_sums[num_sums * row + lane % num_sums] += sum;",
+        "fingerprints: pieces are added without an atomic",
+    ),
+    Fault(
+        "group_near_rows.cu",
+        "candidates[(round + 2) % 3] = no_row;",
+        "candidates[(round + 1) % 3] = no_row;",
+        "tolerance: the next leader is forgotten",
+    ),
+    Fault(
+        "conflict_margin.cu",
+        "      __syncthreads();\n#pragma unroll 2",
+        "#pragma unroll 2",
+        "margin: barrier behind writing a tile",
+    ),
+    Fault(
+        "conflict_margin.cu", "if (worst[i][j] >= best)", "if (worst[i][j] > best / 2)", "margin: gives up too early"
+    ),
+    Fault("layer_work.h", "take(work.order, num_rows);", "take(work.order, num_rows / 2);", "memory: half a list"),
+]
+
+
+def run_probe(module: Path) -> str:
+    """What the probe found wrong, empty when nothing."""
+    environment = {**os.environ, "CBKERNELS_EMULATION": str(module)}
+    command = [sys.executable, str(Path(__file__).resolve().parent / "probe.py")]
+    try:
+        run = subprocess.run(
+            command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=MOST_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"more than {MOST_SECONDS} s"
+    if run.returncode == 0:
+        return ""
+    lines = [line for line in (run.stderr + run.stdout).splitlines() if line.strip()]
+    return f"signal {-run.returncode}" if run.returncode < 0 else lines[-1] if lines else "failed"
+
+
+# --- building -----------------------------------------------------------------------------------------------------
+
+
+def objects_that_read() -> dict[str, list[str]]:
+    """File of csrc/cuda -> the objects of the build that depend on it."""
+    listing = subprocess.run(["ninja", "-C", str(BUILD), "-t", "deps"], capture_output=True, text=True, check=True)
+    readers: dict[str, list[str]] = {}
+    for entry in listing.stdout.split("\n\n"):
+        lines = entry.strip().splitlines()
+        target = lines[0].split(":")[0] if lines else ""
+        if "/csrc/cuda/" in target:
+            for line in lines[1:]:
+                found = re.search(r"/csrc/cuda/([\w.]+)$", line.strip())
+                if found:
+                    readers.setdefault(found[1], []).append(target)
+    return readers
+
+
+def commands_of_build() -> dict[str, str]:
+    """Object -> what compiles it."""
+    listing = subprocess.run(["ninja", "-C", str(BUILD), "-t", "commands"], capture_output=True, text=True, check=True)
+    commands = {}
+    for line in listing.stdout.splitlines():
+        found = re.search(r" -o (CMakeFiles/_core\.dir/\S+\.o) ", line)
+        if found:
+            commands[found[1]] = line
+    return commands
+
+
+def faulty_text(fault: Fault, text: str) -> str:
+    """The text of the fault's file with the fault in it."""
+    parts = text.split(fault.text)
+    if len(parts) <= fault.occurrence:
+        raise SystemExit(
+            f"csrc/cuda/{fault.file} has {len(parts) - 1} times {fault.text!r} and a fault is planned at number "
+            f"{fault.occurrence}; bring FAULTS in tests/emulation/mutate.py up to date"
+        )
+    before, after = fault.text.join(parts[: fault.occurrence]), fault.text.join(parts[fault.occurrence :])
+    return before + fault.replacement + after
+
+
+def build(fault: Fault, readers: dict[str, list[str]], commands: dict[str, str]) -> Path | None:
+    """The module with the fault, or None when it does not compile."""
+    changed = SCRATCH / "csrc" / "cuda" / fault.file
+    right_text = changed.read_text()
+    changed.write_text(faulty_text(fault, right_text))
+    objects = {str(path.relative_to(BUILD)): path for path in sorted((BUILD / "CMakeFiles").rglob("*.o"))}
+    for target in readers[fault.file]:
+        faulty = SCRATCH / Path(target).name
+        command = commands[target].replace(f"{ROOT}/csrc/", f"{SCRATCH}/csrc/").replace(target, str(faulty))
+        if subprocess.run(command, shell=True, cwd=BUILD, capture_output=True, check=False).returncode != 0:
+            return None
+        objects[target] = faulty
+    changed.write_text(right_text)
+    module = SCRATCH / f"_core{sysconfig.get_config_var('EXT_SUFFIX')}"
+    compiler = commands[next(iter(commands))].split()[0]
+    link = [compiler, "-shared", "-o", str(module), *map(str, objects.values())]
+    subprocess.run(link, check=True, capture_output=True)
+    return module
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", type=int, nargs="*", help="numbers of the faults to plant")
+    options = parser.parse_args()
+    modules = sorted(BUILD.glob("_core*.so"))
+    if not modules:
+        raise SystemExit(f"{BUILD} holds no module; run make emulation first")
+    shutil.rmtree(SCRATCH, ignore_errors=True)
+    shutil.copytree(ROOT / "csrc", SCRATCH / "csrc")
+    newest = max((ROOT / "csrc").rglob("*.*"), key=lambda file: file.stat().st_mtime)
+    if newest.stat().st_mtime > modules[0].stat().st_mtime:
+        raise SystemExit(f"{modules[0]} is older than {newest.relative_to(ROOT)}; run make emulation first")
+    for fault in FAULTS:
+        faulty_text(fault, (SCRATCH / "csrc" / "cuda" / fault.file).read_text())
+    wrong = run_probe(modules[0])
+    if wrong:
+        raise SystemExit(f"the probe fails without any fault, so it shows nothing: {wrong}")
+    readers, commands = objects_that_read(), commands_of_build()
+    module = build(FAULTS[0]._replace(replacement=FAULTS[0].text), readers, commands)
+    wrong = "it does not compile" if module is None else run_probe(module)
+    if wrong:
+        raise SystemExit(f"the probe fails on a copy without a fault, so it shows nothing: {wrong}")
+    chosen = range(len(FAULTS)) if options.only is None else options.only
+    caught = planted = 0
+    for number in chosen:
+        fault, began = FAULTS[number], time.monotonic()
+        module = build(fault, readers, commands)
+        if module is None:
+            raise SystemExit(f"fault {number} ({fault.what}) does not compile; repair it in tests/emulation/mutate.py")
+        wrong = run_probe(module)
+        planted += 1
+        caught += bool(wrong)
+        state = f"caught: {wrong[:90]}" if wrong else "NOT CAUGHT"
+        print(f"{number:3} {fault.file}, {fault.what} ({time.monotonic() - began:.0f} s): {state}", flush=True)
+    print(f"mutate: {caught} of {planted} faults caught")
+    return 0 if caught >= MUST_CATCH * planted else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

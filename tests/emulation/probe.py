@@ -1,0 +1,125 @@
+"""A short run of everything on the emulated devices, in many orders; ends with an error at the first difference.
+
+``mutate.py`` runs it on modules with a fault: `CBKERNELS_EMULATION=MODULE python tests/emulation/probe.py`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+if not __package__:  # run as a file
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import cbkernels as cb
+from cbkernels import backends
+from cbkernels.arrays import as_rows
+from tests import emulation
+from tests.cases import CASES
+from tests.fuzz import check, same_counts
+from tests.inputs import place
+from tests.random_inputs import random_case
+
+NAME = emulation.NAME
+SHAPES = [(0, 0), (3, 64), (2, 96), (3, 256), (1, 32)]
+"""Blocks, threads a block."""
+core, missing = emulation.load()
+
+
+def prepare(number: int, bits: int = 64) -> None:
+    """Another order, another launch shape; layers are grouped by blocks and by the whole grid in turn."""
+    core.emulation.schedule(number)
+    core.cuda.use_launch_shape(*SHAPES[number % len(SHAPES)], 4 if number % 2 else 0)
+    core.use_routing_bits(bits)
+
+
+def require(is_right: bool, what: str) -> None:
+    now = core.emulation.counters()
+    if not is_right or now["errors"] or now["live_bytes"]:
+        raise SystemExit(f"{what}: {core.emulation.last_error() or 'another result'}")
+
+
+def random_inputs() -> None:
+    for index in range(40):
+        prepare(index, (64, 8, 2, 0)[index % 4])
+        case = random_case(77, index)
+        wrong = check(case._replace(acts=place(case.acts, NAME), labels=place(case.labels, NAME)), NAME)
+        require(not wrong, f"random case {index} {wrong}")
+        if case.acts.nbytes:
+            wrong = check(case._replace(acts=emulation.fenced(case.acts), labels=emulation.fenced(case.labels)), NAME)
+            require(not wrong, f"fenced case {index} {wrong}")
+
+
+def many_rows() -> None:
+    for number in range(1, 31):
+        prepare(number)
+        rng = np.random.default_rng(number)
+        rows = rng.integers(0, 2, (300 + 10 * number, 5)).astype(np.float32)
+        labels = rng.integers(0, 100, len(rows))
+        found = cb.bundle_entropy(rows, labels, backend=NAME)
+        right = cb.bundle_entropy(rows, labels, backend="reference")
+        require((found.entropy.hex(), found.num_bundles) == (right.entropy.hex(), right.num_bundles), f"rows {number}")
+
+
+def layers_of_one_launch() -> None:
+    for number in range(1, 7):
+        prepare(number)
+        rng = np.random.default_rng(number)
+        labels = rng.integers(0, 3, 40)
+        layers = {}
+        for layer, width in enumerate(rng.choice([0, 1, 3, 40, 300, 1500], 40)):
+            palette = rng.integers(0, 2, (int(rng.integers(1, 41)), width))
+            layers[str(layer)] = palette[rng.integers(len(palette), size=40)].astype(np.float32)
+            if width and layer % 3 == 0:
+                layers[str(layer)][rng.integers(40), -1] = (np.nan, 7)[layer % 2]
+        found = cb.bundle_entropy_layers(layers, labels, backend=NAME)
+        right = cb.bundle_entropy_layers(layers, labels, backend="reference")
+        for layer in layers:
+            a, b = found[layer], right[layer]
+            require((a.num_bundles, a.num_nan_rows) == (b.num_bundles, b.num_nan_rows), f"layers {number}")
+            require(a.entropy.hex() == b.entropy.hex(), f"entropy of layers {number}")
+
+
+def fingerprints_and_margins() -> None:
+    for number in range(1, 9):
+        prepare(number)
+        rng = np.random.default_rng(number)
+        long = as_rows(rng.integers(0, 2, (16, 9001)).astype(np.float32))
+        found = backends.TABLE[NAME].row_fingerprints(long, None)[0]
+        right = backends.TABLE["reference"].row_fingerprints(long, None)[0]
+        require(np.array_equal(found, right), f"fingerprints of long rows {number}")
+        points, names = emulation.fenced(rng.normal(0, 1, (70 + number, 20))), rng.integers(0, 4, 70 + number)
+        margin = cb.conflict_margin(points, names, backend=NAME)
+        require(margin == cb.conflict_margin(points, names, backend="reference"), f"margin {number}")
+        patterns, labels = rng.integers(0, 3, (500, 2)).astype(np.uint64), rng.integers(0, 4, 500)
+        counts = core.cuda.count_fingerprints(patterns.ctypes.data, labels.ctypes.data, 500, False, 0, 0)
+        same = same_counts(backends.BundleCounts(500, *counts), backends.count_fingerprints([(patterns, labels)], 0))
+        require(same, f"fingerprints of a stream {number}")
+
+
+def named_cases() -> None:
+    for number, case in enumerate(CASES):
+        if len(case.ids) > 300:
+            continue
+        prepare(number)
+        acts, options = place(case.acts(), NAME), {"grid": case.grid, "tolerance": case.tolerance, "backend": NAME}
+        require(cb.bundle_rows(acts, **options).tolist() == list(case.ids), f"case {case.name}")
+        found = cb.bundle_entropy(acts, np.asarray(case.labels), **options)
+        seen = (found.num_bundles, found.num_conflicting, found.num_nan_rows)
+        require(seen == (case.bundles, case.conflicting, case.nan_rows), f"counts of case {case.name}")
+
+
+def main() -> int:
+    if core is None:
+        raise SystemExit(f"{NAME}: {missing}")
+    backends.TABLE[NAME] = backends._Cuda(NAME, core.cuda)
+    for part in (random_inputs, many_rows, layers_of_one_launch, fingerprints_and_margins, named_cases):
+        part()
+    print(f"probe: {emulation.launches()} kernel launches emulated, no difference")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,655 @@
+"""The emulated devices do what CUDA does; then the kernels on them, in many orders, against the reference."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cbkernels as cb
+from cbkernels import backends
+from cbkernels.arrays import as_labels, as_rows
+
+from . import emulation
+from .cases import CASES
+from .fuzz import check, same_counts
+from .inputs import LAYOUTS, place
+from .random_inputs import random_case
+
+core, missing = emulation.load()
+pytestmark = pytest.mark.skipif(core is None, reason=f"{emulation.NAME}: NOT TESTED HERE ({missing})")
+hooks: Any = getattr(core, "emulation", None)
+device: Any = getattr(hooks, "self_test", None)
+HAS_ADDRESS_SANITIZER = "address" in (core.build_info()["flags"] if core else "")
+SEEDS = range(12)
+"""0: in order."""
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    """Everything as it was, whatever the test did; nothing may be left alive."""
+    hooks.reset_counters()
+    before = hooks.counters()
+    yield
+    hooks.schedule(0)
+    hooks.fail_api_call(0)
+    hooks.pretend_no_device(False)
+    hooks.capture(False)
+    device.set_device(0)
+    device.take_last_error()
+    core.cuda.use_launch_shape(0, 0)
+    core.use_routing_bits(64)
+    after = hooks.counters()
+    for kind in ("live_bytes", "live_pinned_bytes", "live_events"):
+        assert after[kind] == before[kind], kind
+
+
+def launch(kernel: str, blocks: int, threads: int, size: int, **options: Any) -> list[int]:
+    return device.launch(kernel, blocks, threads, size, **options)
+
+
+# --- one thread among others ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("blocks", "threads"), [(1, 32), (3, 64), (7, 256), (2, 1024)])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_every_thread_runs_once(blocks: int, threads: int, seed: int) -> None:
+    hooks.schedule(seed)
+    right = [blocks * 10**6 + b * 10**4 + t + 1 for b in range(blocks) for t in range(threads)]
+    assert launch("write_indices", blocks, threads, blocks * threads) == right
+    assert hooks.counters()["threads_run"] == blocks * threads
+    assert hooks.counters()["launches"] == 1
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_collectives(seed: int) -> None:
+    hooks.schedule(seed)
+    blocks, threads = 2, 96
+    seen = np.array(launch("use_collectives", blocks, threads, 10 * blocks * threads), np.uint64)
+    seen = seen.reshape(blocks, threads // 32, 32, 10)
+    values = (np.arange(blocks * threads, dtype=np.uint64) * 2654435761 % 2**32).reshape(blocks, threads // 32, 32)
+    lanes = np.arange(32, dtype=np.uint64)
+    wide = values << np.uint64(32) | lanes
+    right = np.zeros_like(seen)
+    right[..., 0] = values[..., 5:6]
+    right[..., 1] = wide[..., (np.arange(32) + 33) % 32]
+    right[..., 2] = values[..., [max(lane - 3, lane if lane < 3 else 0) for lane in range(32)]]
+    right[..., 3] = wide[..., np.arange(32) ^ 9]
+    right[:, 1, :, 4] = 1
+    right[:, 0, :, 5] = 1
+    right[..., 6] = ((values >> np.uint64(31)) << lanes).sum(-1, dtype=np.uint64)[..., None]
+    for column, key in ((7, values >> np.uint64(30)), (8, wide % np.uint64(3))):
+        same = key[..., :, None] == key[..., None, :]
+        right[..., column] = (same.astype(np.uint64) << lanes).sum(-1, dtype=np.uint64)
+    right[1, :, :, 9] = 1
+    assert np.array_equal(seen, right)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_atomics(seed: int) -> None:
+    hooks.schedule(seed)
+    n = 3 * 64
+    seen = launch("use_atomics", 3, 64, 11)
+    assert seen[:5] == [n * (n - 1) // 2, 0, n - 1, 2**64 - 1, 0]
+    assert 1 <= seen[5] <= n, "one thread came first"
+    assert seen[6:9] == [1, 1, 1], "one exchange for all"
+    assert seen[10] == 0
+    assert np.array(seen[9:10], np.uint64).view(np.int32)[0] == -(n - 1)
+
+
+# --- orders --------------------------------------------------------------------------------------------------
+
+
+def test_order_zero_is_in_order_and_others_are_not() -> None:
+    n = 2 * 64
+    assert launch("record_order", 2, 64, n + 1)[1:] == list(range(n))
+    orders = set()
+    for seed in range(1, 6):
+        hooks.schedule(seed)
+        orders.add(tuple(launch("record_order", 2, 64, n + 1)[1:]))
+    assert len(orders) == 5
+    assert all(sorted(order) == list(range(n)) for order in orders)
+
+
+def test_a_seed_repeats_its_orders() -> None:
+    seen = []
+    for _ in range(2):
+        hooks.schedule(7)
+        seen.append([launch("record_order", 3, 32, 97) for _ in range(3)])
+    assert seen[0] == seen[1]
+    assert seen[0][0] != seen[0][1], "the next launch has another order"
+
+
+def test_threads_are_interrupted_between_reading_and_writing() -> None:
+    n = 3 * 64
+    assert launch("lose_updates", 3, 64, 2) == [n, n]
+    for seed in range(1, 6):
+        hooks.schedule(seed)
+        updates, count = launch("lose_updates", 3, 64, 2)
+        assert count == n
+        assert updates < 0.9 * n, "an error in a kernel would have been seen"
+
+
+@pytest.mark.skipif(HAS_ADDRESS_SANITIZER, reason="plain accesses: NOT TESTED HERE (ASan takes their place)")
+def test_threads_are_interrupted_at_plain_accesses() -> None:
+    n = 3 * 128
+    assert launch("lose_plain_updates", 3, 128, 1) == [n]
+    updates = []
+    for seed in range(1, 11):
+        hooks.schedule(seed)
+        updates += launch("lose_plain_updates", 3, 128, 1)
+    assert sum(count < n for count in updates) >= 5, updates
+
+
+def test_some_warps_are_starved() -> None:
+    slowest = []
+    for seed in range(1, 21):
+        hooks.schedule(seed)
+        slowest.append(launch("race", 3, 128, 14, is_cooperative=True)[-1])
+    assert min(slowest) < 20, "of 200 rounds, when another warp was done"
+    assert max(slowest) > 50
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+def test_blocks_may_wait_for_each_other(seed: int, blocks: int) -> None:
+    hooks.schedule(seed)
+    seen = launch("wait_for_the_grid", blocks, 64, 1 + 65 * blocks, is_cooperative=True)
+    assert set(seen[1 + blocks :]) == {5 * blocks * (blocks + 1) // 2}
+
+
+def test_more_blocks_than_fit_run_one_after_the_other() -> None:
+    with pytest.raises(RuntimeError, match="cudaErrorCooperativeLaunchTooLarge"):
+        launch("wait_for_the_grid", 4, 64, 300, is_cooperative=True)
+    with pytest.raises(RuntimeError, match=r"cudaErrorLaunchFailure.*no progress"):
+        launch("wait_for_the_last_block", 4, 32, 1)
+    assert launch("wait_for_the_last_block", 3, 32, 1) == [1]
+
+
+# --- what must end in an error -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("kernel", "message"),
+    [
+        ("leave_before_the_barrier", r"barrier divergence: .* left the kernel .* __syncthreads \(thread 33"),
+        ("leave_before_the_shuffle", r"warp divergence: .* left the kernel .* __shfl_sync"),
+        ("leave_first", r"warp divergence: .* left the kernel .* __ballot_sync"),
+        ("half_a_block_at_the_barrier", r"barrier divergence: .*__syncthreads"),
+        ("half_a_warp_at_the_barrier", r"(warp|barrier) divergence: __sync.* wait in __sync"),
+        ("two_collectives", r"warp divergence: (__ballot_sync .* __shfl_sync|__shfl_sync .* __ballot_sync)"),
+        ("two_barriers", r"barrier divergence: .*__syncthreads_or"),
+        ("half_a_mask", r"__syncwarp with a mask that is not the whole warp"),
+        ("spin_forever", r"no progress: a spin that never ends"),
+        ("add_forever", r"no progress: a spin that never ends"),
+        pytest.param(
+            "write_before_shared_memory", r"a write outside of the 64 bytes of shared memory",
+            marks=pytest.mark.skipif(HAS_ADDRESS_SANITIZER, reason="guard bytes: NOT TESTED HERE (ASan ends it)"),
+        ),
+        pytest.param(
+            "write_behind_shared_memory", r"a write outside of the 64 bytes of shared memory",
+            marks=pytest.mark.skipif(HAS_ADDRESS_SANITIZER, reason="guard bytes: NOT TESTED HERE (ASan ends it)"),
+        ),
+    ],
+)  # fmt: skip
+def test_kernels_that_go_wrong(kernel: str, message: str, seed: int) -> None:
+    hooks.schedule(seed)
+    with pytest.raises(RuntimeError, match="cudaErrorLaunchFailure: unspecified launch failure: " + message):
+        launch(kernel, 2, 64, 10, shared_bytes=64)
+    assert hooks.counters()["errors"] == 1
+    assert device.take_last_error() == "cudaErrorLaunchFailure"
+    hooks.schedule(0)
+    assert launch("write_indices", 1, 32, 32)[0] == 10**6 + 1, "the next launch is not disturbed"
+
+
+@pytest.mark.parametrize(("blocks", "threads"), [(0, 32), (1, 0), (1, 33), (1, 1056)])
+def test_shapes_that_no_launch_has(blocks: int, threads: int) -> None:
+    with pytest.raises(RuntimeError, match="cudaErrorInvalidConfiguration"):
+        launch("write_indices", blocks, threads, 2000)
+
+
+def test_shared_memory() -> None:
+    for blocks in (1, 3):
+        assert set(launch("read_shared_memory", blocks, 64, 64 * blocks, shared_bytes=64)) == {0xCD}, "aligned garbage"
+    too_much = 48 * 1024 + 1
+    with pytest.raises(RuntimeError, match="cudaErrorInvalidValue"):
+        launch("read_shared_memory", 1, 64, 64, shared_bytes=too_much)
+    assert device.blocks_that_fit("read_shared_memory", 64, too_much) == ("cudaSuccess", 0)
+    assert device.allow_shared_bytes("read_shared_memory", 64 * 1024 + 1) == "cudaErrorInvalidValue"
+    assert device.allow_shared_bytes("read_shared_memory", 64 * 1024) == "cudaSuccess"
+    assert device.blocks_that_fit("read_shared_memory", 64, 64 * 1024) == ("cudaSuccess", 1)
+    assert device.blocks_that_fit("read_shared_memory", 1025, 64) == ("cudaSuccess", 0)
+    assert set(launch("read_shared_memory", 1, 64, 64, shared_bytes=64 * 1024)) == {0xCD}
+
+
+# --- memory and the API --------------------------------------------------------------------------------------
+
+
+def test_memory_is_counted_and_full_of_garbage() -> None:
+    status, memory = device.malloc(100)
+    assert (status, memory % 256) == ("cudaSuccess", 0)
+    assert {device.read(memory + k) for k in range(100)} == {0xCB}
+    _, in_order = device.malloc_async(1000)
+    _, pinned = device.malloc_host(10)
+    now = hooks.counters()
+    assert (now["live_bytes"], now["allocations"], now["live_pinned_bytes"]) == (1100, 2, 10)
+    assert device.free(memory) == device.free_async(in_order) == device.free_host(pinned) == "cudaSuccess"
+    now = hooks.counters()
+    assert (now["live_bytes"], now["peak_bytes"], now["live_pinned_bytes"], now["errors"]) == (0, 1100, 0, 0)
+    hooks.reset_counters()
+    assert hooks.counters()["peak_bytes"] == 0
+
+
+@pytest.mark.skipif(HAS_ADDRESS_SANITIZER, reason="guard bytes: NOT TESTED HERE (ASan ends it)")
+@pytest.mark.parametrize("place", [-1, -256, 100, 355])
+def test_a_write_outside_is_found(place: int) -> None:
+    _, memory = device.malloc(100)
+    device.write(memory + place, 1)
+    assert device.free(memory) == "cudaErrorIllegalAddress"
+    assert hooks.last_error() == "a write outside of an allocation of 100 bytes"
+    assert hooks.counters()["errors"] == 1
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        ("_, m = t.malloc(8); t.free(m); t.free(m)", "memory that is not allocated, or was freed before"),
+        ("_, m = t.malloc_async(8); t.free_host(m)", "cudaFreeHost(.*) of stream-ordered device memory"),
+        ("_, m = t.malloc_host(8); t.free(m)", "cudaFree(.*) of pinned host memory"),
+    ],
+)
+def test_freeing_the_wrong_thing_ends_the_process(mistake: str, message: str) -> None:
+    load = f"import importlib.util as u; s = u.spec_from_file_location('_core', {core.__file__!r})"
+    code = f"{load}; m = u.module_from_spec(s); s.loader.exec_module(m); t = m.emulation.self_test; {mistake}"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode < 0
+    assert "emulated CUDA: " in run.stderr
+    assert re.search(message, run.stderr), run.stderr
+
+
+HOST, DEVICE = 1, 2  # cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost
+
+
+def test_copies() -> None:
+    ours = np.arange(100, dtype=np.uint8)
+    back = np.zeros(100, np.uint8)
+    _, memory = device.malloc_async(100)
+    _, pinned = device.malloc_host(100)
+    assert device.copy(memory, ours.ctypes.data, 100, HOST) == "cudaSuccess"
+    assert device.fill(memory + 50, 7, 10) == "cudaSuccess"
+    assert device.copy(pinned, memory, 100, DEVICE) == "cudaSuccess"
+    assert hooks.counters()["pageable_copies"] == 0
+    assert device.copy(back.ctypes.data, memory, 100, DEVICE) == "cudaSuccess"
+    assert hooks.counters()["pageable_copies"] == 1
+    assert back.tolist() == [*range(50), *[7] * 10, *range(60, 100)]
+    assert device.read(pinned + 99) == 99
+    for wrong in (
+        lambda: device.copy(memory + 1, ours.ctypes.data, 100, HOST),
+        lambda: device.copy(back.ctypes.data, memory + 50, 51, DEVICE),
+        lambda: device.fill(memory + 99, 0, 2),
+        lambda: device.copy(memory, memory, 10, HOST),
+        lambda: device.copy(pinned, ours.ctypes.data, 10, HOST),
+        lambda: device.fill(pinned, 0, 1),
+    ):
+        assert wrong() == "cudaErrorInvalidValue"
+    assert hooks.counters()["errors"] == 6
+    device.free_async(memory)
+    device.free_host(pinned)
+
+
+def test_the_call_that_shall_fail_fails() -> None:
+    hooks.fail_api_call(2)
+    status, memory = device.malloc(8)
+    assert status == "cudaSuccess"
+    assert device.malloc_async(8) == ("cudaErrorMemoryAllocation", 0)
+    assert device.take_last_error() == "cudaErrorMemoryAllocation"
+    assert device.take_last_error() == "cudaSuccess"
+    assert device.synchronise() == "cudaSuccess"
+    hooks.fail_api_call(1)
+    assert device.free(memory) == "cudaErrorMemoryAllocation"
+    assert hooks.counters()["live_bytes"] == 0, "freed all the same"
+    hooks.fail_api_call(1)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        launch("write_indices", 1, 32, 32)
+    assert hooks.counters()["launches"] == 0
+
+
+def test_what_cannot_be_captured() -> None:
+    ours = np.zeros(8, np.uint8)
+    _, memory = device.malloc_async(8)
+    _, pinned = device.malloc_host(8)
+    hooks.capture(True)
+    assert device.is_capturing()
+    refused = "cudaErrorStreamCaptureUnsupported"
+    assert device.synchronise() == refused
+    assert device.malloc(8)[0] == device.malloc_host(8)[0] == refused
+    assert device.copy(memory, ours.ctypes.data, 8, HOST) == refused
+    assert device.copy(ours.ctypes.data, memory, 8, DEVICE) == refused
+    assert device.copy(memory, pinned, 8, HOST) == "cudaSuccess"
+    assert launch("write_indices", 1, 32, 32)[31] == 10**6 + 32
+    hooks.register_device_memory(ours.ctypes.data, 8)
+    assert device.copy(ours.ctypes.data, memory, 8, 3) == "cudaSuccess"
+    hooks.register_device_memory(ours.ctypes.data, 0)
+    assert device.copy(ours.ctypes.data, memory, 8, 3) == refused
+    hooks.capture(False)
+    assert not device.is_capturing()
+    assert hooks.counters()["synchronisations"] == 0
+    assert device.synchronise() == "cudaSuccess"
+    assert hooks.counters()["synchronisations"] == 1
+    device.free_async(memory)
+    device.free_host(pinned)
+
+
+def test_whose_memory_it_is() -> None:
+    ours = np.zeros(8, np.uint8)
+    device.set_device(1)
+    _, memory = device.malloc_async(8)
+    device.set_device(0)
+    _, pinned = device.malloc_host(8)
+    assert device.memory_type(memory + 7) == ("cudaSuccess", 2, 1)
+    assert device.memory_type(pinned) == ("cudaSuccess", 1, 0)
+    assert device.memory_type(ours.ctypes.data) == ("cudaSuccess", 0, -1)
+    hooks.register_device_memory(ours.ctypes.data, 8)
+    assert device.memory_type(ours.ctypes.data) == ("cudaSuccess", 2, 0)
+    hooks.register_device_memory(ours.ctypes.data, 0)
+    device.free_async(memory)
+    device.free_host(pinned)
+
+
+def test_two_devices_or_none() -> None:
+    assert device.device_count() == ("cudaSuccess", 2)
+    assert device.set_device(1) == "cudaSuccess"
+    assert device.current_device() == 1
+    assert device.set_device(2) == "cudaErrorInvalidDevice"
+    assert device.current_device() == 1
+    assert [device.attribute(a) for a in (16, 75, 76, 95, 97, 115)] == [3, 9, 0, 1, 64 * 1024, 1]
+    hooks.pretend_no_device(True)
+    assert device.device_count() == ("cudaErrorNoDevice", 0)
+    assert device.malloc(8)[0] == "cudaErrorNoDevice"
+    with pytest.raises(RuntimeError, match="no CUDA-capable device"):
+        launch("write_indices", 1, 32, 32)
+
+
+# --- the kernels of csrc/cuda --------------------------------------------------------------------------------
+
+SHAPES = [(0, 0), (1, 32), (2, 64), (3, 96), (3, 256)]
+"""(blocks, threads a block); zeros: the normal choice."""
+ROUTING_BITS = [64, 64, 8, 2, 0]
+"""Bits that are kept of every routing hash: with few, many rows collide."""
+NAME = emulation.NAME
+
+
+def run_as(seed: int, shape: tuple[int, int], rows_of_a_block: int = 0, bits: int = 64) -> None:
+    hooks.schedule(seed)
+    core.cuda.use_launch_shape(*shape, rows_of_a_block)
+    core.use_routing_bits(bits)
+
+
+def differences(seed: int, index: int) -> list[str]:
+    case = random_case(seed, index)
+    return check(case._replace(acts=place(case.acts, NAME), labels=place(case.labels, NAME)), NAME)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("seed", range(6))
+def test_random_inputs_in_random_order(seed: int, shape: tuple[int, int]) -> None:
+    for index in range(20):
+        bits = ROUTING_BITS[index % len(ROUTING_BITS)]
+        for rows_of_a_block in (0, 4):  # 4: nearly every layer is grouped by the whole grid
+            run_as(seed, shape, rows_of_a_block, bits)
+            wrong = differences(1000 + 10 * seed + shape[0], index)
+            assert not wrong, (wrong, str(random_case(1000 + 10 * seed + shape[0], index)), bits, rows_of_a_block)
+    assert hooks.counters()["errors"] == 0
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_nothing_is_read_behind_the_input(seed: int) -> None:
+    """The process would end: the next page belongs to nobody."""
+    for index in range(60):
+        run_as(seed, SHAPES[index % len(SHAPES)], 4 if index % 2 else 0)
+        case = random_case(5000 + seed, index)
+        if case.acts.nbytes:
+            here = case._replace(acts=emulation.fenced(case.acts), labels=emulation.fenced(case.labels))
+            assert check(here, NAME) == [], str(case)
+
+
+def test_reading_behind_fenced_memory_ends_the_process() -> None:
+    code = f"""if True:
+        import importlib.util
+        spec = importlib.util.spec_from_file_location("_core", {core.__file__ if core else ""!r})
+        core = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(core)
+        address = core.emulation.allocate_fenced(100)
+        core.emulation.self_test.write(address + 99, 3)
+        print(core.emulation.self_test.read(address + 99), flush=True)
+        core.emulation.self_test.read(address + 100)
+    """
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.stdout == "3\n"
+    assert run.returncode != 0
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+@pytest.mark.parametrize("may_hold_nan", [False, True])
+def test_fingerprints_of_a_stream(seed: int, may_hold_nan: bool) -> None:
+    run_as(seed, SHAPES[seed], bits=1 if seed == 3 else 64)
+    rng = np.random.default_rng(seed)
+    for num_rows, kinds, num_labels in [(1, 1, 1), (40, 2, 3), (500, 3, 400), (700, 700, 2)]:
+        found = rng.integers(0, kinds, (num_rows, 2)).astype(np.uint64)
+        labels = rng.integers(-1, num_labels, num_rows)
+        nan = (found == 0).all(1) & may_hold_nan
+        counts = core.cuda.count_fingerprints(found.ctypes.data, labels.ctypes.data, num_rows, may_hold_nan, 0, 0)
+        right = backends.count_fingerprints([(found[~nan], labels[~nan])], int(nan.sum()))
+        assert same_counts(backends.BundleCounts(num_rows, *counts), right)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(("seed", "shape", "rows_of_a_block"), [(1, (0, 0), 1), (2, (3, 64), 0), (3, (1, 32), 1)])
+def test_named_cases_in_random_order(case: Any, seed: int, shape: tuple[int, int], rows_of_a_block: int) -> None:
+    is_small = len(case.ids) <= 64
+    run_as(seed, shape, rows_of_a_block, bits=0 if seed == 3 and is_small else 64)
+    acts, labels = place(case.acts(), NAME), place(np.asarray(case.labels), NAME)
+    options = {"grid": case.grid, "tolerance": case.tolerance, "backend": NAME}
+    assert cb.bundle_rows(acts, **options).tolist() == list(case.ids)
+    found = cb.bundle_entropy(acts, labels, log_epsilon=case.log_epsilon, **options)
+    assert (found.num_bundles, found.num_conflicting) == (case.bundles, case.conflicting)
+    assert found.num_nan_rows == case.nan_rows
+    if case.margin is not None:
+        assert cb.conflict_margin(acts, labels, backend=NAME) == case.margin
+    assert hooks.counters()["errors"] == 0
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_many_rows(layout: str, seed: int) -> None:
+    """More than one block can group, some of them equal; most labels differ."""
+    run_as(seed, (0, 0), rows_of_a_block=256)
+    rng = np.random.default_rng(seed)
+    acts = place(LAYOUTS[layout](rng.integers(0, 3, (700, 6)).astype(np.float32)), NAME)
+    labels = rng.integers(0, 400, 700)
+    assert cb.bundle_rows(acts, backend=NAME).tolist() == cb.bundle_rows(acts, backend="reference").tolist()
+    rows = as_rows(acts)
+    found = backends.TABLE[NAME].count_bundles(rows, as_labels(labels, rows), None, None, True)
+    right = backends.TABLE["reference"].count_bundles(rows, as_labels(labels, rows), None, None, True)
+    assert found.label_counts.tolist() == right.label_counts.tolist()
+    assert found.starts.tolist() == right.starts.tolist()
+    assert found.num_conflicting_rows == right.num_conflicting_rows
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("num_layers", [1, 2, 33, 70])
+@pytest.mark.parametrize("rows_of_a_block", [0, 4])
+def test_layers_of_all_widths_and_types_in_one_launch(num_layers: int, seed: int, rows_of_a_block: int) -> None:
+    run_as(seed, SHAPES[seed], rows_of_a_block, bits=8 if seed == 3 else 64)
+    rng = np.random.default_rng([seed, num_layers])
+    labels = rng.integers(0, 3, 21)
+    layers = {}
+    for layer in range(num_layers):
+        width = int(rng.choice([0, 1, 3, 40, 700, 1500]))
+        dtype = rng.choice(["float32", "float64", "float16", "int8", "bool"])
+        palette = rng.integers(0, 2, (int(rng.integers(1, 22)), width))
+        layers[f"{layer}"] = palette[rng.integers(len(palette), size=21)].astype(dtype)
+        if width and rng.random() < 0.3:
+            layers[f"{layer}"][rng.integers(21), rng.integers(width)] = np.nan if dtype.startswith("f") else 1
+    found = cb.bundle_entropy_layers(layers, labels, backend=NAME)
+    counters = hooks.counters()
+    assert (counters["launches"], counters["synchronisations"], counters["errors"]) == (1, 1, 0)
+    for name, right in cb.bundle_entropy_layers(layers, labels, backend="reference").items():
+        for what in ("num_bundles", "num_conflicting", "num_nan_rows", "num_conflicting_rows"):
+            assert getattr(found[name], what) == getattr(right, what), (name, what)
+        assert found[name].entropy.hex() == right.entropy.hex()
+
+
+# --- the host's side of them ---------------------------------------------------------------------------------
+
+ACTS = np.tile(np.arange(24, dtype=np.float32).reshape(4, 6), (5, 1))
+LABELS = np.arange(20) // 2
+FINGERPRINTS = np.arange(40, dtype=np.uint64).reshape(20, 2) // np.uint64(8)
+RESULTS = {
+    "ids": np.empty(20, np.int64),
+    "fingerprints": np.empty((20, 2), np.uint64),
+}
+_rows = (ACTS.ctypes.data, ACTS.shape, ACTS.strides, 1)
+_labels = (LABELS.ctypes.data, 8, 6)
+CALLS: dict[str, Any] = {
+    "bundle_ids": lambda c, on: c.bundle_ids(*_rows, None, None, RESULTS["ids"].ctypes.data, on, 0),
+    "bundle_ids, near": lambda c, on: c.bundle_ids(*_rows, None, (0.0, 0.5), RESULTS["ids"].ctypes.data, on, 0),
+    "count_bundles": lambda c, on: c.count_bundles([_rows], *_labels, None, None, True, on, 0),
+    "count_bundles, layers": lambda c, on: c.count_bundles([_rows] * 3, *_labels, None, None, True, on, 0),
+    "count_bundles, near": lambda c, on: c.count_bundles([_rows], *_labels, None, (0.0, 0.5), True, on, 0),
+    "row_fingerprints": lambda c, on: c.row_fingerprints(*_rows, None, RESULTS["fingerprints"].ctypes.data, on, 0),
+    "count_fingerprints": lambda c, on: c.count_fingerprints(
+        FINGERPRINTS.ctypes.data, LABELS.ctypes.data, 20, False, on, 0
+    ),
+    "conflict_margin": lambda c, on: c.conflict_margin(*_rows, *_labels, on, 0),
+    "wait_for": lambda c, on: c.wait_for(on, 0, 1),
+}
+NEVER_WAIT = ("bundle_ids", "bundle_ids, near", "row_fingerprints", "wait_for")
+
+
+def plain(result: Any) -> Any:
+    if isinstance(result, tuple | list):
+        return [plain(part) for part in result]
+    return result.tolist() if isinstance(result, np.ndarray) else result
+
+
+def outcome(call: str, on: int = 0) -> Any:
+    for array in RESULTS.values():
+        array[:] = 99
+    return plain(CALLS[call](core.cuda, on)), plain(list(RESULTS.values()))
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_only_numbers_wait_for_the_stream_and_once(call: str) -> None:
+    outcome(call)
+    counters = hooks.counters()
+    assert counters["synchronisations"] == (0 if call in NEVER_WAIT else 1)
+    assert counters["pageable_copies"] <= counters["synchronisations"]
+    if call.startswith(("bundle_ids", "count")):
+        assert counters["launches"] == 1
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_the_callers_device_stays(call: str) -> None:
+    expected = outcome(call)
+    assert outcome(call, on=1) == expected
+    assert device.current_device() == 0
+    device.set_device(1)
+    assert outcome(call, on=0) == expected
+    assert device.current_device() == 1
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("on", [0, 1])
+def test_whatever_fails_nothing_is_left_behind(call: str, on: int) -> None:
+    expected = outcome(call, on)
+    hooks.reset_counters()
+    outcome(call, on)
+    num_calls, pools = hooks.counters()["api_calls"], hooks.counters()["live_pools"]
+    failed = 0
+    for k in range(1, num_calls + 1):
+        hooks.fail_api_call(k)
+        try:
+            outcome(call, on)
+        except (MemoryError, RuntimeError):
+            failed += 1
+        hooks.fail_api_call(0)
+        now = hooks.counters()
+        assert (now["live_bytes"], now["live_pinned_bytes"], now["live_events"]) == (0, 0, 0), k
+        assert (now["live_pools"], now["errors"]) == (pools, 0), k
+        device.set_device(0)
+        assert device.take_last_error() == "cudaSuccess", k
+        assert outcome(call, on) == expected, k
+    assert failed >= num_calls - 3, "putting the device back and freeing may fail unnoticed"
+
+
+def test_a_pool_that_cannot_be_made_is_not_left_behind() -> None:
+    """In a process of its own: a pool lives as long as the process."""
+    code = f"""if True:
+        import importlib.util, numpy as np
+        spec = importlib.util.spec_from_file_location("_core", {core.__file__ if core else ""!r})
+        core = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(core)
+        acts, ids = np.zeros((4, 3), np.float32), np.empty(4, np.int64)
+        k = failed = 0
+        while True:
+            k += 1
+            core.emulation.fail_api_call(k)
+            try:
+                core.cuda.bundle_ids(acts.ctypes.data, acts.shape, acts.strides, 1, None, None, ids.ctypes.data, 0, 0)
+            except (MemoryError, RuntimeError):
+                failed += 1
+                continue
+            break
+        print(failed > 5, core.emulation.counters()["live_pools"], ids.tolist())
+    """
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split("\n")[0] == "True 1 [0, 0, 0, 0]", run.stdout + run.stderr
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_what_never_waits_can_be_captured(call: str) -> None:
+    expected = outcome(call)
+    hooks.capture(True)
+    if call in NEVER_WAIT:
+        assert outcome(call) == expected
+        return
+    with pytest.raises(RuntimeError, match=r"cudaErrorStreamCaptureUnsupported"):
+        outcome(call)
+    assert hooks.counters()["live_bytes"] == 0
+
+
+def test_extra_memory_is_at_most_64_bytes_a_row() -> None:
+    """The slope: a block needs some memory for every layer and launch, too."""
+    peaks = []
+    for num_rows in (4000, 12000):
+        acts, labels = np.arange(num_rows, dtype=np.float32)[:, None], np.arange(num_rows)
+        hooks.reset_counters()
+        cb.bundle_entropy(acts, labels, backend=NAME)
+        peaks.append(hooks.counters()["peak_bytes"])
+    assert (peaks[1] - peaks[0]) / 8000 <= 64
+    assert peaks[0] < 64 * 4000 + 4096
+
+
+def test_without_a_device() -> None:
+    assert core.cuda.missing_reason() == ""
+    core.cuda.require()
+    hooks.pretend_no_device(True)
+    reason = core.cuda.missing_reason()
+    assert reason.startswith("no NVIDIA GPU can be used here")
+    with pytest.raises(ValueError, match=r"^no NVIDIA GPU can be used here.*; .*\.cpu\(\)$"):
+        core.cuda.require()
+    assert core.build_info()["cuda"] is True
+    assert device.take_last_error() == "cudaSuccess"
+
+
+def test_launch_shapes_that_are_refused() -> None:
+    for blocks, threads in [(-1, 32), (1, 33), (1, 512)]:
+        with pytest.raises(ValueError, match=rf"{blocks} blocks of {threads} threads"):
+            core.cuda.use_launch_shape(blocks, threads)
