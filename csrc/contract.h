@@ -110,8 +110,8 @@ std::string architectures();  // what the kernels were compiled for
 std::string missing_reason();  // empty when a GPU can be used here; asks the driver
 void require();  // throws std::invalid_argument with the reason
 
-// For tests: at most so many blocks, so many threads in each, and how many rows of a layer one block may group. Zeros
-// are the normal choice.
+// For tests: so many blocks (at most what fits), so many threads in each, and how many rows of a layer one block may
+// group. Zeros are the normal choice.
 void use_launch_shape(int blocks, int threads, int64_t rows_of_a_block);
 
 }  // namespace cuda

@@ -19,11 +19,13 @@ from cbkernels.grid import GRID_DTYPES
 
 from .inputs import FLOATS, INTEGERS, not_a_number, numpy_type, place, special_values
 from .test_fingerprint import GOLDEN, golden_row
-from .test_torch_inputs import STRIDED
 
 torch: Any = pytest.importorskip("torch", reason="torch: NOT TESTED HERE")
 
-from cbkernels import torch_operators  # noqa: E402 (imports torch)
+# these import torch
+from cbkernels import torch_operators  # noqa: E402
+
+from .test_torch_inputs import STRIDED  # noqa: E402
 
 OPERATORS = {name: getattr(torch.ops.cbkernels, name).default for name in ("bundle_rows", "row_fingerprints")}
 GRIDS = {"none": None, **{d: cb.UpdateGrid(1e-3, 50.5, 0.7, dtype=d) for d in GRID_DTYPES}}

@@ -152,7 +152,6 @@ __global__ void __launch_bounds__(threads_of_a_block, 2) try_all_pairs_kernel(co
       for (int j = 0; j < pairs_a_side; ++j)
         if (is_open >> (pairs_a_side * i + j) & 1u)
           atomicMin(&p.best->distance, static_cast<unsigned long long>(worst[i][j]));
-    __syncthreads();  // the tile may be written again
   }
 }
 
