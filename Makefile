@@ -31,7 +31,7 @@ CHOICES := $(patsubst $(if $(NVCC),ON),AUTO,$(or $(CBKERNELS_CUDA),AUTO)) with $
 EMULATED_FROM := $(COMPILED_FROM) $(shell find tests/emulation -type f -name '*.[ch]*')
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | sort)
 
-.PHONY: help setup demo test bench fuzz emulation mutate lint types format hooks cuda-report wheel test-wheel \
+.PHONY: help setup demo test bench fuzz fuzz-emulated emulation mutate lint types format hooks cuda-report wheel test-wheel \
         sanitize sanitize-address sanitize-thread gpu-check clean always
 
 help: ## this list
@@ -95,7 +95,10 @@ test: $(STAMPS)/test build/emulation/built ## the test suite; the last lines say
 	@$(BIN)/pytest $(ARGS)
 
 fuzz: $(STAMPS)/test ## CASES random cases against the reference, seeds printed
-	@$(BIN)/python tests/fuzz.py --cases $(CASES)
+	@$(BIN)/python tests/fuzz.py --cases $(CASES) $(ARGS)
+
+fuzz-emulated: $(STAMPS)/test build/emulation/built ## the same for the CUDA backend on emulated devices
+	@$(BIN)/python tests/fuzz.py --emulated --cases $(CASES) $(ARGS)
 
 emulation: build/emulation/built ## the CUDA backend as C++ for this processor, which `make test` runs
 

@@ -1,4 +1,5 @@
-"""Random cases, every backend against the reference: `python tests/fuzz.py --cases 100000`.
+"""Random cases, the backends against the reference: `python tests/fuzz.py --cases 100000`, and with
+`--emulated` the CUDA backend on emulated devices, in random order (`make emulation` builds it).
 
 Integers and fingerprints must be identical, and so must the input afterwards. A failure prints the
 numbers that run this case again alone. Progress goes to stderr, the last line to stdout.
@@ -23,8 +24,10 @@ if not __package__:  # run as a file: the folder above tests/ is then not on the
 
 from cbkernels import _core
 from cbkernels.arrays import as_labels, as_rows
-from cbkernels.backends import TABLE
+from cbkernels.backends import TABLE, _Cuda
 from cbkernels.entropy import BundleCounts, entropy_of_counts
+from tests import emulation
+from tests.inputs import place
 from tests.random_inputs import RandomCase, random_case
 
 REFERENCE = TABLE["reference"]
@@ -94,10 +97,14 @@ def run_one(seed: int, index: int, backends: list[str], sets: list[str]) -> list
     threads, bits, instructions = rng.choice([1, 2, 3]), rng.choice([0, 1, 3, 8, 64, 64, 64]), rng.choice(sets)
     if case.acts.nbytes >= SMALL_BYTES:
         bits = 64  # every row compared with every leader would take minutes
+    if emulation.NAME in backends:
+        case = case._replace(acts=place(case.acts, emulation.NAME), labels=place(case.labels, emulation.NAME))
+        shuffle_emulation(rng, bits)
     os.environ["OMP_NUM_THREADS"] = str(threads)
     _core.use_instruction_set(instructions)
     _core.use_routing_bits(bits)
     found = []
+    again = " --emulated" if emulation.NAME in backends else ""
     for name in backends:
         try:
             wrong = check(case, name)
@@ -106,8 +113,24 @@ def run_one(seed: int, index: int, backends: list[str], sets: list[str]) -> list
         found += [f"{name}: {what}" for what in wrong]
     if found:
         found.insert(0, f"{case}, threads {threads}, routing bits {bits}, {instructions}")
-        found.append(f"again: python tests/fuzz.py --seed {seed} --first {index} --cases 1")
+        found.append(f"again: python tests/fuzz.py --seed {seed} --first {index} --cases 1{again}")
     return found
+
+
+def use_emulation() -> None:
+    """Puts the emulated CUDA backend into the table of backends."""
+    core, missing = emulation.load()
+    if core is None:
+        raise SystemExit(f"fuzz: the emulated CUDA backend is missing: {missing}; NOTHING WAS TESTED")
+    TABLE[emulation.NAME] = _Cuda(emulation.NAME, core.cuda)
+
+
+def shuffle_emulation(rng: random.Random, bits: int) -> None:
+    """A random order of execution, shape of the grid and routing hash."""
+    core, _ = emulation.load()
+    core.emulation.schedule(rng.choice([0, rng.randrange(1, 2**32)]))
+    core.cuda.use_launch_shape(rng.randrange(4), rng.choice([0, 32, 64, 96, 256]), rng.choice([0, 0, 4]))
+    core.use_routing_bits(bits)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -115,11 +138,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cases", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=None, help="default: a new one, printed")
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
+    parser.add_argument("--emulated", action="store_true", help="the CUDA backend on emulated devices")
     options = parser.parse_args(arguments)
     seed = random.SystemRandom().randrange(2**32) if options.seed is None else options.seed
     info: dict[str, Any] = _core.build_info()
     sets = list(info["instruction_sets"])
-    backends = ["cpu"]  # inputs are NumPy arrays; the cuda backend is fuzzed where there is one
+    backends = ["cpu"]
+    if options.emulated:
+        use_emulation()
+        backends = [emulation.NAME]
     print(f"fuzz: seed {seed}, {options.cases} cases, backends {backends}, {sets}", file=sys.stderr)
     warnings.simplefilter("error")
     interactive = sys.stderr.isatty()
@@ -135,7 +162,8 @@ def main(arguments: list[str] | None = None) -> int:
             line = f"fuzz: {done + 1}/{options.cases} cases, {differences} differences, {now - began:.0f} s"
             last = done + 1 == options.cases or not interactive
             print(f"\r{line}" if interactive else line, end="\n" if last else "", file=sys.stderr, flush=True)
-    print(f"fuzz: seed {seed}: {options.cases} cases, {differences} differences")
+    on = f", {emulation.launches()} kernel launches emulated" if options.emulated else ""
+    print(f"fuzz: seed {seed}: {options.cases} cases, {differences} differences{on}")
     return 1 if differences else 0
 
 

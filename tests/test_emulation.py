@@ -399,7 +399,7 @@ def differences(seed: int, index: int) -> list[str]:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("seed", range(6))
 def test_random_inputs_in_random_order(seed: int, shape: tuple[int, int]) -> None:
-    for index in range(20):
+    for index in range(12):
         bits = ROUTING_BITS[index % len(ROUTING_BITS)]
         for rows_of_a_block in (0, 4):  # 4: nearly every layer is grouped by the whole grid
             run_as(seed, shape, rows_of_a_block, bits)
