@@ -15,7 +15,8 @@ void check(cudaError_t status, const char* what) {
   cudaGetLastError();  // an error that is not sticky must not meet the next caller
   if (status == cudaErrorMemoryAllocation) throw std::bad_alloc();
   throw std::runtime_error(std::string("CUDA failed at ") + what + ": " + cudaGetErrorName(status) + ", " +
-                           cudaGetErrorString(status));
+                           cudaGetErrorString(status) +
+                           "; work queued earlier may be the cause, CUDA_LAUNCH_BLOCKING=1 shows which");
 }
 
 namespace {
