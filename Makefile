@@ -62,8 +62,8 @@ $(STAMPS)/choices: always  # keeps its time while they stay the same
 	@mkdir -p $(STAMPS) && { printf '%s\n' '$(CHOICES)' | cmp -s - $@ || printf '%s\n' '$(CHOICES)' >$@; }
 
 FOR_demo := train,plot
-FOR_test := train,plot,test
-FOR_setup := train,plot,test,dev
+FOR_test := train,plot,integrations,tensorboard,pandas,test
+FOR_setup := $(FOR_test),dev
 
 define install_editable
 $(STEP) "cbkernels[$(FOR_$(@F))]: compiling and installing (the first time some minutes: torch is large)"

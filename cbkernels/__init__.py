@@ -2,7 +2,8 @@
 
     r = cbkernels.bundle_entropy(acts, labels)
 
-Importing needs NumPy only. Start with ``bundle.py`` (one call) or ``streaming.py`` (many batches).
+Importing needs NumPy only. Start with ``bundle.py`` (one call), ``streaming.py`` (many batches),
+``monitor.py`` (a model that trains) or ``surgery.py`` (removing what conflicts).
 """
 
 from __future__ import annotations
@@ -27,16 +28,25 @@ if _core.version != __version__:
 
 from .bundle import bundle_entropy, bundle_entropy_layers, bundle_rows, conflict_margin
 from .grid import UpdateGrid
+from .history import History
+from .monitor import LayerMonitor
+from .report import LayerReport
 from .result import BundleResult
 from .streaming import BundleEntropy
+from .surgery import Surgery, remove_layers
 
 __all__ = [
     "BundleEntropy",
     "BundleResult",
+    "History",
+    "LayerMonitor",
+    "LayerReport",
+    "Surgery",
     "UpdateGrid",
     "__version__",
     "bundle_entropy",
     "bundle_entropy_layers",
     "bundle_rows",
     "conflict_margin",
+    "remove_layers",
 ]

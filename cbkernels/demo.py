@@ -1,7 +1,7 @@
 """The demo: a deep narrow network and a shallow wide one learn digits, every layer is measured.
 
-Needs torch. ``commands/demo.py`` prints what ``run_demo`` returns. The measurement is the
-library's own: the optimizer's update grid and ``bundle_entropy_layers`` on a fixed probe batch.
+Needs torch. ``commands/demo.py`` prints what ``run_demo`` returns. The measurement is a
+``LayerMonitor`` on a fixed probe batch.
 """
 
 from __future__ import annotations
@@ -16,10 +16,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from .bundle import bundle_entropy_layers
-from .grid import UpdateGrid
+from .monitor import LayerMonitor
 from .plots import HeatMap, plot_entropy, png
 from .result import BundleResult
 from .run_folder import RunFolder, layer_row
@@ -68,54 +66,9 @@ class NetworkRun:
     num_parameters: int = 0
     train_loss: list[float] = field(default_factory=list)
     test_accuracy: list[float] = field(default_factory=list)
-    results: list[dict[str, BundleResult]] = field(default_factory=list)
+    results: list[Mapping[str, BundleResult]] = field(default_factory=list)
     seconds_training: float = 0.0
     seconds_measuring: float = 0.0
-    seconds_kernel: float = 0.0
-    """Part of ``seconds_measuring`` inside ``bundle_entropy_layers``; the rest is the forward pass."""
-
-
-def measure_layers(
-    model: nn.Module, names: list[str], images: torch.Tensor, labels: torch.Tensor, grid: UpdateGrid | None
-) -> tuple[dict[str, BundleResult], float]:
-    """Bundle entropy of the outputs of some modules.
-
-    Args:
-        model: run once in evaluation mode; every module's training flag is put back and the hooks
-            are removed, also after an error.
-        names: modules as in ``named_modules``.
-        images: (N, ...) probe batch.
-        labels: (N,) int64.
-        grid: update grid, None for plain equality.
-
-    Returns:
-        name -> result, in the order of ``names``, and the seconds spent in the kernel.
-    """
-    modules = dict(model.named_modules())
-    flags = {module: module.training for module in model.modules()}
-    acts: dict[str, torch.Tensor] = {}
-
-    def keep(name: str) -> Callable[[nn.Module, Any, torch.Tensor], None]:
-        def hook(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-            acts[name] = output
-
-        return hook
-
-    hooks = []
-    try:
-        for name in names:
-            hooks.append(modules[name].register_forward_hook(keep(name)))
-        model.eval()
-        with torch.no_grad():
-            model(images)
-    finally:
-        for handle in hooks:
-            handle.remove()
-        for module, flag in flags.items():
-            module.training = flag
-    started = time.perf_counter()
-    results = bundle_entropy_layers({name: acts[name] for name in names}, labels, grid=grid)
-    return results, time.perf_counter() - started
 
 
 def run_demo(
@@ -189,7 +142,10 @@ def _train(name: str, run: NetworkRun, data: Split, config: DemoConfig) -> Itera
     )  # fmt: skip
     run.num_parameters = sum(p.numel() for p in model.parameters())
     optimizer = build_optimizer(model, config.recipe)
-    layers = [f"hidden.{i}" for i in range(run.architecture.depth)]
+    monitor = LayerMonitor(
+        model, (probe_x, probe_y), layers=r"hidden\.\d+", optimizer=optimizer, batch_size=config.recipe.batch_size,
+        margin=False,
+    )  # fmt: skip
     for epoch in range(config.epochs + 1):
         started = time.perf_counter()
         loss = math.nan
@@ -198,24 +154,23 @@ def _train(name: str, run: NetworkRun, data: Split, config: DemoConfig) -> Itera
                 model, optimizer, train_x, train_y, batch_size=config.recipe.batch_size, generator=generator
             )
         trained = time.perf_counter()
-        grid = UpdateGrid.from_optimizer(model, optimizer, config.recipe.batch_size)
-        results, kernel = measure_layers(model, layers, probe_x, probe_y, grid)
+        results = monitor.measure(step=epoch)
+        assert results.grid is not None
         measured = time.perf_counter()
         run.train_loss.append(loss)
         run.test_accuracy.append(accuracy(model, test_x, test_y))
         run.results.append(results)
         run.seconds_training += trained - started
         run.seconds_measuring += measured - trained
-        run.seconds_kernel += kernel
         yield {
             "run": name,
             "round": 0,
             "epoch": epoch,
             "train_loss": None if math.isnan(loss) else loss,
             "test_accuracy": run.test_accuracy[-1],
-            "weight_amplitude": grid.weight_amplitude,
-            "num_conflicting_layers": sum(r.is_conflicting for r in results.values()),
-            "first_conflicting": _first_conflicting(results),
+            "weight_amplitude": results.grid.weight_amplitude,
+            "num_conflicting_layers": len(results.conflicting()),
+            "first_conflicting": results.first_conflicting,
             "seconds_training": trained - started,
             "seconds_measuring": measured - trained,
         }
@@ -247,7 +202,6 @@ def _outcome(config: DemoConfig, runs: Mapping[str, NetworkRun], data: Split) ->
         "networks": {name: _network_outcome(run, chance) for name, run in runs.items()},
         "seconds_training": training,
         "seconds_measuring": measuring,
-        "seconds_kernel": sum(run.seconds_kernel for run in runs.values()),
         "measuring_share": measuring / (training + measuring),
         "equality": definition_of_equal(config),
     }

@@ -9,7 +9,7 @@ can change a bit of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
@@ -47,12 +47,36 @@ def entropy_of_counts(counts: BundleCounts, log_epsilon: float | None = None) ->
     Returns:
         float, nats; NaN when a row holds a NaN; exactly 0.0 when no bundle conflicts.
     """
-    if counts.num_nan_rows:
+    contributions = chain.from_iterable(_contributions(counts, log_epsilon))
+    return entropy_of_parts(contributions, counts.num_rows, counts.num_nan_rows)
+
+
+def entropy_of_parts(parts: Iterable[float], num_rows: int, num_nan_rows: int) -> float:
+    """Bundle entropy from floats that add up to ``sum_b n_b * H(labels in b)``, however they are split."""
+    if num_nan_rows:
         return math.nan
-    if counts.num_conflicting == 0:
-        return 0.0
-    # an exactly rounded sum does not depend on the order of the bundles
-    return math.fsum(chain.from_iterable(_contributions(counts, log_epsilon))) / counts.num_rows
+    # an exactly rounded sum depends neither on the order of the bundles nor on who added up which
+    return math.fsum(parts) / num_rows
+
+
+def exact_parts(counts: BundleCounts, log_epsilon: float | None = None) -> list[float]:
+    """``sum_b n_b * H(labels in b)`` as a few floats that add up to it without any rounding.
+
+    ``entropy_of_parts`` of the parts of several ranks is what ``entropy_of_counts`` gives for all their bundles.
+    """
+    parts: list[float] = []
+    for some in _contributions(counts, log_epsilon):
+        parts = _added_exactly([*parts, *some])
+    return parts
+
+
+def _added_exactly(terms: list[float]) -> list[float]:
+    """The rounded sum of all terms, the rounded sum of what is then missing, and so on until nothing is."""
+    found: list[float] = []
+    while rest := math.fsum(terms):
+        found.append(rest)
+        terms.append(-rest)
+    return found
 
 
 _BUNDLES_AT_ONCE = 1 << 14

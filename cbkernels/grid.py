@@ -106,11 +106,9 @@ class UpdateGrid:
         trainable = [p.detach() for p in model.parameters() if p.requires_grad and p.numel()]
         if not trainable:
             raise ValueError("the model has no trainable parameter; pass UpdateGrid(...) instead")
-        largest = [float(p.abs().max()) for p in trainable]  # NaN where a parameter holds one
-        for value in largest:
-            if not math.isfinite(value):
-                raise ValueError(f"the largest absolute weight is {value}; the training has diverged")
-        amplitude = max(largest)
+        amplitude = _largest_absolute_value(trainable)
+        if not math.isfinite(amplitude):
+            raise ValueError(f"the largest absolute weight is {amplitude}; the training has diverged")
         rates = sorted({float(group["lr"]) for group in optimizer.param_groups})
         if len(rates) != 1:
             raise ValueError(
@@ -157,13 +155,15 @@ class UpdateGrid:
                 prove that the layer has no conflict on this grid.
 
         Returns:
-            float: 0 at one step, negative below it, -inf for margin 0, inf for one label only.
+            float: 0 at one step, negative below it, -inf for margin 0 and where ``step`` is infinite, inf for
+            one label only.
         """
         if math.isnan(margin) or margin < 0:
             raise ValueError(f"margin is {margin!r}; it must not be negative or NaN")
-        if margin == 0:
-            return -math.inf
-        return math.inf if math.isinf(margin) else math.log2(margin / self.step(amplitude))
+        if math.isinf(margin):
+            return math.inf
+        steps = margin / self.step(amplitude)  # 0 too where no step is large enough to be certain
+        return math.log2(steps) if steps else -math.inf
 
     def to_dict(self) -> dict[str, Any]:
         """The four parameters as JSON types."""
@@ -179,6 +179,25 @@ class UpdateGrid:
         dtype = dtype or self.dtype
         exponent = math.frexp(magnitude)[1] - 1 if magnitude else _SMALLEST_EXPONENT[dtype]
         return math.ldexp(1.0, max(exponent, _SMALLEST_EXPONENT[dtype]) - _MANTISSA_BITS[dtype])
+
+
+def _largest_absolute_value(tensors: list[torch.Tensor]) -> float:
+    """NaN where a tensor holds one; waits once for each device, not once for each tensor."""
+    import torch
+
+    of_device: dict[torch.device, list[torch.Tensor]] = {}
+    for tensor in tensors:
+        real = tensor.abs() if tensor.is_complex() else tensor
+        largest = torch.linalg.vector_norm(real, ord=math.inf, dtype=_type_to_compare_in(real))
+        of_device.setdefault(tensor.device, []).append(largest.double())
+    found = torch.tensor([float(torch.stack(values).max()) for values in of_device.values()], dtype=torch.float64)
+    return float(found.max())  # unlike Python's, torch's max of NaN and a number is NaN
+
+
+def _type_to_compare_in(tensor: torch.Tensor) -> torch.dtype:
+    import torch
+
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 def _number(name: str, value: object) -> float:

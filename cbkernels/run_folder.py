@@ -39,14 +39,7 @@ class RunFolder:
             OSError: no space, no permission; an older file of that name is then unchanged.
         """
         target = self.path / name
-        aside = self.path / f".{name}.{os.getpid()}.aside"
-        try:
-            aside.write_bytes(content)
-            os.replace(aside, target)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(target)) from error
-        finally:
-            aside.unlink(missing_ok=True)
+        write_whole(target, content)
         return target
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> Path:
@@ -66,6 +59,23 @@ class RunFolder:
         writer.writeheader()
         writer.writerows(rows)
         return self.write_bytes("layers.csv", text.getvalue().encode())
+
+
+def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file aside and rename it.
+
+    Raises:
+        OSError: no space, no permission, no such folder; an older file of that name is then unchanged.
+    """
+    target = Path(path)
+    aside = target.with_name(f".{target.name}.{os.getpid()}.aside")
+    try:
+        aside.write_bytes(content)
+        os.replace(aside, target)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(target)) from error
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def layer_row(run: str, round_: int, epoch: int, layer: str, result: BundleResult) -> dict[str, object]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,9 @@ from .grid import UpdateGrid
 from .options import check_options
 from .result import BundleResult
 from .row_store import RowStore
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 _FORMAT = 1
 
@@ -138,13 +141,22 @@ class BundleEntropy:
         self._dtype, self._num_columns = other._dtype, other._num_columns
         self._device, self._backend_used = other._device, other._backend_used
 
-    def compute(self) -> BundleResult:
-        """Result over all rows so far.
+    def compute(self, process_group: ProcessGroup | Literal["world"] | None = None) -> BundleResult:
+        """Result over all rows so far; the metric stays as it is.
+
+        Args:
+            process_group: None for the rows of this process, without a word to any other. "world"
+                or a group of ``torch.distributed`` for the rows of all its ranks; then each of them
+                must call, and gets the same result. Many layers: ``compute_across_ranks``.
 
         Raises:
-            ValueError: no rows yet.
+            ValueError: no rows yet, or what ``compute_across_ranks`` says.
         """
-        if self._dtype is None:
+        if process_group is not None:
+            from .distributed import compute_across_ranks
+
+            return compute_across_ranks({"": self}, process_group)[""]
+        if self._dtype is None or not self.num_rows:
             raise ValueError("no rows yet: call update() before compute()")
         counts = self._counts()
         return BundleResult(

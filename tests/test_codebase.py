@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import doctest
-import importlib
 import inspect
 import re
 import sys
@@ -24,9 +22,11 @@ FORBIDDEN = ("util", "helper", "common", "misc", "manager")
 LONGEST_FUNCTION = 80
 
 source_tree = pytest.mark.skipif(not IN_SOURCE_TREE, reason="the source tree: NOT TESTED HERE (only tests/ is here)")
-PUBLIC_MODULES = [
-    "arrays", "backends", "bundle", "device_arrays", "entropy", "gpu_row_store", "grid", "reference", "result",
-    "row_store", "streaming",
+WITHOUT_TORCH = [
+    "arrays", "backends", "bundle", "device_arrays", "distributed", "entropy", "evaluation", "figures",
+    "gpu_row_store", "grid", "history", "layer_measurement", "layer_pictures", "layer_selection", "monitor", "plots",
+    "probe", "reference", "report", "report_records", "report_tables", "residual_blocks", "result", "row_store",
+    "streaming", "surgery",
 ]  # fmt: skip
 
 
@@ -186,15 +186,6 @@ def test_all_is_sorted_and_complete() -> None:
     assert (PACKAGE / "py.typed").is_file()
 
 
-@pytest.mark.parametrize("module", PUBLIC_MODULES)
-def test_examples_in_docstrings_run(module: str) -> None:
-    loaded = importlib.import_module(f"cbkernels.{module}")
-    outcome = doctest.testmod(loaded, optionflags=doctest.NORMALIZE_WHITESPACE)
-    assert outcome.failed == 0
-    if module in ("bundle", "grid", "streaming"):
-        assert outcome.attempted > 0
-
-
 def test_every_public_function_has_an_example() -> None:
     for name, thing in public_objects():
         if "." not in name and name != "BundleResult":
@@ -259,9 +250,9 @@ def test_compiled_files_begin_with_a_comment_and_have_short_lines() -> None:
             assert lines[0].startswith("//"), f"{path} does not say what it is"
 
 
-@pytest.mark.parametrize("module", PUBLIC_MODULES)
-def test_core_imports_nothing_but_numpy_at_the_top(module: str) -> None:
-    """torch and everything else are imported where they are used."""
+@pytest.mark.parametrize("module", WITHOUT_TORCH)
+def test_nothing_but_numpy_is_imported_at_the_top(module: str) -> None:
+    """So that `import cbkernels` needs nothing else: torch and the rest are imported where they are used."""
     allowed = {"numpy", *sys.stdlib_module_names}
     for node in ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8")).body:
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []

@@ -18,9 +18,8 @@ torch = pytest.importorskip("torch", reason="the demo: NOT TESTED HERE (no torch
 
 import cbkernels  # noqa: E402
 from cbkernels.command_line import main  # noqa: E402
-from cbkernels.demo import Architecture, DemoConfig, conclusion, measure_layers, run_demo  # noqa: E402
+from cbkernels.demo import Architecture, DemoConfig, conclusion, run_demo  # noqa: E402
 from cbkernels.run_folder import LAYER_COLUMNS, RunFolder  # noqa: E402
-from cbkernels.training.networks import fnn  # noqa: E402
 
 EPOCHS = 2
 FILES = {"config.json", "env.json", "heatmap.png", "history.jsonl", "layers.csv", "result.json"}
@@ -171,44 +170,6 @@ def test_refuses_before_it_trains(tmp_path: Path, capsys: pytest.CaptureFixture[
     printed = capsys.readouterr()
     assert "file: File exists" in printed.err
     assert "epoch 0" not in printed.err
-
-
-# --- measuring --------------------------------------------------------------------------------------------
-
-
-def test_measures_what_the_layers_give_and_leaves_no_trace() -> None:
-    model = fnn(3, 6, generator=torch.Generator().manual_seed(0))
-    model.hidden[1].eval()
-    x, y = torch.rand(20, 64), torch.arange(20) % 3
-    results, seconds = measure_layers(model, ["hidden.0", "hidden.2"], x, y, None)
-    first = model.hidden[0](x)
-    third = model.hidden[2](model.hidden[1](first))
-    assert results == {
-        "hidden.0": cbkernels.bundle_entropy(first, y),
-        "hidden.2": cbkernels.bundle_entropy(third, y),
-    }
-    assert seconds > 0
-    assert [module.training for module in model.hidden] == [True, False, True]
-    assert model.training
-    assert not any(module._forward_hooks for module in model.modules())
-
-
-def test_measures_in_evaluation_mode() -> None:
-    model = torch.nn.Sequential(torch.nn.Identity(), torch.nn.Dropout(0.5))
-    x, y = torch.ones(20, 64), torch.arange(20) % 3
-    results, _ = measure_layers(model, ["1"], x, y, None)
-    assert results["1"].num_bundles == 1
-    assert model[1].training
-
-
-def test_hooks_and_flags_are_put_back_after_an_error() -> None:
-    model = fnn(2, 6)
-    with pytest.raises(RuntimeError):
-        measure_layers(model, ["hidden.0"], torch.rand(20, 63), torch.arange(20), None)
-    with pytest.raises(KeyError):
-        measure_layers(model, ["hidden.0", "hidden.9"], torch.rand(20, 64), torch.arange(20), None)
-    assert model.training
-    assert not any(module._forward_hooks for module in model.modules())
 
 
 def results_with(*bundles: int) -> dict[str, cbkernels.BundleResult]:

@@ -101,6 +101,69 @@ def test_twenty_four_bytes_a_row_streaming() -> None:
     assert extra <= 24 * 1.5 + 4
 
 
+EPOCHS = """
+import numpy as np
+import cbkernels as cb
+
+def status(name):
+    for line in open("/proc/self/status"):
+        if line.startswith(name):
+            return int(line.split()[1]) * 1024
+
+def batch(step):
+    acts = np.empty((64, 16384), np.float32)  # 4 MiB, each time anew
+    acts[:] = np.arange(64, dtype=np.float32)[:, None] + 64 * (step % {different})
+    return acts
+
+def epoch():
+    open("/proc/self/clear_refs", "w").write("5")
+    for step in range({updates}):
+        metric.update(batch(step), labels)
+    return status("VmHWM")
+
+labels, metric = np.arange(64) % 10, cb.BundleEntropy({options})
+for step in range(3):  # whatever is loaded or allocated once
+    metric.update(batch(step), labels)
+metric.compute()
+metric.reset()
+held = batch(0)
+before = status("VmRSS")
+del held
+for _ in range({epochs}):
+    peak = epoch()
+    result = metric.compute()
+    assert (result.num_rows, result.num_bundles) == (64 * {updates}, 64 * min({different}, {updates}))
+    metric.reset()
+    print(peak - before)
+"""
+
+
+def peaks_of_epochs(epochs: int, updates: int, different: int, options: str = "") -> list[int]:
+    """Growth of a process at its peak in each epoch, in bytes; freed arrays go back to the system at once."""
+    code = EPOCHS.format(epochs=epochs, updates=updates, different=different, options=options)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120,
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    if "clear_refs" in done.stderr:
+        pytest.skip("peak memory: NOT TESTED HERE (/proc/self/clear_refs cannot be written)")
+    assert done.returncode == 0, done.stderr
+    return [int(line) for line in done.stdout.split()]
+
+
+@pytest.mark.parametrize("different", [1, 1000])
+def test_a_thousand_updates_cost_24_bytes_a_row(different: int) -> None:
+    """4 GiB of activations go by; what is kept is 1.5 MB, and less than half as much unused."""
+    (peak,) = peaks_of_epochs(1, 1000, different)
+    assert peak <= 1.5 * 24 * 64_000 + (1 << 20), f"{peak / 64_000:.1f} bytes a row"
+
+
+def test_memory_does_not_grow_from_epoch_to_epoch() -> None:
+    first, *later = peaks_of_epochs(8, 200, 200, "grid=cb.UpdateGrid(1e-3, 50, 0.7)")
+    assert len(later) == 7
+    assert max(later) <= first + (1 << 20), "an epoch keeps 0.3 MB of rows, eight of them 2.5 MB"
+
+
 # --- leaks ----------------------------------------------------------------------------------------
 
 

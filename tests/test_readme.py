@@ -9,6 +9,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import importlib.metadata
+import inspect
 import os
 import pkgutil
 import re
@@ -30,7 +31,10 @@ MODULES = sorted(
     for m in pkgutil.walk_packages(cbkernels.__path__, "cbkernels.")
     if not m.name.endswith(("__main__", "._core"))
 )
-EXTRAS = {"torch", "matplotlib", "safetensors", "tqdm", "sklearn", "ml_dtypes"}
+EXTRAS = {
+    "torch", "matplotlib", "safetensors", "tqdm", "sklearn", "ml_dtypes", "torchmetrics", "lightning", "transformers",
+    "accelerate", "tensorboard", "pandas",
+}  # fmt: skip
 
 
 class Block(NamedTuple):
@@ -82,6 +86,9 @@ def test_there_are_documents() -> None:
 # --- code -----------------------------------------------------------------------------------------
 
 
+# of the Lightning example: Lightning 2.6 uses what torch 2.13 calls deprecated, and advises on workers
+@pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers:UserWarning")
 @pytest.mark.parametrize("document", DOCUMENTS, ids=document_ids)
 def test_code_runs(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runnable = [b for b in blocks_of(document) if b.language in ("python", "py", "pycon") and b.not_run is None]
@@ -120,6 +127,9 @@ def test_docstring_examples(name: str, tmp_path: Path, monkeypatch: pytest.Monke
         if error.name is None or error.name.partition(".")[0] not in EXTRAS:
             raise
         pytest.skip(f"{name}: NOT TESTED HERE (needs {error.name})")
+    for package in EXTRAS:  # modules that import without it but show how they are used with it
+        if re.search(rf">>> (import|from) (.*, )?{package}\b", inspect.getsource(module)):
+            pytest.importorskip(package, reason=f"{name}: NOT TESTED HERE (needs {package})")
     monkeypatch.chdir(tmp_path)
     results = doctest.testmod(module, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     assert results.failed == 0, f"{results.failed} of {results.attempted} examples; see the output"

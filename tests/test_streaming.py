@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import cbkernels as cb
 from cbkernels import BundleEntropy, UpdateGrid
 
+from . import emulation
 from .inputs import INTEGERS, place
 
 GRID = UpdateGrid(learning_rate=1e-3, batch_size=50, weight_amplitude=0.7)
@@ -225,6 +226,22 @@ def test_refusals_leave_the_stream_as_it_was(wrong: Callable[[Any], Any], kind: 
     assert metric.num_rows == 600
 
 
+def test_updates_never_wait_for_the_gpu_and_computing_waits_once() -> None:
+    torch = pytest.importorskip("torch", reason="updates on an emulated GPU: NOT TESTED HERE (torch is not installed)")
+    core, reason = emulation.load()
+    if core is None:
+        pytest.skip(f"updates on an emulated GPU: NOT TESTED HERE ({reason})")
+    acts, labels = data(60)
+    metric = BundleEntropy(backend=emulation.NAME)
+    core.emulation.reset_counters()
+    for _ in range(20):
+        metric.update(torch.from_numpy(acts), torch.from_numpy(labels))
+    waits = core.emulation.counters()
+    assert (waits["launches"] >= 20, waits["synchronisations"], waits["pageable_copies"]) == (True, 0, 0)
+    assert metric.compute().num_rows == 1200
+    assert core.emulation.counters()["synchronisations"] == 1
+
+
 # --- state ----------------------------------------------------------------------------------------
 
 
@@ -249,6 +266,15 @@ def test_state_of_nothing_goes_round() -> None:
         again.compute()
     again.update(*data())
     assert again.num_rows == 300
+
+
+def test_state_of_a_type_without_rows() -> None:
+    again = BundleEntropy()
+    again.load_state_dict({**BundleEntropy().state_dict(), "dtype": "float32", "num_columns": 11})
+    with pytest.raises(ValueError, match="no rows yet"):
+        again.compute()
+    again.update(*data())
+    assert again.compute().num_rows == 300
 
 
 def test_loading_replaces_what_was_there() -> None:

@@ -124,6 +124,9 @@ def test_bits() -> None:
     assert grid.bits(grid.step() / 2) == -1.0
     assert grid.bits(0.0) == -math.inf
     assert grid.bits(math.inf) == math.inf
+    assert grid.step(math.inf) == math.inf, "values that large may meet anywhere"
+    assert grid.bits(5.0, amplitude=math.inf) == -math.inf
+    assert cb.UpdateGrid(1e-30, 1, 1e30).bits(5e-324) == -math.inf, "a margin that is nothing beside the step"
     for wrong in (-1.0, math.nan):
         with pytest.raises(ValueError, match=f"margin is {wrong}"):
             grid.bits(wrong)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -28,19 +28,29 @@ class Lookahead(torch.optim.Optimizer):
             raise ValueError(f"alpha is {alpha!r}; it must be above 0 and at most 1")
         self.inner, self.steps, self.alpha = inner, steps, alpha
         self.steps_taken = 0
+        self._is_ready = False
         super().__init__(inner.param_groups, inner.defaults)
         self.param_groups = inner.param_groups
-        self._slow = [p.detach().clone() for p in self._parameters()]
+        self._start(self._parameters())
+        self._is_ready = True
+
+    def _start(self, parameters: Iterable[torch.Tensor]) -> None:
+        """Slow weights are state per parameter, as other optimizers keep theirs: dropping one drops both."""
+        for parameter in parameters:
+            self.state[parameter]["slow"] = parameter.detach().clone()
 
     def _parameters(self) -> list[torch.Tensor]:
         return [p for group in self.inner.param_groups for p in group["params"]]
 
+    def _slow(self) -> list[torch.Tensor]:
+        return [self.state[p]["slow"] for p in self._parameters()]
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters to the inner optimizer; their slow weights start where they are now."""
-        if not hasattr(self, "_slow"):  # called by Optimizer.__init__ for groups that the inner one has
+        if not self._is_ready:  # called by Optimizer.__init__ for groups that the inner one has
             return
         self.inner.add_param_group(param_group)
-        self._slow += [p.detach().clone() for p in param_group["params"]]
+        self._start(self.inner.param_groups[-1]["params"])
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One step of the inner optimizer and, every ``steps`` of them, a synchronisation."""
@@ -48,14 +58,15 @@ class Lookahead(torch.optim.Optimizer):
         self.steps_taken += 1
         if self.steps_taken % self.steps == 0:
             with torch.no_grad():
-                for slow, fast in zip(self._slow, self._parameters(), strict=True):
+                for fast in self._parameters():
+                    slow = self.state[fast]["slow"]
                     slow.lerp_(fast, self.alpha)
                     fast.copy_(slow)
         return loss
 
     def state_dict(self) -> dict[str, Any]:
         """The inner optimizer's state, the slow weights and the number of steps taken."""
-        slow = [s.clone() for s in self._slow]
+        slow = [s.clone() for s in self._slow()]
         return {"inner": self.inner.state_dict(), "slow": slow, "steps_taken": self.steps_taken}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -65,11 +76,11 @@ class Lookahead(torch.optim.Optimizer):
             ValueError: the state is of other parameters; nothing is changed then.
         """
         shapes = [tuple(s.shape) for s in state_dict["slow"]]
-        if shapes != [tuple(s.shape) for s in self._slow]:
+        if shapes != [tuple(s.shape) for s in self._slow()]:
             raise ValueError(f"the state has slow weights of shapes {shapes}; the parameters differ")
         self.inner.load_state_dict(state_dict["inner"])
         self.param_groups = self.inner.param_groups
-        for slow, saved in zip(self._slow, state_dict["slow"], strict=True):
+        for slow, saved in zip(self._slow(), state_dict["slow"], strict=True):
             slow.copy_(saved)
         self.steps_taken = int(state_dict["steps_taken"])
 

@@ -1,0 +1,155 @@
+"""What the callbacks of all trainers share: a monitor of a training that it does not own, and must not end.
+
+A measurement that is impossible (learning rate 0 in a warm-up, diverged weights, groups with several learning
+rates) is left out, with one warning in a training. Read next: ``lightning.py``, ``transformers.py``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterable
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from ..evaluation import unwrapped
+from ..grid import UpdateGrid
+from ..history import History
+from ..monitor import LayerMonitor
+from ..report import LayerReport
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class TrainingMonitor:
+    """A ``LayerMonitor`` that is made when a training begins.
+
+    Args:
+        probe: as in ``LayerMonitor``.
+        layers: as in ``LayerMonitor``.
+        strict: raise what makes a measurement impossible instead of warning once.
+        **options: of ``LayerMonitor``: grid, dtype, reduce, mask, margin, process_group, autocast, backend.
+
+    Raises:
+        TypeError: an option that ``LayerMonitor`` does not have.
+    """
+
+    def __init__(
+        self,
+        probe: object,
+        *,
+        layers: str | Iterable[str] | Callable[[str, nn.Module], bool] = "auto",
+        strict: bool = False,
+        **options: Any,
+    ) -> None:
+        known = set(inspect.signature(LayerMonitor).parameters) - {"model", "probe", "optimizer", "batch_size"}
+        if unknown := sorted(set(options) - known):
+            raise TypeError(f"{unknown[0]!r} is no option of the callback; LayerMonitor has {', '.join(sorted(known))}")
+        self.history = History()
+        self.not_measured: dict[int, str] = {}
+        """step -> why it is missing in the history."""
+        self._probe, self._layers, self._strict, self._options = probe, layers, strict, options
+        self._monitor: LayerMonitor | None = None
+        self._optimizer: Any = None
+        self._batch_size = 0
+        self._last_rates: list[float] = []
+
+    @property
+    def takes_grid_from_optimizer(self) -> bool:
+        """Does it need the trainer's optimizer and batch size?"""
+        return bool(self._options.get("grid", "optimizer") == "optimizer")
+
+    @property
+    def is_distributed(self) -> bool:
+        """Does every rank take part?"""
+        return self._options.get("process_group") is not None
+
+    def begin(self, model: nn.Module, *, prepare: Callable[[Any], Any] = lambda probe: probe, **defaults: Any) -> None:
+        """Meet the model.
+
+        Args:
+            model: what is trained.
+            prepare: what the trainer does to inputs, e.g. a conversion to bfloat16.
+            **defaults: options that the user may have given otherwise.
+
+        Raises:
+            TypeError, ValueError, ImportError: as ``LayerMonitor``.
+            ValueError: weights are sharded over ranks, and only one of them would measure.
+        """
+        if not self.is_distributed:
+            _refuse_shards(model)
+        options = {**defaults, **self._options}
+        if self.takes_grid_from_optimizer:
+            options["grid"] = self._grid
+        self._monitor = LayerMonitor(model, prepare(self._probe), layers=self._layers, **options)
+        self.not_measured, self._last_rates = {}, []
+
+    def end(self) -> None:
+        """Let go of the model and the optimizer."""
+        self._monitor, self._optimizer = None, None
+
+    def before_update(self, optimizer: Any) -> None:
+        """Remember the learning rates of the update that comes now; never waits for a GPU."""
+        rates = [group["lr"] for group in optimizer.param_groups]
+        self._last_rates = [float(rate) for rate in rates if isinstance(rate, (int, float))]
+
+    def measure(self, step: int, optimizer: Any, batch_size: int) -> LayerReport | None:
+        """Measure, unless the history has this step; None when there is nothing new.
+
+        Args:
+            step: of the training.
+            optimizer: of the training, as it is now.
+            batch_size: samples that an update sees, over all ranks and accumulated batches.
+
+        Raises:
+            Exception: what made it impossible, when strict.
+        """
+        if self._monitor is None or step in self.history.steps:
+            return None
+        self._optimizer, self._batch_size = optimizer, batch_size
+        self._monitor.history = self.history
+        try:
+            return self._monitor.measure(step)
+        except Exception as error:
+            if self._strict:
+                raise
+            if not self.not_measured:
+                warnings.warn(
+                    f"bundle entropy was not measured at step {step}: {error}; the training goes on, and later "
+                    "failures are listed in the callback's not_measured",
+                    stacklevel=3,
+                )
+            self.not_measured[step] = str(error)
+            return None
+
+    def _grid(self) -> UpdateGrid:
+        optimizer = self._optimizer
+        is_over = all(group["lr"] == 0 for group in optimizer.param_groups)
+        if is_over and any(self._last_rates):
+            # a schedule that ends at 0: what was updated last was updated with these
+            optimizer = SimpleNamespace(param_groups=[{"lr": rate} for rate in self._last_rates])
+        assert self._monitor is not None
+        return UpdateGrid.from_optimizer(unwrapped(self._monitor.model), optimizer, self._batch_size)
+
+
+def _refuse_shards(model: nn.Module) -> None:
+    """A forward pass of one rank alone would wait for the others for ever."""
+    for name, parameter in model.named_parameters():
+        if hasattr(parameter, "placements") or hasattr(parameter, "ds_id"):  # DTensor (FSDP), DeepSpeed
+            raise ValueError(
+                f"the weight {name!r} is sharded over ranks, so all of them must measure; pass process_group='world'"
+            )
+
+
+def interval(name: str, value: object) -> int | None:
+    """A checked "every n": a positive integer or None.
+
+    Raises:
+        ValueError: something else.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} is {value!r}; it must be a positive integer or None")
+    return value

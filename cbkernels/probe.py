@@ -1,0 +1,213 @@
+"""Probe batches: fixed training samples that are measured, and how a module's output becomes rows.
+
+``as_probe`` takes what users have at hand (a pair, a dict of the Hugging Face kind, a loader) and keeps it;
+``rows_of_output`` finds the samples' axis and reduces sequences. Needs torch when it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .evaluation import require_torch
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+REDUCTIONS = ("flatten", "cls", "last", "mean")
+"""What of a sequence (N, T, C) is a sample's row, see ``LayerMonitor``."""
+
+Reduction = Callable[["torch.Tensor", "torch.Tensor | None"], "torch.Tensor"]
+
+
+@dataclass(frozen=True)
+class ProbeBatch:
+    """Samples as a model takes them, and a label of each."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    labels: torch.Tensor
+    """(N,) integers."""
+    mask: torch.Tensor | None = None
+    """(N, T), not 0 where a sequence has a value and is not padding."""
+
+    @property
+    def num_rows(self) -> int:
+        """N."""
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> ProbeBatch:
+        """The same batch with all tensors on a device."""
+        mask = None if self.mask is None else self.mask.to(device)
+        return ProbeBatch(_moved(self.args, device), _moved(self.kwargs, device), self.labels, mask)
+
+
+def as_probe(probe: object, mask: object = "attention_mask") -> list[ProbeBatch]:
+    """Check a probe and keep it: the samples stay the same for all measurements.
+
+    Args:
+        probe: ``(x, y)``, where ``x`` is a tensor, a tuple of positional arguments or a dict of keyword
+            arguments and ``y`` holds (N,) integer labels; a dict with an entry "labels"; or an iterable of
+            those, which is read once.
+        mask: (N, T) tensor, or the key of the probe's dict that holds it, used where it exists.
+
+    Raises:
+        TypeError, ValueError: one sentence that quotes what is wrong.
+    """
+    torch = require_torch("LayerMonitor")
+    if _is_batch(torch, probe):
+        batches = [probe]
+    elif isinstance(probe, Iterable) and not isinstance(probe, (torch.Tensor, np.ndarray, str)):
+        batches = list(probe)
+        if not batches:
+            raise ValueError("probe holds no batch; pass (x, y) or a list of such pairs")
+    else:
+        raise TypeError(f"probe is a {type(probe).__name__}; pass (x, y), a dict with labels, or a list of batches")
+    if len(batches) > 1 and mask is not None and not isinstance(mask, str):
+        raise ValueError(f"mask is one tensor for {len(batches)} probe batches; put masks into the batches' dicts")
+    return [_as_batch(torch, batch, mask) for batch in batches]
+
+
+def _is_batch(torch: Any, probe: object) -> bool:
+    if isinstance(probe, Mapping):
+        return True
+    if not isinstance(probe, (tuple, list)) or len(probe) != 2:
+        return False
+    # a list of two batches is told from a batch by its second entry
+    return isinstance(probe[1], (torch.Tensor, np.ndarray)) or _is_flat_list(probe[1])
+
+
+def _is_flat_list(x: object) -> bool:
+    return isinstance(x, (list, tuple)) and bool(x) and all(isinstance(i, (int, np.integer)) for i in x)
+
+
+def _as_batch(torch: Any, batch: object, mask: object) -> ProbeBatch:
+    if isinstance(batch, Mapping):
+        inputs = dict(batch)
+        if "labels" not in inputs:
+            raise ValueError(f"the probe's dict has the keys {sorted(map(str, inputs))}; it needs an entry 'labels'")
+        x, y = inputs, inputs.pop("labels")
+    elif isinstance(batch, (tuple, list)) and len(batch) == 2:
+        x, y = batch
+    else:
+        raise TypeError(f"a probe batch is a {type(batch).__name__}; pass a pair (x, y) or a dict with labels")
+    labels = torch.as_tensor(np.asarray(y) if isinstance(y, (list, tuple)) else y).detach().clone()
+    if labels.ndim != 1:
+        raise ValueError(f"the probe's labels have shape {tuple(labels.shape)}; one label per sample is needed, (N,)")
+    if labels.is_floating_point() or labels.is_complex():
+        raise TypeError(f"the probe's labels have dtype {labels.dtype}; class labels must be integers")
+    args, kwargs = ((), dict(x)) if isinstance(x, Mapping) else (x if isinstance(x, tuple) else (x,), {})
+    found = kwargs.get(mask) if isinstance(mask, str) else mask
+    if found is not None:
+        found = torch.as_tensor(found)
+        if found.ndim != 2 or len(found) != len(labels):
+            raise ValueError(f"mask has shape {tuple(found.shape)}; it must be ({len(labels)}, T), as the sequences")
+    of_samples = next((t for t in _tensors((args, kwargs)) if t.ndim), None)
+    if of_samples is not None and len(labels) not in of_samples.shape:
+        raise ValueError(
+            f"the probe has {len(labels)} labels and samples of shape {tuple(of_samples.shape)}; they must agree"
+        )
+    return ProbeBatch(_detached(args), _detached(kwargs), labels, found)
+
+
+def _tensors(x: Any) -> list[Any]:
+    found: list[Any] = []
+    _mapped(x, found.append)
+    return found
+
+
+def _mapped(x: Any, change: Callable[[Any], Any]) -> Any:
+    """The same nest of tuples, lists and dicts with every tensor changed."""
+    torch = require_torch("a probe")
+    if isinstance(x, torch.Tensor):
+        return change(x)
+    if isinstance(x, np.ndarray):
+        return change(torch.from_numpy(x))
+    if isinstance(x, tuple):
+        parts = [_mapped(part, change) for part in x]
+        return type(x)(*parts) if hasattr(x, "_fields") else tuple(parts)
+    if isinstance(x, list):
+        return [_mapped(part, change) for part in x]
+    if isinstance(x, dict):
+        return {key: _mapped(part, change) for key, part in x.items()}
+    return x
+
+
+def _detached(x: Any) -> Any:
+    return _mapped(x, lambda tensor: tensor.detach().clone())
+
+
+def _moved(x: Any, device: torch.device) -> Any:
+    return _mapped(x, lambda tensor: tensor.to(device))
+
+
+# --- rows -------------------------------------------------------------------------------------------------
+
+
+class NoRows(Exception):
+    """Why an output has no row per sample."""
+
+
+def check_reduction(reduce: object) -> None:
+    """Raise ValueError or TypeError unless ``reduce`` is one of ``REDUCTIONS`` or a function."""
+    if callable(reduce):
+        return
+    if not isinstance(reduce, str):
+        raise TypeError(f"reduce is {reduce!r}; choose one of {', '.join(REDUCTIONS)} or pass a function")
+    if reduce not in REDUCTIONS:
+        raise ValueError(f"reduce is {reduce!r}; choose one of {', '.join(REDUCTIONS)} or pass a function")
+
+
+def rows_of_output(output: torch.Tensor, module: nn.Module, batch: ProbeBatch, reduce: str | Reduction) -> torch.Tensor:
+    """A tensor whose first axis counts the samples.
+
+    Args:
+        output: what the module returned; samples along the first axis, or along the second in a
+            recurrent or attention module with ``batch_first=False``.
+        module: the module.
+        batch: for N and the padding mask.
+        reduce: how (N, T, C) becomes a row; other ranks are left as they are.
+
+    Raises:
+        NoRows: no axis has N entries.
+    """
+    rows = _samples_first(output, module, batch.num_rows)
+    if callable(reduce):
+        return reduce(rows, batch.mask)
+    if rows.ndim != 3:
+        return rows
+    mask = batch.mask if batch.mask is not None and batch.mask.shape[1] == rows.shape[1] else None
+    if mask is not None:
+        mask = mask.to(rows.device) != 0
+    if reduce == "flatten":
+        return rows if mask is None else rows.masked_fill(~mask[..., None], 0)
+    if reduce == "cls":
+        return rows[:, 0]
+    if reduce == "last":
+        found: torch.Tensor = rows[:, -1] if mask is None else _last(rows, mask)
+        return found
+    if mask is None:
+        return rows.float().mean(1).to(rows.dtype)
+    kept = rows.masked_fill(~mask[..., None], 0).float().sum(1)
+    return (kept / mask.sum(1, keepdim=True).clamp(min=1)).to(rows.dtype)
+
+
+def _samples_first(output: torch.Tensor, module: nn.Module, num_rows: int) -> torch.Tensor:
+    axes = [axis for axis in (0, 1) if axis < output.ndim and output.shape[axis] == num_rows]
+    if not axes:
+        raise NoRows(f"its output has shape {tuple(output.shape)}, and neither of its first two axes is {num_rows}")
+    attention = getattr(module, "self_attn", module)
+    if getattr(attention, "batch_first", None) is False and axes[-1] == 1:
+        return output.movedim(1, 0)
+    return output if axes[0] == 0 else output.movedim(1, 0)
+
+
+def _last(rows: Any, mask: Any) -> Any:
+    """(N, C): the last value of each sequence that is not padding."""
+    torch = require_torch("a probe")
+    last = mask.shape[1] - 1 - mask.flip(1).long().argmax(1)
+    return rows[torch.arange(len(rows), device=rows.device), last]

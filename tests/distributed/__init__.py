@@ -1,0 +1,1 @@
+"""What `test_distributed.py` starts with torchrun, and the rows that it is given."""
