@@ -28,9 +28,9 @@ if _core.version != __version__:
 
 from .bundle import bundle_entropy, bundle_entropy_layers, bundle_rows, conflict_margin
 from .grid import UpdateGrid
-from .history import History
 from .monitor import LayerMonitor
-from .report import LayerReport
+from .reports.history import History
+from .reports.report import LayerReport
 from .result import BundleResult
 from .streaming import BundleEntropy
 from .surgery import Surgery, remove_layers

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from .monitor import LayerMonitor
-from .plots import HeatMap, plot_entropy, png
+from .reports.plots import HeatMap, plot_entropy, png
 from .result import BundleResult
 from .run_folder import RunFolder, layer_row
 from .training.data import Split, load_digits, split

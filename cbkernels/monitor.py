@@ -1,8 +1,8 @@
 """Which layers of a model conflict, measured while it trains: one object, one call an epoch.
 
 A monitor keeps a probe batch and hooks the model only during its own forward pass; nothing stays on
-the model. Needs torch when it is used. Read next: ``layer_selection.py`` (which layers),
-``layer_measurement.py`` (what happens inside the hooks), ``report.py`` (what comes out).
+the model. Needs torch when it is used. Read next, in ``probing``: ``layer_selection.py`` (which layers),
+``layer_measurement.py`` (what happens inside the hooks); in ``reports``: ``report.py`` (what comes out).
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from . import backends
-from .evaluation import evaluating, require_torch, unwrapped
 from .grid import GRID_DTYPES, UpdateGrid
-from .history import History
-from .layer_measurement import AcrossBatches, AtOnce, Measured
-from .layer_selection import Selection, chosen_by_user, observe
-from .probe import ProbeBatch, Reduction, as_probe, check_reduction
-from .report import LayerReport
+from .probing.evaluation import evaluating, require_torch, unwrapped
+from .probing.layer_measurement import AcrossBatches, AtOnce, Measured
+from .probing.layer_selection import Selection, chosen_by_user, observe
+from .probing.probe import ProbeBatch, Reduction, as_probe, check_reduction
+from .reports.history import History
+from .reports.report import LayerReport
 
 if TYPE_CHECKING:
     import torch

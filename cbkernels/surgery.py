@@ -1,6 +1,7 @@
 """Removing residual blocks from a model, trained or not, and from its optimizer; and taking that back.
 
-What can be removed is decided in ``removal_plan.py``; files are in ``surgery_files.py``. Needs torch when it is used.
+What can be removed is decided in ``cutting/removal_plan.py``; files are in ``cutting/surgery_files.py``.
+Needs torch when it is used.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from .cost import Cost, call_with, measure_costs
-from .evaluation import evaluating, require_torch, unwrapped
-from .layer_stacks import LayerStack, find_layer_stacks, layout_of, rebuilt
-from .optimizer_parameters import dropped, require_droppable
-from .removal_plan import RemovalPlan, RemovedBlock, changes
-from .residual_blocks import find_residual_blocks
-from .reversible import MISSING, Entry, put, take_back
+from .cutting.optimizer_parameters import dropped, require_droppable
+from .cutting.removal_plan import RemovalPlan, RemovedBlock, changes
+from .cutting.reversible import MISSING, Entry, put, take_back
+from .probing.cost import Cost, call_with, measure_costs
+from .probing.evaluation import evaluating, require_torch, unwrapped
+from .probing.layer_stacks import LayerStack, find_layer_stacks, layout_of, rebuilt
+from .probing.residual_blocks import find_residual_blocks
 from .tables import format_table
 
 if TYPE_CHECKING:
@@ -245,7 +246,7 @@ class Surgery:
             OSError: the folder cannot be written.
             ImportError: safetensors is missing.
         """
-        from .surgery_files import save_cut_model
+        from .cutting.surgery_files import save_cut_model
 
         save_cut_model(self, folder, model)
 
@@ -268,7 +269,7 @@ class Surgery:
                 model has not changed then.
             ImportError: torch or safetensors is missing.
         """
-        from .surgery_files import load_cut_model
+        from .cutting.surgery_files import load_cut_model
 
         return load_cut_model(folder, model, optimizer)
 

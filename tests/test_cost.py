@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch", reason="cost: NOT TESTED HERE (no torch)")
 
 from torch import nn  # noqa: E402
 
-from cbkernels.cost import Cost, measure_cost, measure_costs  # noqa: E402
+from cbkernels.probing.cost import Cost, measure_cost, measure_costs  # noqa: E402
 
 from . import model_zoo  # noqa: E402
 
@@ -68,7 +68,7 @@ def test_peak_memory_is_the_weights_and_the_most_that_is_alive_at_once() -> None
 
 
 def test_latency_is_the_median_and_the_tenths_of_the_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
-    from cbkernels import cost
+    from cbkernels.probing import cost
 
     seconds = iter([9.0, 9.0, 9.0, *(i / 1000 for i in (7, 1, 10, 4, 2, 3, 11, 5, 6, 8, 9))])
     monkeypatch.setattr(cost, "_seconds", lambda *_: next(seconds))

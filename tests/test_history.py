@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 import cbkernels as cb
-from cbkernels.history import History
-from cbkernels.report import LayerReport
+from cbkernels.reports.history import History
+from cbkernels.reports.report import LayerReport
 
 GRID = cb.UpdateGrid(learning_rate=1e-3, batch_size=64, weight_amplitude=0.7)
 STEP = GRID.step()

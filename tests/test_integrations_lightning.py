@@ -20,9 +20,9 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # its dependencies use what Python and torch have deprecated
     pl = pytest.importorskip("lightning.pytorch", reason="Lightning callback: NOT TESTED HERE (needs lightning)")
 
-from cbkernels.history import History  # noqa: E402
 from cbkernels.integrations.lightning import LayerMonitorCallback  # noqa: E402
 from cbkernels.monitor import LayerMonitor  # noqa: E402
+from cbkernels.reports.history import History  # noqa: E402
 
 pytestmark = [
     # Lightning's own: advice about workers, log intervals, folders that exist, missing loaders

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 import cbkernels as cb
-from cbkernels.history import History
 from cbkernels.integrations import require_package, tensorboard
 from cbkernels.integrations.tracking import log_report
-from cbkernels.report import LayerReport
+from cbkernels.reports.history import History
+from cbkernels.reports.report import LayerReport
 
 LABELS = np.array([0, 0, 1, 1, 2, 2])
 GRID = cb.UpdateGrid(learning_rate=1e-3, batch_size=64, weight_amplitude=0.7)
@@ -79,7 +79,7 @@ def test_steps_and_numbers_are_those_of_the_last_report(events: Any) -> None:
 def test_the_picture_is_the_heat_map_so_far(events: Any) -> None:
     from matplotlib.image import imread
 
-    from cbkernels.plots import png
+    from cbkernels.reports.plots import png
 
     pictures = [imread(io.BytesIO(e.encoded_image_string)) for e in events.Images("bundle_entropy_summary/heat_map")]
     expected = imread(io.BytesIO(png(HISTORY.plot())))[..., :3]
@@ -209,7 +209,7 @@ def test_a_missing_torch_or_matplotlib_is_one_sentence_where_it_is_needed(tmp_pa
     assert run(SAY.format(score), "torch", cwd=tmp_path).strip() == "a model needs torch: pip install torch"
     write = (
         "import numpy as np, cbkernels as cb; from cbkernels.integrations.tensorboard import write; "
-        "from cbkernels.report import LayerReport; from types import SimpleNamespace as W; "
+        "from cbkernels.reports.report import LayerReport; from types import SimpleNamespace as W; "
         "write(W(add_image=print, add_scalar=print), LayerReport({'a': cb.bundle_entropy([[1.0]], [0])}, step=0))"
     )
     said = run(SAY.format(write), "matplotlib", cwd=tmp_path).splitlines()
@@ -222,7 +222,7 @@ def test_what_needs_no_package_works_without(tmp_path: Path) -> None:
     code = (
         "import sys, numpy as np, cbkernels as cb, cbkernels.integrations, cbkernels.integrations.tensorboard\n"
         "from cbkernels.integrations.tracking import log_report\n"
-        "from cbkernels.report import LayerReport\n"
+        "from cbkernels.reports.report import LayerReport\n"
         "log_report(LayerReport({'a': cb.bundle_entropy([[1.0]], [0])}, step=4), lambda values, step: print(step))\n"
     )
     assert run(code, *hidden, cwd=tmp_path) == "4\n"

@@ -17,9 +17,9 @@ torch = pytest.importorskip("torch", reason="Hugging Face callback: NOT TESTED H
 transformers = pytest.importorskip("transformers", reason="Hugging Face callback: NOT TESTED HERE (needs transformers)")
 pytest.importorskip("accelerate", reason="Hugging Face callback: NOT TESTED HERE (its Trainer needs accelerate)")
 
-from cbkernels.history import History  # noqa: E402
 from cbkernels.integrations.transformers import LayerMonitorCallback  # noqa: E402
 from cbkernels.monitor import LayerMonitor  # noqa: E402
+from cbkernels.reports.history import History  # noqa: E402
 
 GENERATOR = torch.Generator().manual_seed(1)
 IDS = torch.randint(0, 40, (32, 9), generator=GENERATOR)

@@ -22,8 +22,8 @@ torch = pytest.importorskip("torch", reason="torch: NOT TESTED HERE (not install
 from torch import nn  # noqa: E402
 
 import cbkernels as cb  # noqa: E402
-from cbkernels.layer_measurement import AtOnce  # noqa: E402
-from cbkernels.probe import as_probe, rows_of_output  # noqa: E402
+from cbkernels.probing.layer_measurement import AtOnce  # noqa: E402
+from cbkernels.probing.probe import as_probe, rows_of_output  # noqa: E402
 
 from . import emulation, model_zoo  # noqa: E402
 

@@ -15,9 +15,9 @@ import pytest
 pytest.importorskip("matplotlib", reason="pictures: NOT TESTED HERE (no matplotlib)")
 
 import cbkernels as cb
-from cbkernels.history import History
-from cbkernels.plots import HeatMap, plot_entropy, plot_margin, png
-from cbkernels.report import LayerReport
+from cbkernels.reports.history import History
+from cbkernels.reports.plots import HeatMap, plot_entropy, plot_margin, png
+from cbkernels.reports.report import LayerReport
 
 
 def heat_map(entropy: list[list[float]], conflicting: list[list[int]] | None = None) -> HeatMap:

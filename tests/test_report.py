@@ -22,8 +22,9 @@ import numpy as np
 import pytest
 
 import cbkernels as cb
-from cbkernels import history, report, report_records, tables
-from cbkernels.report import LayerReport
+from cbkernels import tables
+from cbkernels.reports import history, report, report_records
+from cbkernels.reports.report import LayerReport
 
 GRID = cb.UpdateGrid(learning_rate=1e-3, batch_size=64, weight_amplitude=0.7)
 
@@ -538,8 +539,8 @@ class Blocker:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Blocker())
-from cbkernels.report import LayerReport
-from cbkernels.history import History
+from cbkernels.reports.report import LayerReport
+from cbkernels.reports.history import History
 report = LayerReport.from_json(sys.argv[1])
 history = History([report])
 print(report, repr(report), report._repr_html_(), report.to_csv(), report.scalars(), history, history.mean())

@@ -11,8 +11,8 @@ torch = pytest.importorskip("torch", reason="residual blocks: NOT TESTED HERE (n
 
 from torch import nn  # noqa: E402
 
-from cbkernels.evaluation import evaluating  # noqa: E402
-from cbkernels.residual_blocks import find_residual_blocks, findings  # noqa: E402
+from cbkernels.probing.evaluation import evaluating  # noqa: E402
+from cbkernels.probing.residual_blocks import find_residual_blocks, findings  # noqa: E402
 
 from . import model_zoo  # noqa: E402
 
@@ -281,7 +281,7 @@ def test_a_look_alike_of_torchvisions_block_with_more_parts_is_judged_by_what_it
 
 def test_what_is_around_of_blocks_is_not_searched(monkeypatch: pytest.MonkeyPatch) -> None:
     """The search grows with the square of what a module holds: a stack of 48 blocks would take minutes."""
-    from cbkernels import residual_sums
+    from cbkernels.probing import residual_sums
 
     searched: list[str] = []
     explain = residual_sums._Inside.explain

@@ -9,9 +9,9 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from ..evaluation import require_torch
-from ..history import History
-from ..report import LayerReport
+from ..probing.evaluation import require_torch
+from ..reports.history import History
+from ..reports.report import LayerReport
 from . import require_package
 from .training_monitor import TrainingMonitor, interval
 

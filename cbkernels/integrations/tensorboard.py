@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..history import History
-from ..report import LayerReport
+from ..reports.history import History
+from ..reports.report import LayerReport
 
 
 def write(

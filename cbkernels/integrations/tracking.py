@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from ..report import LayerReport
+from ..reports.report import LayerReport
 
 
 class Log(Protocol):

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from ..evaluation import unwrapped
 from ..grid import UpdateGrid
-from ..history import History
 from ..monitor import LayerMonitor
-from ..report import LayerReport
+from ..probing.evaluation import unwrapped
+from ..reports.history import History
+from ..reports.report import LayerReport
 
 if TYPE_CHECKING:
     from torch import nn

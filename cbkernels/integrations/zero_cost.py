@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..bundle import bundle_entropy
-from ..evaluation import unwrapped
 from ..grid import UpdateGrid
 from ..monitor import LayerMonitor
-from ..report import LayerReport
+from ..probing.evaluation import unwrapped
+from ..reports.report import LayerReport
 
 if TYPE_CHECKING:
     from torch import nn

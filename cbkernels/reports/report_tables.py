@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from .tables import format_table
+from ..tables import format_table
 
 if TYPE_CHECKING:
     from .report import LayerReport

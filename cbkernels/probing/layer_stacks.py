@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..cutting.reversible import Entry
 from .evaluation import require_torch
-from .reversible import Entry
 
 if TYPE_CHECKING:
     from torch import nn

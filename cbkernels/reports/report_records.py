@@ -15,9 +15,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .grid import UpdateGrid
-from .result import BundleResult
-from .run_folder import write_whole
+from ..grid import UpdateGrid
+from ..result import BundleResult
+from ..run_folder import write_whole
 
 if TYPE_CHECKING:
     from .report import LayerReport

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .evaluation import require_torch
-from .layer_stacks import find_layer_stacks
+from ..probing.evaluation import require_torch
+from ..probing.layer_stacks import find_layer_stacks
+from ..run_folder import RunFolder
+from ..surgery import RECORD, Surgery, carried_out, described, own_module, record_of
 from .optimizer_parameters import require_droppable
 from .removal_plan import RemovedBlock
-from .run_folder import RunFolder
-from .surgery import RECORD, Surgery, carried_out, described, own_module, record_of
 
 if TYPE_CHECKING:
     import torch

@@ -14,14 +14,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from . import backends
-from .arrays import as_rows
-from .bundle import bundle_entropy_layers, conflict_margin
+from .. import backends
+from ..arrays import as_rows
+from ..bundle import bundle_entropy_layers, conflict_margin
+from ..grid import UpdateGrid
+from ..result import BundleResult
+from ..streaming import BundleEntropy
 from .evaluation import first_tensor, require_torch
-from .grid import UpdateGrid
 from .probe import NoRows, ProbeBatch, Reduction, rows_of_output
-from .result import BundleResult
-from .streaming import BundleEntropy
 
 if TYPE_CHECKING:
     import torch

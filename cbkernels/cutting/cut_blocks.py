@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .evaluation import first_tensor
+from ..probing.evaluation import first_tensor
 
 
 class CutBlock(nn.Module):

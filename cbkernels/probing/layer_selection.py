@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 _ACTIVATION = re.compile(r"relu|[gs]elu|silu|swish|mish|tanh|sigmoid|softplus|softsign|hardtanh|[a-z]*activation", re.I)
+_MOST_OF_OUTPUT = 4
+"""Calls behind the logits that return their memory: views, in-place operations."""
 _REPEATS_ITS_INPUT = re.compile(r"dropout|droppath|stochasticdepth|identity|flatten|unflatten", re.I)
 
 
@@ -127,6 +130,7 @@ class _Calls:
 
     def __init__(self, model: nn.Module, names: list[str], run: Callable[[], object]) -> None:
         self._calls: list[_Call] = []
+        self._last: deque[Any] = deque(maxlen=_MOST_OF_OUTPUT)
         self._of_model: list[Any] = []
         modules = dict(model.named_modules())
         handles = [model.register_forward_hook(self._keep_output)]
@@ -146,6 +150,7 @@ class _Calls:
             has_weights = any(True for _ in module.parameters(recurse=False))
             values, address = (0, 0) if tensor is None else (tensor.numel(), _address(tensor))
             self._calls.append(_Call(name, has_weights, values, address))
+            self._last.append(tensor)  # held, so that no later tensor gets its address
 
         return hook
 
@@ -158,7 +163,7 @@ class _Calls:
         sizes = {tensor.numel() for tensor in self._of_model}
         addresses = {_address(tensor) for tensor in self._of_model}
         end = len(self._calls)
-        while end and self._calls[end - 1].address in addresses:
+        while end > len(self._calls) - len(self._last) and self._calls[end - 1].address in addresses:
             end -= 1
         with_weights = [i for i, call in enumerate(self._calls) if call.has_weights]
         if with_weights and self._calls[with_weights[-1]].num_values in sizes:

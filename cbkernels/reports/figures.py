@@ -12,7 +12,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .run_folder import write_whole
+from ..run_folder import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,9 +14,9 @@ from operator import index
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from ..grid import UpdateGrid
+from ..result import BundleResult
 from . import report_records, report_tables
-from .grid import UpdateGrid
-from .result import BundleResult
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

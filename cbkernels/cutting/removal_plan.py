@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from .cost import call_with
-from .evaluation import evaluating, require_torch
-from .layer_stacks import LayerStack, deletions, find_layer_stacks
-from .residual_blocks import Findings, findings
-from .residual_sums import Recording, ResidualSum
+from ..probing.cost import call_with
+from ..probing.evaluation import evaluating, require_torch
+from ..probing.layer_stacks import LayerStack, deletions, find_layer_stacks
+from ..probing.residual_blocks import Findings, findings
+from ..probing.residual_sums import Recording, ResidualSum
 from .reversible import Entry
 
 if TYPE_CHECKING:

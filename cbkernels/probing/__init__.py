@@ -1,0 +1,1 @@
+"""Looking into a user's model by running it: samples, layers, residual blocks, cost. ``monitor.py`` is the way in."""

@@ -1,0 +1,1 @@
+"""What was measured, as objects, text, files and pictures; needs no torch."""
