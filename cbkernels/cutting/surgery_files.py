@@ -84,7 +84,7 @@ def load_cut_model(
 
 
 def _require_safetensors() -> Any:
-    require_torch("Surgery.save and Surgery.load")
+    require_torch("a file of a surgery")
     try:
         import safetensors.torch
     except ImportError:
