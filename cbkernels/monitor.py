@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import backends
 from .grid import GRID_DTYPES, UpdateGrid
-from .probing.evaluation import evaluating, require_torch, unwrapped
+from .probing.evaluation import device_of, evaluating, require_torch, unwrapped
 from .probing.layer_measurement import AcrossBatches, AtOnce, Measured
 from .probing.layer_selection import Selection, chosen_by_user, observe
 from .probing.probe import ProbeBatch, Reduction, as_probe, check_reduction
@@ -201,11 +201,11 @@ class LayerMonitor:
             inner = stack.enter_context(evaluating(self.model))
             if self._autocast is not None:
                 kind = getattr(torch, self._autocast)
-                stack.enter_context(torch.autocast(_device_of(inner).type, kind))
+                stack.enter_context(torch.autocast(device_of(inner).type, kind))
             yield inner
 
     def _batches_for(self, inner: nn.Module) -> list[ProbeBatch]:
-        device = _device_of(inner)
+        device = device_of(inner)
         return [batch.to(device) for batch in self.probe]
 
     def _selected(self, inner: nn.Module) -> Selection:
@@ -266,15 +266,9 @@ def _check_dtype(dtype: str | None, grid: object) -> None:
         raise ValueError(f"dtype is {dtype!r} but grid is None; a precision of weights needs an update grid")
 
 
-def _device_of(model: nn.Module) -> Any:
-    """Where the model's first weight is, and so its inputs belong; the CPU without weights."""
-    tensor = next((t for t in (*model.parameters(), *model.buffers())), None)
-    return require_torch("LayerMonitor").device("cpu") if tensor is None else tensor.device
-
-
 def _autocast_in_use(model: nn.Module) -> str | None:
     torch = require_torch("LayerMonitor")
-    kind = _device_of(model).type
+    kind = device_of(model).type
     if not torch.is_autocast_enabled(kind):
         return None
     return str(torch.get_autocast_dtype(kind)).removeprefix("torch.")

@@ -421,7 +421,7 @@ def test_three_processes_give_the_result_of_one() -> None:
 def test_three_processes_monitor_a_model_as_one_does() -> None:
     need_torch()
     out = torchrun("monitored.py", str(Path(__file__).parent / "model_zoo.py"), seconds=120)
-    assert sorted(out.split("\n")[:-1]) == [f"rank {rank}: the same" for rank in range(3)]
+    assert sorted(re.findall(r"rank (\d): the same", out)) == ["0", "1", "2"], out  # their lines may run together
 
 
 def test_example_of_the_documentation(tmp_path: Path) -> None:

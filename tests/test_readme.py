@@ -35,6 +35,8 @@ EXTRAS = {
     "torch", "matplotlib", "safetensors", "tqdm", "sklearn", "ml_dtypes", "torchmetrics", "lightning", "transformers",
     "accelerate", "tensorboard", "pandas",
 }  # fmt: skip
+ALSO_NEEDED = {"cbkernels.integrations.tensorboard": "matplotlib"}
+"""Modules whose examples need a package without importing it."""
 
 
 class Block(NamedTuple):
@@ -128,7 +130,8 @@ def test_docstring_examples(name: str, tmp_path: Path, monkeypatch: pytest.Monke
             raise
         pytest.skip(f"{name}: NOT TESTED HERE (needs {error.name})")
     for package in EXTRAS:  # modules that import without it but show how they are used with it
-        if re.search(rf">>> (import|from) (.*, )?{package}\b", inspect.getsource(module)):
+        imported = re.search(rf">>> (import|from) (.*, )?{package}\b", inspect.getsource(module))
+        if imported or ALSO_NEEDED.get(name) == package:
             pytest.importorskip(package, reason=f"{name}: NOT TESTED HERE (needs {package})")
     monkeypatch.chdir(tmp_path)
     results = doctest.testmod(module, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from .evaluation import evaluating, require_torch
+from .evaluation import device_of, evaluating, require_torch
 
 if TYPE_CHECKING:
     import torch
@@ -95,7 +95,7 @@ def measure_costs(
         for name, enter in states.items():
             enter()
             with evaluating(model) as inner:
-                device = _device_of(inner)
+                device = device_of(inner)
                 kind = device.type
                 seconds = _seconds(inner, example, device)
                 if turn >= 0:
@@ -117,12 +117,6 @@ def call_with(model: nn.Module, example: object) -> Any:
     if isinstance(example, (tuple, list)):
         return model(*example)
     return model(example)
-
-
-def _device_of(model: nn.Module) -> Any:
-    torch = require_torch("measure_cost")
-    tensor = next((t for t in (*model.parameters(), *model.buffers())), None)
-    return torch.device("cpu") if tensor is None else tensor.device
 
 
 def _seconds(model: nn.Module, example: object, device: torch.device) -> float:

@@ -50,6 +50,12 @@ def unwrapped(model: nn.Module) -> nn.Module:
         inner = inner.get_submodule(name)
 
 
+def device_of(model: nn.Module) -> Any:
+    """Where the model's first weight is, and so its inputs belong; the CPU without weights."""
+    tensor = next((t for t in (*model.parameters(), *model.buffers())), None)
+    return require_torch("a model").device("cpu") if tensor is None else tensor.device
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     """Yield the unwrapped model in evaluation mode, without gradients, uncompiled; put everything back after.
