@@ -62,7 +62,7 @@ $(STAMPS)/choices: always  # keeps its time while they stay the same
 	@mkdir -p $(STAMPS) && { printf '%s\n' '$(CHOICES)' | cmp -s - $@ || printf '%s\n' '$(CHOICES)' >$@; }
 
 FOR_demo := train,plot
-FOR_test := train,plot,integrations,tensorboard,pandas,test
+FOR_test := train,plot,data,integrations,tensorboard,pandas,test
 FOR_setup := $(FOR_test),dev
 
 define install_editable
@@ -88,7 +88,7 @@ setup: $(STAMPS)/setup ## everything a developer needs, in .venv
 
 # --- using ------------------------------------------------------------------------------------------------
 
-demo: $(STAMPS)/demo ## train a deep and a wide network on digits; a table and a picture in runs/demo
+demo: $(STAMPS)/demo ## auto-tune 50 layers on digits: a table, and a report in runs/demo
 	@$(BIN)/cbkernels demo --out runs/demo
 
 test: $(STAMPS)/test build/emulation/built ## the test suite; the last lines say which backends were tested

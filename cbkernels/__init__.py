@@ -26,6 +26,7 @@ if _core.version != __version__:
         "run `pip install .` in the source folder again"
     )
 
+from . import training
 from .bundle import bundle_entropy, bundle_entropy_layers, bundle_rows, conflict_margin
 from .grid import UpdateGrid
 from .monitor import LayerMonitor
@@ -49,4 +50,5 @@ __all__ = [
     "bundle_rows",
     "conflict_margin",
     "remove_layers",
+    "training",
 ]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from . import backends
-from .arrays import Rows, as_labels, as_labels_of_layers, as_rows
+from .arrays import Labels, Rows, as_labels, as_labels_of_layers, as_rows
 from .entropy import BundleCounts, entropy_of_counts
 from .grid import UpdateGrid
 from .options import Tolerance, check_options
@@ -165,10 +165,22 @@ def bundle_entropy_layers(
     of_row = as_labels_of_layers(labels, measured, called)
     check_options(grid, None, log_epsilon)
     chosen = backends.choose(backend, measured[0])
-    counts = chosen.count_layers(measured, of_row, grid, check_nan)
+    return entropy_of_views(dict(zip(layers, measured, strict=True)), of_row, chosen, grid, log_epsilon, check_nan)
+
+
+def entropy_of_views(
+    layers: Mapping[str, Rows],
+    labels: Labels,
+    backend: backends.Backend,
+    grid: UpdateGrid | None = None,
+    log_epsilon: float | None = None,
+    check_nan: bool = True,
+) -> dict[str, BundleResult]:
+    """``bundle_entropy_layers`` behind its checks: views that ``arrays.py`` made, on the backend's device."""
+    counts = backend.count_layers(list(layers.values()), labels, grid, check_nan)
     return {
-        name: _result(rows, of_layer, chosen.name, grid, log_epsilon, None)
-        for name, rows, of_layer in zip(layers, measured, counts, strict=True)
+        name: _result(rows, of_layer, backend.name, grid, log_epsilon, None)
+        for (name, rows), of_layer in zip(layers.items(), counts, strict=True)
     }
 
 

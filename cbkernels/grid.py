@@ -185,11 +185,14 @@ def _largest_absolute_value(tensors: list[torch.Tensor]) -> float:
     """NaN where a tensor holds one; waits once for each device, not once for each tensor."""
     import torch
 
-    of_device: dict[torch.device, list[torch.Tensor]] = {}
+    alike: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = {}
     for tensor in tensors:
         real = tensor.abs() if tensor.is_complex() else tensor
-        largest = torch.linalg.vector_norm(real, ord=math.inf, dtype=_type_to_compare_in(real))
-        of_device.setdefault(tensor.device, []).append(largest.double())
+        alike.setdefault((tensor.device, _type_to_compare_in(real)), []).append(real)
+    of_device: dict[torch.device, list[torch.Tensor]] = {}
+    for (device, dtype), reals in alike.items():
+        norms = torch._foreach_norm(reals, math.inf, dtype=dtype)
+        of_device.setdefault(device, []).append(torch.stack(norms).max().double())
     found = torch.tensor([float(torch.stack(values).max()) for values in of_device.values()], dtype=torch.float64)
     return float(found.max())  # unlike Python's, torch's max of NaN and a number is NaN
 

@@ -6,16 +6,20 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .grid import UpdateGrid
 from .result import BundleResult
 
 LAYER_COLUMNS = (
     "run", "round", "epoch", "layer", "num_rows", "num_bundles", "num_conflicting", "entropy", "grid",
 )  # fmt: skip
 """Columns of ``layers.csv``."""
+MARGIN_COLUMNS = ("run", "round", "epoch", "layer", "margin", "bits", "grid")
+"""Columns of ``margins.csv``."""
 
 
 class RunFolder:
@@ -61,8 +65,9 @@ class RunFolder:
         return self.write_bytes("layers.csv", text.getvalue().encode())
 
 
-def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file aside and rename it.
+@contextmanager
+def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a name beside ``path`` to write to; renamed to ``path`` at the end, deleted after an error.
 
     Raises:
         OSError: no space, no permission, no such folder; an older file of that name is then unchanged.
@@ -70,12 +75,20 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
     target = Path(path)
     aside = target.with_name(f".{target.name}.{os.getpid()}.aside")
     try:
-        aside.write_bytes(content)
+        yield aside
         os.replace(aside, target)
     except OSError as error:
+        if error.errno is None:
+            raise
         raise OSError(error.errno, error.strerror, str(target)) from error
     finally:
         aside.unlink(missing_ok=True)
+
+
+def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file aside and rename it; errors as in ``written_aside``."""
+    with written_aside(path) as aside:
+        aside.write_bytes(content)
 
 
 def layer_row(run: str, round_: int, epoch: int, layer: str, result: BundleResult) -> dict[str, object]:
@@ -89,10 +102,6 @@ def layer_row(run: str, round_: int, epoch: int, layer: str, result: BundleResul
         result: what was measured; the entropy is written with all its digits ("nan" if it is one),
             the grid as ``dtype lr=... batch_size=... w=...``, empty for plain equality.
     """
-    grid = ""
-    if result.grid is not None:
-        g = result.grid.to_dict()
-        grid = f"{g['dtype']} lr={g['learning_rate']!r} batch_size={g['batch_size']} w={g['weight_amplitude']!r}"
     return {
         "run": run,
         "round": round_,
@@ -102,5 +111,23 @@ def layer_row(run: str, round_: int, epoch: int, layer: str, result: BundleResul
         "num_bundles": result.num_bundles,
         "num_conflicting": result.num_conflicting,
         "entropy": repr(result.entropy),
-        "grid": grid,
+        "grid": _grid(result.grid),
     }
+
+
+def margin_row(
+    run: str, round_: int, epoch: int, layer: str, margin: float, bits: float | None, grid: UpdateGrid | None
+) -> dict[str, object]:
+    """One line of ``margins.csv``: the conflict margin, and its bits above the grid's step ("nan": unknown)."""
+    written = repr(float("nan") if bits is None else bits)
+    return {
+        "run": run, "round": round_, "epoch": epoch, "layer": layer, "margin": repr(margin), "bits": written,
+        "grid": _grid(grid),
+    }  # fmt: skip
+
+
+def _grid(grid: UpdateGrid | None) -> str:
+    if grid is None:
+        return ""
+    g = grid.to_dict()
+    return f"{g['dtype']} lr={g['learning_rate']!r} batch_size={g['batch_size']} w={g['weight_amplitude']!r}"

@@ -29,7 +29,11 @@ WITHOUT_TORCH = [
                                      "probe", "residual_blocks", "residual_sums")),
     *(f"cutting.{name}" for name in ("optimizer_parameters", "removal_plan", "reversible", "surgery_files")),
     *(f"reports.{name}" for name in ("figures", "history", "layer_pictures", "plots", "report", "report_records",
-                                     "report_tables")),
+                                     "report_tables", "run_files", "run_pictures", "run_report", "run_tables")),
+    *(f"training.{name}" for name in ("architecture", "config", "data_sets", "hub_data_sets", "image_files",
+                                      "image_pixels", "shrinking", "stored_runs")),
+    "command_options", "training.__init__",
+    *(f"commands.{name}" for name in ("autotune", "demo", "info", "measure", "remove", "report", "train")),
 ]  # fmt: skip
 
 

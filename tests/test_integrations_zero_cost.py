@@ -13,7 +13,7 @@ import cbkernels as cb
 torch = pytest.importorskip("torch", reason="zero-cost score: NOT TESTED HERE (needs torch)")
 
 from cbkernels.integrations.zero_cost import BundleScore, bundle_score  # noqa: E402
-from cbkernels.training.data import load_digits  # noqa: E402
+from cbkernels.training.data_sets import load_digits  # noqa: E402
 from cbkernels.training.networks import fnn  # noqa: E402
 
 IMAGES, DIGITS = (torch.from_numpy(array[:512]) for array in load_digits())

@@ -11,8 +11,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="Lookahead: NOT TESTED HERE (no torch)")
 
 from cbkernels import UpdateGrid  # noqa: E402
+from cbkernels.training.config import TrainConfig  # noqa: E402
 from cbkernels.training.lookahead import Lookahead  # noqa: E402
-from cbkernels.training.trainer import Recipe, build_optimizer  # noqa: E402
+from cbkernels.training.optimizers import build_optimizer  # noqa: E402
 
 
 def quadratic(weights: Any) -> Any:
@@ -139,13 +140,27 @@ def test_refuses_what_is_out_of_range(steps: Any, alpha: float) -> None:
 
 
 def test_the_recipe_is_the_papers() -> None:
-    optimizer = build_optimizer(torch.nn.Linear(2, 2), Recipe())
+    optimizer = build_optimizer(torch.nn.Linear(2, 2), TrainConfig())
     (group,) = optimizer.param_groups
+    assert isinstance(optimizer, Lookahead)
     assert isinstance(optimizer.inner, torch.optim.RAdam)
-    assert (group["lr"], group["eps"], group["weight_decay"], group["decoupled_weight_decay"]) == (
-        1e-3,
-        1e-6,
-        1e-2,
-        True,
-    )
-    assert (optimizer.steps, optimizer.alpha, Recipe().batch_size) == (6, 0.5, 64)
+    numbers = (group["lr"], group["eps"], group["weight_decay"], group["decoupled_weight_decay"])
+    assert numbers == (1e-3, 1e-6, 1e-2, True)
+    assert (optimizer.steps, optimizer.alpha) == (6, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "expected"),
+    [
+        ({"optimizer": "sgd", "momentum": 0.25}, torch.optim.SGD, {"momentum": 0.25, "lr": 0.5, "weight_decay": 0.125}),
+        ({"optimizer": "adamw", "eps": 0.75}, torch.optim.AdamW, {"eps": 0.75, "lr": 0.5, "weight_decay": 0.125}),
+        ({"lookahead_steps": 3, "eps": 0.75}, Lookahead, {"eps": 0.75, "lr": 0.5, "weight_decay": 0.125}),
+    ],
+)
+def test_optimizers_by_name(options: dict[str, Any], kind: type, expected: dict[str, float]) -> None:
+    config = TrainConfig(learning_rate=0.5, weight_decay=0.125, lookahead_alpha=0.375, **options)
+    optimizer = build_optimizer(torch.nn.Linear(2, 2), config)
+    assert type(optimizer) is kind
+    assert {name: optimizer.param_groups[0][name] for name in expected} == expected
+    if isinstance(optimizer, Lookahead):
+        assert (optimizer.steps, optimizer.alpha) == (3, 0.375)

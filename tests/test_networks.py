@@ -1,4 +1,4 @@
-"""The papers' fully connected network, and the loop that trains it."""
+"""The papers' networks: parameters, names, values, what hooks and surgery see."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="networks and training: NOT TESTED HERE (no torch)")
+torch = pytest.importorskip("torch", reason="networks: NOT TESTED HERE (no torch)")
 
-from cbkernels.training.data import load_digits, split  # noqa: E402
-from cbkernels.training.networks import fnn  # noqa: E402
-from cbkernels.training.trainer import Recipe, accuracy, batches, build_optimizer, train_epoch  # noqa: E402
+import cbkernels as cb  # noqa: E402
+from cbkernels.probing.residual_blocks import find_residual_blocks  # noqa: E402
+from cbkernels.training.architecture import Architecture  # noqa: E402
+from cbkernels.training.networks import PlainBlock, build_network, fnn  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +23,10 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+def seeded(seed: int = 0) -> Any:
+    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize(("depth", "width"), [(1, 1), (3, 128), (50, 10)])
@@ -37,8 +42,8 @@ def test_parameters_and_names(depth: int, width: int) -> None:
 
 
 def test_computes_what_it_says() -> None:
-    model = fnn(2, 5, num_inputs=4, num_classes=3)
-    x = torch.randn(7, 2, 2)
+    model = fnn(2, 5, num_inputs=4, num_classes=3, generator=seeded(1))
+    x = torch.randn(7, 2, 2, generator=seeded(2))
     h = x.reshape(7, 4).numpy()
     for layer in model.hidden:
         h = np.maximum(h @ layer.weight.detach().numpy().T + layer.bias.detach().numpy(), 0)
@@ -60,6 +65,7 @@ def test_he_uniform_weights_and_zero_biases() -> None:
 
 def test_torch_weights_are_those_of_linear() -> None:
     model = fnn(1, 400, weights="torch", generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
     theirs = torch.nn.Linear(64, 400)
     for part in ("weight", "bias"):
         ours, other = getattr(model.hidden[0], part).detach(), getattr(theirs, part).detach()
@@ -88,52 +94,241 @@ def test_refuses_unknown_weights() -> None:
         fnn(2, 8, weights="glorot")
 
 
-def test_an_epoch_sees_every_sample_at_most_once_and_drops_the_rest() -> None:
-    epoch = list(batches(150, 64, torch.Generator().manual_seed(0)))
-    assert [len(batch) for batch in epoch] == [64, 64]
-    assert len({int(i) for batch in epoch for i in batch}) == 128
-    with pytest.raises(ValueError, match="63 samples"):
-        next(batches(63, 64, torch.Generator()))
+# --- convolutional networks
 
 
-def test_every_batch_has_its_own_gradient() -> None:
-    model = torch.nn.Linear(2, 3)
-    x, y = torch.rand(8, 2), torch.arange(8) % 3
-    *_, last = batches(8, 4, torch.Generator().manual_seed(0))
-    frozen = torch.optim.SGD(model.parameters(), lr=0.0)
-    loss = train_epoch(model, frozen, x, y, batch_size=4, generator=torch.Generator().manual_seed(0))
-    gradient = model.weight.grad.clone()
-    model.zero_grad()
-    torch.nn.functional.cross_entropy(model(x[last]), y[last]).backward()
-    assert (gradient == model.weight.grad).all()
-    assert loss == pytest.approx(float(torch.nn.functional.cross_entropy(model(x), y).detach()), rel=1e-6)
+def small(model: str, blocks: tuple[int, ...] = (2, 1, 0, 1), **more: Any) -> Any:
+    architecture = Architecture(blocks, model, width_multiplier=1 / 8)
+    return build_network(architecture, (3, 16, 16), 10, generator=seeded(), **more)
 
 
-def trained(seed: int, epochs: int) -> tuple[Any, list[float], float]:
-    train_x, train_y, test_x, test_y = (torch.from_numpy(a) for a in split(*load_digits()))
-    generator = torch.Generator().manual_seed(seed)
-    model = fnn(2, 64, generator=generator)
-    optimizer = build_optimizer(model, Recipe())
-    losses = [
-        train_epoch(model, optimizer, train_x, train_y, batch_size=64, generator=generator) for _ in range(epochs)
-    ]
-    return model, losses, accuracy(model, test_x, test_y)
+@pytest.mark.parametrize(
+    ("blocks", "millions"),
+    [
+        ((1, 0, 0, 0), "0.084"), ((1, 1, 1, 1), "4.74"), ((2, 2, 3, 2), "12.19"), ((3, 3, 5, 3), "19.65"),
+        ((3, 6, 12, 3), "28.80"), ((3, 6, 25, 3), "44.16"), ((3, 12, 31, 3), "53.02"), ((3, 12, 41, 3), "64.83"),
+    ],
+)  # fmt: skip
+def test_plain_networks_have_the_papers_numbers_of_parameters(blocks: tuple[int, ...], millions: str) -> None:
+    model = build_network(Architecture(blocks, "vgg"), (3, 32, 32), 10, generator=seeded())
+    count = sum(p.numel() for p in model.parameters()) / 1e6
+    assert f"{count:.{len(millions.partition('.')[2])}f}" == millions
 
 
-def test_a_network_learns_the_same_every_time() -> None:
-    model, losses, score = trained(0, 20)
-    again, same_losses, same_score = trained(0, 20)
-    assert score > 0.85
-    assert losses[-1] < 0.5 * losses[0]
-    assert (losses, score) == (same_losses, same_score)
-    assert all((a == b).all() for a, b in zip(model.parameters(), again.parameters(), strict=True))
-    assert trained(1, 1)[1] != losses[:1]
+@pytest.mark.parametrize("blocks", [(3, 12, 41, 3), (1, 0, 2, 0), (0, 1, 0, 0)])
+def test_projections_are_all_that_a_residual_network_adds(blocks: tuple[int, ...]) -> None:
+    plain, residual = (
+        build_network(Architecture(blocks, kind, width_multiplier=1 / 8), (3, 32, 32), 10) for kind in ("vgg", "resnet")
+    )
+    added, before = 0, 8
+    for number, filters in zip(blocks, (8, 16, 32, 64), strict=True):
+        if number and filters > 8:
+            added += before * filters + filters + 2 * filters
+        before = filters if number else before
+    count = [sum(p.numel() for p in model.parameters()) for model in (plain, residual)]
+    assert count[1] - count[0] == added > 0
 
 
-def test_accuracy_counts_the_largest_logit() -> None:
-    class Fixed(torch.nn.Module):
-        def forward(self, x: Any) -> Any:
-            return x
+@pytest.mark.parametrize(("width", "first"), [(50, 25), (51, 13)])
+def test_only_images_wider_than_50_pixels_are_pooled(width: int, first: int) -> None:
+    model = build_network(Architecture((1, 1, 1, 1), "vgg", width_multiplier=1 / 16), (1, 10, width), 7)
+    sizes = []
+    for stage in model.stages:
+        stage.register_forward_hook(lambda module, inputs, output: sizes.append(output.shape[3]))
+    assert model(torch.randn(2, 1, 10, width)).shape == (2, 7)
+    assert sizes == [first, -(-first // 2), -(-first // 4), -(-first // 8)]
+    assert model.head.in_features == 32
 
-    logits = torch.tensor([[1.0, 2.0], [3.0, 0.0], [0.0, 1.0], [5.0, 4.0]])
-    assert accuracy(Fixed(), logits, torch.tensor([1, 0, 0, 1])) == 0.5
+
+def test_an_empty_stage_takes_its_stride_and_width_with_it() -> None:
+    for kind in ("vgg", "resnet"):
+        model = small(kind, (0, 2, 0, 1))
+        assert model.block_names() == [[], ["stages.1.0", "stages.1.1"], [], ["stages.3.0"]]
+        branches = [model.get_submodule(name).branch for stage in model.block_names() for name in stage]
+        assert [(b.conv1.in_channels, b.conv1.out_channels, b.conv1.stride[0]) for b in branches] == [
+            (8, 16, 2), (16, 16, 1), (16, 64, 2),
+        ]  # fmt: skip
+        assert model.head.in_features == 64
+        assert model(torch.randn(2, 3, 16, 16)).shape == (2, 10)
+    without_blocks = small("vgg", (0, 0, 0, 0))
+    assert without_blocks.block_names() == [[], [], [], []]
+    assert without_blocks(torch.randn(2, 3, 16, 16)).shape == (2, 10)
+
+
+def test_widths_are_rounded_and_at_least_one() -> None:
+    model = build_network(Architecture((1, 1, 1, 1), "vgg", width_multiplier=0.007), (1, 8, 8), 2)
+    assert [stage[0].branch.conv1.out_channels for stage in model.stages] == [1, 1, 2, 4]
+
+
+def test_blocks_compute_what_they_say() -> None:
+    """With the operations written out, and with statistics and scales that are not those of the start."""
+    generator = seeded(3)
+
+    def normed(x: Any, norm: Any) -> Any:
+        mean, var, gamma, beta = (
+            p.detach()[:, None, None] for p in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        )
+        return (x - mean) / (var + 1e-5).sqrt() * gamma + beta
+
+    def convolved(x: Any, conv: Any) -> Any:
+        return torch.nn.functional.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding)
+
+    for kind in ("vgg", "resnet"):
+        model = small(kind, (1, 2, 0, 0)).eval()
+        with torch.no_grad():
+            for tensor in [*model.parameters(), *(b for b in model.buffers() if b.is_floating_point())]:
+                tensor += torch.rand(tensor.shape, generator=generator) * 0.1 - 0.03
+            x = torch.randn(4, 3, 16, 16, generator=generator)
+            h = normed(convolved(x, model.stem.conv), model.stem.bn).relu()
+            for block in (model.stages[0][0], model.stages[1][0], model.stages[1][1]):
+                branch = block.branch
+                b = normed(convolved(h, branch.conv1), branch.bn1).relu()
+                b = normed(convolved(b, branch.conv2), branch.bn2)
+                if kind == "resnet":
+                    shortcut = block.shortcut
+                    b = b + (normed(convolved(h, shortcut.conv), shortcut.bn) if len(list(shortcut.children())) else h)
+                h = b.relu()
+            logits = h.mean((2, 3)) @ model.head.weight.T + model.head.bias
+            assert (model(x) - logits).abs().max() < 1e-5 * logits.abs().max()
+            assert model.stages[1][0].branch.conv1.stride == (2, 2)
+
+
+def test_he_normal_weights_zero_biases_and_plain_norms() -> None:
+    model = build_network(Architecture((1, 1, 0, 0), "resnet"), (3, 32, 32), 1000, generator=seeded())
+    seen = 0
+    for module in model.modules():
+        if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
+            expected = (2 / module.weight[0].numel()) ** 0.5
+            assert float(module.weight.detach().std()) == pytest.approx(expected, rel=0.05), module
+            assert float(module.weight.detach().abs().max()) > 3 * expected
+            assert (module.bias == 0).all()
+            seen += 1
+        elif isinstance(module, torch.nn.BatchNorm2d):
+            assert (module.weight == 1).all()
+            assert (module.bias == 0).all()
+            assert (module.running_mean == 0).all()
+            assert (module.running_var == 1).all()
+    assert seen == 7
+
+
+def test_torch_weights_are_those_of_conv2d() -> None:
+    model = build_network(Architecture((1, 0, 0, 0), "vgg"), (3, 32, 32), 1000, weights="torch", generator=seeded())
+    torch.manual_seed(0)
+    of_torch = (torch.nn.Conv2d(64, 64, 3), torch.nn.Linear(64, 1000))
+    for ours, theirs in zip((model.stages[0][0].branch.conv1, model.head), of_torch, strict=True):
+        bound = float(ours.weight[0].numel() ** -0.5)
+        for layer in (ours, theirs):
+            for values in (layer.weight.detach(), layer.bias.detach()):
+                assert 0.9 * bound < float(values.abs().max()) <= bound
+                assert float(values.std()) == pytest.approx(bound / 3**0.5, rel=0.2 if len(values) == 64 else 0.05)
+                assert float(values.min()) < -0.8 * bound
+
+
+@pytest.mark.parametrize("kind", ["fnn", "vgg", "resnet"])
+def test_building_takes_numbers_of_its_generator_only(kind: str) -> None:
+    architecture = Architecture((2,) if kind == "fnn" else (1, 1, 0, 1), kind, width_multiplier=1 / 8)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first, again, other = (
+        build_network(architecture, (3, 8, 8), 10, generator=seeded(s)).state_dict() for s in (1, 1, 2)
+    )
+    assert (torch.rand(3) == expected).all()
+    assert all((first[name] == again[name]).all() for name in first)
+    weights = [name for name in first if first[name].ndim > 1]
+    assert weights
+    assert not any((first[name] == other[name]).any() for name in weights)
+
+
+def test_fnn_is_built_by_its_architecture() -> None:
+    model = build_network(Architecture((3,), "fnn", width=5), (1, 8, 8), 10, generator=seeded())
+    same = fnn(3, 5, 64, 10, generator=seeded())
+    assert model.block_names() == [["hidden.0", "hidden.1", "hidden.2"]]
+    assert all((a == b).all() for a, b in zip(model.parameters(), same.parameters(), strict=True))
+    started_by_torch = build_network(Architecture((3,), "fnn", width=5), (1, 8, 8), 10, weights="torch")
+    assert (started_by_torch.hidden[1].bias != 0).any()
+
+
+@pytest.mark.parametrize("kind", ["vgg", "resnet"])
+def test_a_hook_on_any_module_sees_values_that_stay(kind: str) -> None:
+    model = small(kind).eval()
+    seen: dict[str, tuple[Any, Any]] = {}
+    for name, module in model.named_modules():
+        module.register_forward_hook(lambda m, i, output, name=name: seen.update({name: (output, output.clone())}))
+    with torch.no_grad():
+        model(torch.randn(4, 3, 16, 16, generator=seeded()))
+    assert len(seen) > 30
+    assert all(bool((kept == copy).all()) for kept, copy in seen.values())
+
+
+@pytest.mark.parametrize("kind", ["vgg", "resnet"])
+def test_channels_last_and_compiled_give_the_same(kind: str) -> None:
+    model = small(kind).eval()
+    x = torch.randn(4, 3, 16, 16, generator=seeded())
+    with torch.no_grad():
+        expected = model(x)
+        compiled = torch.compile(model, backend="eager")(x) if kind == "resnet" else expected  # one is slow enough
+        model.to(memory_format=torch.channels_last)
+        in_place = model(x.to(memory_format=torch.channels_last))
+    assert (compiled == expected).all()
+    assert (in_place - expected).abs().max() < 1e-4
+
+
+def test_the_monitor_sees_branches_before_the_shortcut() -> None:
+    model = small("resnet")
+    names = [name for stage in model.block_names() for name in stage]
+    x = torch.randn(8, 3, 16, 16, generator=seeded())
+    monitor = cb.LayerMonitor(model, (x, torch.arange(8) % 2), grid=None)
+    assert set(monitor.measure()) == {*names, *(f"{name}.branch" for name in names)}
+
+
+@pytest.mark.parametrize("example", [None, torch.zeros(2, 3, 16, 16).normal_(generator=seeded())])
+def test_removed_blocks_leave_their_shortcut_and_relu(example: Any) -> None:
+    model = small("resnet").eval()
+    names = [name for stage in model.block_names() for name in stage]
+    found = find_residual_blocks(model, None if example is None else lambda: model(example))
+    assert list(found) == names == ["stages.0.0", "stages.0.1", "stages.1.0", "stages.3.0"]
+    assert all(block.branches == (f"{name}.branch",) for name, block in found.items())
+    kept = {name: model.get_submodule(name) for name in names}
+    x = torch.randn(4, 3, 16, 16, generator=seeded(1))
+    model, surgery = cb.remove_layers(model, ["stages.0.0", "stages.1.0.branch"], example=example)
+    assert surgery.removed == ["stages.0.0", "stages.1.0"]
+    with torch.no_grad():
+        h = kept["stages.0.1"](model.stem(x).relu())
+        h = kept["stages.1.0"].shortcut(h).relu()
+        h = kept["stages.3.0"](h)
+        assert (model(x) == model.head(h.mean((2, 3)))).all()
+    assert model.block_names() == [["stages.0.0", "stages.0.1"], ["stages.1.0"], [], ["stages.3.0"]]
+
+
+def test_a_plain_block_cannot_be_cut_out() -> None:
+    with pytest.raises(ValueError, match=r"'stages.0.0' \(PlainBlock\)"):
+        cb.remove_layers(small("vgg"), ["stages.0.0"])
+
+
+def test_every_parameter_of_a_block_learns() -> None:
+    for kind in ("vgg", "resnet"):
+        model = small(kind)
+        torch.nn.functional.cross_entropy(
+            model(torch.randn(8, 3, 16, 16, generator=seeded())), torch.arange(8)
+        ).backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+        assert all(isinstance(block, PlainBlock) for stage in model.stages for block in stage)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "shape", "classes", "weights", "says"),
+    [
+        (Architecture((1, 1, 1), "vgg"), (3, 8, 8), 10, "he", r"\(1, 1, 1\); vgg has four stages"),
+        (Architecture((1, 1), "fnn"), (3, 8, 8), 10, "he", r"\(1, 1\); fnn has one stage"),
+        (Architecture((0,), "fnn"), (3, 8, 8), 10, "he", "depth is 0"),
+        (Architecture((1,), "own"), (3, 8, 8), 10, "he", "model is 'own'"),
+        (Architecture((1, 1, 1, 1), "vgg"), (3, 8), 10, "he", r"image_shape is \(3, 8\)"),
+        (Architecture((1, 1, 1, 1), "vgg"), (3, 8, 0), 10, "he", r"image_shape is \(3, 8, 0\)"),
+        (Architecture((1, 1, 1, 1), "resnet"), (3, 8, 8), 0, "he", "num_classes is 0"),
+        (Architecture((1, 1, 1, 1), "resnet"), (3, 8, 8), 10, "he_uniform", "weights is 'he_uniform'"),
+    ],
+)
+def test_refuses_what_cannot_be_built(architecture: Any, shape: Any, classes: int, weights: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        build_network(architecture, shape, classes, weights=weights)

@@ -33,7 +33,7 @@ MODULES = sorted(
 )
 EXTRAS = {
     "torch", "matplotlib", "safetensors", "tqdm", "sklearn", "ml_dtypes", "torchmetrics", "lightning", "transformers",
-    "accelerate", "tensorboard", "pandas",
+    "accelerate", "tensorboard", "pandas", "jinja2", "datasets", "pyarrow", "PIL",
 }  # fmt: skip
 ALSO_NEEDED = {"cbkernels.integrations.tensorboard": "matplotlib"}
 """Modules whose examples need a package without importing it."""

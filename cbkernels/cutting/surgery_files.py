@@ -30,7 +30,7 @@ _FORMAT, _VERSION = "cbkernels surgery", 1
 
 def save_cut_model(surgery: Surgery, folder: str | os.PathLike[str], model: nn.Module) -> None:
     """See ``Surgery.save``."""
-    safetensors = _require_safetensors()
+    safetensors = require_safetensors("a file of a surgery")
     inner = own_module(model)
     if surgery.removed and RECORD not in vars(inner):
         raise ValueError(
@@ -63,7 +63,7 @@ def load_cut_model(
     folder: str | os.PathLike[str], model: nn.Module, optimizer: torch.optim.Optimizer | None = None
 ) -> tuple[nn.Module, Surgery]:
     """See ``Surgery.load``."""
-    _require_safetensors()
+    require_safetensors("a file of a surgery")
     inner = own_module(model)
     if optimizer is not None:
         require_droppable(optimizer, inner)
@@ -83,12 +83,20 @@ def load_cut_model(
     return model, surgery
 
 
-def _require_safetensors() -> Any:
-    require_torch("a file of a surgery")
+def require_safetensors(what: str) -> Any:
+    """The package safetensors, with torch.
+
+    Args:
+        what: needs it, for the error.
+
+    Raises:
+        ImportError: one of them is missing.
+    """
+    require_torch(what)
     try:
         import safetensors.torch
     except ImportError:
-        raise ImportError("Surgery.save and Surgery.load need safetensors: pip install safetensors") from None
+        raise ImportError(f"{what} needs safetensors: pip install safetensors") from None
     return safetensors
 
 
@@ -230,7 +238,7 @@ def _verified(path: Path, model: nn.Module, operations: list[list[RemovedBlock]]
 
 def _read_tensors(path: Path, content: dict[str, Any]) -> dict[str, torch.Tensor]:
     """The weights under all their names; memory maps, on the CPU."""
-    safetensors = _require_safetensors()
+    safetensors = require_safetensors("a file of a surgery")
     try:
         if _checksum(path) != content["weights_sha256"]:
             raise ValueError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,7 +53,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def device_of(model: nn.Module) -> Any:
     """Where the model's first weight is, and so its inputs belong; the CPU without weights."""
-    tensor = next((t for t in (*model.parameters(), *model.buffers())), None)
+    tensor = next(chain(model.parameters(), model.buffers()), None)
     return require_torch("a model").device("cpu") if tensor is None else tensor.device
 
 
@@ -71,7 +72,8 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     torch = require_torch("a model")
     inner = unwrapped(model)
     flags = [(module, module.training) for module in inner.modules()]
-    gpus = {p.get_device() for p in (*inner.parameters(), *inner.buffers()) if p.is_cuda}
+    on_gpu = chain(inner.parameters(), inner.buffers()) if torch.cuda.is_available() else ()
+    gpus = {p.get_device() for p in on_gpu if p.is_cuda}
     python, numpy = random.getstate(), np.random.get_state()
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=sorted(gpus)))

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .. import backends
-from ..arrays import as_rows
-from ..bundle import bundle_entropy_layers, conflict_margin
+from ..arrays import Labels, Rows, as_labels, as_rows
+from ..bundle import conflict_margin, entropy_of_views
 from ..grid import UpdateGrid
 from ..result import BundleResult
 from ..streaming import BundleEntropy
@@ -70,8 +70,8 @@ def outputs_taken(model: nn.Module, names: list[str], take: Take) -> Iterator[No
             handle.remove()
 
 
-def _rows_of(output: Any, module: nn.Module, batch: ProbeBatch, reduce: str | Reduction) -> torch.Tensor:
-    """Rows that can be measured.
+def _rows_of(output: Any, module: nn.Module, batch: ProbeBatch, reduce: str | Reduction) -> tuple[torch.Tensor, Rows]:
+    """Rows that can be measured, and the checked view of them.
 
     Raises:
         NoRows: there are none, and why.
@@ -81,10 +81,9 @@ def _rows_of(output: Any, module: nn.Module, batch: ProbeBatch, reduce: str | Re
         raise NoRows("its output holds no tensor")
     rows = rows_of_output(tensor, module, batch, reduce)
     try:
-        as_rows(rows, "its output")
+        return rows, as_rows(rows, "its output")
     except (TypeError, ValueError) as error:
         raise NoRows(str(error)) from error
-    return rows
 
 
 def _require_something(measured: Measured, names: list[str]) -> None:
@@ -129,12 +128,13 @@ class AtOnce:
         while True:
             known = len(self._overwritten)
             self._measured, self._labels = Measured(), {"cpu": batch.labels}
+            self._label_views: dict[str, Labels] = {}
             self._held: list[tuple[str, torch.Tensor, int]] = []
 
             def take(layer: str, name: str, module: nn.Module, output: Any) -> None:
                 self._measured.modules[layer] = name
                 try:
-                    self._count_or_hold(layer, _rows_of(output, module, batch, self._reduce))
+                    self._count_or_hold(layer, *_rows_of(output, module, batch, self._reduce))
                 except NoRows as reason:
                     self._measured.skipped[layer] = str(reason)
 
@@ -149,9 +149,9 @@ class AtOnce:
         _require_something(measured, names)
         return measured
 
-    def _count_or_hold(self, layer: str, rows: torch.Tensor) -> None:
-        if not isinstance(backends.choose(self._backend, as_rows(rows)), backends._Cuda):
-            self._count({layer: rows})
+    def _count_or_hold(self, layer: str, rows: torch.Tensor, view: Rows) -> None:
+        if not isinstance(backends.choose(self._backend, view), backends._Cuda):
+            self._count({layer: rows}, {layer: view})
             return
         if layer in self._overwritten or rows.is_inference():  # inference tensors count no versions
             rows = rows.clone()
@@ -168,16 +168,20 @@ class AtOnce:
                 self._overwritten.add(layer)
         self._held = []
         for layers in untouched.values():
-            self._count(layers)
+            # the stream that a view remembers may have been another one when the output was made
+            self._count(layers, {layer: as_rows(rows) for layer, rows in layers.items()})
 
-    def _count(self, layers: Mapping[str, torch.Tensor]) -> None:
+    def _count(self, layers: Mapping[str, torch.Tensor], views: dict[str, Rows]) -> None:
         """Layers on one device."""
-        device = next(iter(layers.values())).device
-        labels = self._labels.get(str(device))
+        device = str(next(iter(views.values())).device)
+        labels = self._labels.get(device)
         if labels is None:
-            labels = self._labels[str(device)] = self._labels["cpu"].to(device)
-        found = bundle_entropy_layers(layers, labels, grid=self._grid, backend=self._backend)
-        self._measured.results.update(found)
+            labels = self._labels[device] = self._labels["cpu"].to(device)
+        of_rows = self._label_views.get(device)
+        if of_rows is None:
+            of_rows = self._label_views[device] = as_labels(labels, next(iter(views.values())))
+        chosen = backends.choose(self._backend, next(iter(views.values())))
+        self._measured.results.update(entropy_of_views(views, of_rows, chosen, self._grid))
         if self._margin:
             for layer, rows in layers.items():
                 self._measured.margins[layer] = conflict_margin(rows, labels, backend=self._backend)
@@ -238,7 +242,7 @@ class AcrossBatches:
         def take(layer: str, name: str, module: nn.Module, output: Any) -> None:
             self._measured.modules[layer] = name
             try:
-                rows = _rows_of(output, module, batch, self._reduce)
+                rows, _ = _rows_of(output, module, batch, self._reduce)
             except NoRows as reason:
                 self._measured.skipped[layer] = str(reason)
                 return

@@ -1,0 +1,61 @@
+"""Options of a subcommand from the fields of a config dataclass, and the config from what was given.
+
+Defaults are the dataclass's: an option that was not given is absent, so that ``--config`` and ``--resume`` can fill it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from typing import Any
+
+_TITLES = {
+    "data": "the data",
+    "network": "the network",
+    "training": "the training, by default as in the papers",
+    "measuring": "what is measured",
+    "machine": "where it runs",
+    "auto-tune": "auto-tune",
+    "removal": "the removal",
+    "study": "the study",
+}
+
+
+def add_config_options(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
+    """An option for every field of a config, in the groups of its fields' metadata."""
+    groups: dict[str, Any] = {}
+    for field in fields(kind):
+        title = _TITLES[field.metadata["group"]]
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        _add_option(groups[title], field)
+
+
+def given_options(arguments: argparse.Namespace, kind: type[Any]) -> dict[str, Any]:
+    """The fields that were named on the command line."""
+    return {f.name: getattr(arguments, f.name) for f in fields(kind) if hasattr(arguments, f.name)}
+
+
+def _add_option(group: Any, field: Any) -> None:
+    flag = f"--{field.name.replace('_', '-')}"
+    says, default = field.metadata["help"], field.default
+    common: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS}
+    if isinstance(default, bool):
+        shown = "" if "default" in says else f" (default {'yes' if default else 'no'})"
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, help=says + shown, **common)
+        return
+    several = isinstance(default, tuple)
+    kind = field.metadata.get("kind") or (type(default) if default is not None else _kind_of(field))
+    if several:
+        common["nargs"] = "+" if default else "*"
+    if "choices" in field.metadata:
+        common["choices"] = field.metadata["choices"]
+    else:
+        common["metavar"] = field.metadata["metavar"]
+    words = " ".join(map(str, default)) if several else default
+    shown = "" if "default" in says or default in (None, ()) else f" (default {words})"
+    group.add_argument(flag, type=kind, help=(says + shown).replace("%", "%%"), **common)
+
+
+def _kind_of(field: Any) -> type:
+    return int if "least" in field.metadata else str

@@ -1,0 +1,75 @@
+"""``cbkernels autotune``: remove conflicting layers and train again until a network trains without conflict."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from typing import Any
+
+from ..tables import format_table
+from ..training.config import AutotuneConfig
+from .training_command import add_run_options, require_torch_for, run_training
+
+_DESCRIPTION = """\
+Start from a network that is too deep; when its last block conflicts in the first epochs, remove the
+conflicting blocks, start again from scratch, and train the network that does not conflict to its end.
+
+policies: first  after an epoch: the first conflicting block and all later ones of its stage (512 samples)
+          all    before an epoch: every conflicting block (64 samples)
+          stage  after an epoch: the conflicting blocks of the first stage that has any (64 samples)"""
+_WIDTH = 110
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Declare the subcommand."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "autotune", help="shorten a network until no layer conflicts, then train it", description=_DESCRIPTION
+    )
+    add_run_options(parser, AutotuneConfig, "runs/autotune")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Auto-tune, and print what came of it."""
+    require_torch_for("autotune")
+    from ..training.autotuning import autotune_configured
+
+    return run_training(arguments, "autotune", AutotuneConfig, autotune_configured, text)
+
+
+def text(result: dict[str, Any]) -> str:
+    """The rounds, before and after, and how it ended."""
+    rounds = format_table(
+        ["round", "network", "epochs", "removed", "entropy (nats)"],
+        [
+            [each["round"], each["name"], each["epochs"], len(each["removed"]),
+             "-" if each["entropy"] is None else f"{each['entropy']:.3f}"]
+            for each in result["rounds"]
+        ],
+    )  # fmt: skip
+    reasons = [
+        textwrap.fill(f"round {each['round']}: {each['reason']}", _WIDTH, subsequent_indent="  ")
+        for each in result["rounds"]
+    ]
+    table = format_table(*_before_and_after(result))
+    chance = "" if result["chance_accuracy"] is None else f" Chance is {result['chance_accuracy']:.1%}."
+    closing = [
+        f"{result['status']}: {result['reason']}.{chance}",
+        f"Equal: {result['equality']}.",
+        f"Measuring took {result['measuring_share']:.1%} of the time of training.",
+    ]
+    return "\n\n".join([rounds, "\n".join(reasons), table, "\n".join(textwrap.fill(c, _WIDTH) for c in closing)])
+
+
+def _before_and_after(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    columns = [name for name in ("before", "after") if result[name] is not None]
+    networks = [result[name] for name in columns]
+    rows = [
+        ["network", *(x["name"] for x in networks)],
+        ["test accuracy", *("none" if x["test_accuracy"] is None else f"{x['test_accuracy']:.1%}" for x in networks)],
+        ["parameters", *(f"{x['parameters']:,}" for x in networks)],
+        [f"MACs for {networks[0]['latency_batch']} samples", *(f"{x['macs']:,}" for x in networks)],
+        ["latency (ms)", *(f"{x['latency_ms']:.3g}" for x in networks)],
+        ["peak memory (bytes)", *(f"{x['peak_memory_bytes']:,}" for x in networks)],
+    ]
+    return ["", *columns], rows

@@ -1,0 +1,160 @@
+"""``cbkernels remove RUN``: which blocks of a trained residual network can go, and the network without them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from ..command_options import add_config_options, given_options
+from ..progress import Progress
+from ..tables import format_table
+from ..training.architecture import Architecture
+from ..training.config import RemoveConfig, from_dict
+from ..training.stored_runs import stored_config
+from .training_command import require_torch_for, write_report
+
+_WIDTH = 110
+_DESCRIPTION = """\
+Measure the branches of a trained residual network, show how accurate it is without some of them,
+remove one block at a time while the accuracy on held-back samples stays, fine-tune, and export."""
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Declare the subcommand."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "remove", help="remove blocks that a trained residual network can do without", description=_DESCRIPTION
+    )
+    parser.add_argument(
+        "run_folder", metavar="RUN", help="folder of cbkernels train or autotune, of a residual network"
+    )
+    parser.add_argument("--out", metavar="DIR", help="folder to write (default RUN/removal)")
+    parser.add_argument("--data-dir", metavar="DIR", help="where the data are now (default: where RUN found them)")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on with the removal in DIR")
+    again.add_argument("--overwrite", action="store_true", help="delete the removal in DIR")
+    parser.add_argument("--json", action="store_true", help="print result.json instead of tables")
+    add_config_options(parser, RemoveConfig)
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Remove, write the folder, print the tables."""
+    require_torch_for("remove")
+    out = Path(arguments.out or Path(arguments.run_folder) / "removal")
+    config = _config(arguments, out)
+    from ..training.removal import remove_blocks
+    from ..training.training_run import load_trained
+
+    with Progress(log=True) as progress:
+        trained = load_trained(arguments.run_folder, device=config.device, data_dir=arguments.data_dir)
+        result = remove_blocks(
+            trained, config, out, resume=arguments.resume, overwrite=arguments.overwrite, report=progress.show
+        )
+    report = write_report([out], out / "report.html")
+    if arguments.json:
+        print(json.dumps(result, indent=2, allow_nan=False))
+    else:
+        print(f"{_text(result)}\n\nFiles: {out}{os.sep}\nSmaller network: {out / result['export']}{os.sep}")
+        print(f"Report: {report or 'none'}")
+    return 0
+
+
+def _config(arguments: argparse.Namespace, out: Path) -> RemoveConfig:
+    """What was given, else what the removal to go on with says, else the defaults."""
+    stored = (stored_config(out, "remove") or {}) if arguments.resume else {}
+    stored.pop("run", None)
+    return from_dict(RemoveConfig, {**stored, **given_options(arguments, RemoveConfig)})
+
+
+def _text(result: dict[str, Any]) -> str:
+    architecture = Architecture.from_dict(result["architecture"])
+    found = f"{result['num_conflicting_blocks']} of {len(result['blocks'])} residual blocks conflict"
+    sections = [
+        f"{result['run']}: {architecture}; {found}",
+        _blocks(result["blocks"]),
+    ]
+    if result["study"] is not None:
+        sections.append(_curves(result))
+    removed = ", ".join(result["removed"]) or "none"
+    decided = f"{result['reason']} (ranked by {result['rank']}, at most {result['max_drop']:.1%} lost on "
+    decided += f"{result['guard']['samples']} samples: {result['guard']['split']})"
+    sections.append(textwrap.fill(f"Removed: {removed}. Why it ended: {decided}.", _WIDTH))
+    sections.append(_before_and_after(result))
+    sections.append(
+        textwrap.fill(
+            f"Rows are one bundle when they are {result['equality']}. Branch outputs were multiplied by 1/std of both "
+            "convolutions' outputs, as in arXiv 2103.04331.",
+            _WIDTH,
+        )
+    )
+    return "\n\n".join(sections)
+
+
+def _blocks(blocks: list[dict[str, Any]]) -> str:
+    header = [
+        "block",
+        "bundles",
+        "conflicting",
+        "entropy (nats)",
+        "margin",
+        "bits",
+        "similarity",
+        "accuracy without it",
+    ]
+    rows = [
+        [
+            *(block[field] for field in ("block", "num_bundles", "num_conflicting")),
+            _shown(block["entropy"], "g"),
+            _shown(block["margin"], ".3g"),
+            _shown(block["margin_bits"], ".1f"),
+            _shown(block["similarity"], ".4f"),
+            _shown(block["accuracy_without"], ".2%"),
+        ]
+        for block in blocks
+    ]
+    return format_table(header, rows)
+
+
+def _curves(result: dict[str, Any]) -> str:
+    curves = {kind: {point["removed"]: point for point in points} for kind, points in result["curves"].items()}
+    last = max((k for points in curves.values() for k in points), default=0)
+    rows = [[str(k), *(_point(points.get(k)) for points in curves.values())] for k in range(1, last + 1)]
+    study = result["study"]
+    said = f"Accuracy without some blocks on {study['samples']} samples ({study['split']}), mean and std of the draws; "
+    table = format_table(["removed", *(kind.replace("_", " ") for kind in curves)], rows)
+    none = "" if curves["conflicting"] else "No block conflicts, so the first curve is empty.\n"
+    return f"{said}with all of them {study['accuracy']:.1%}:\n{none}\n{table}"
+
+
+def _before_and_after(result: dict[str, Any]) -> str:
+    accuracy, before, after = result["accuracy"], result["before"], result["after"]
+    reached = [f"{accuracy[when]:.2%}" for when in ("before", "removed", "healed")]
+    rows: list[list[object]] = [[f"accuracy, {result['test']['samples']} samples", *reached]]
+    latency = f"latency of {before['latency_batch']}"
+    for title, field in {
+        "residual blocks": "blocks",
+        "parameters": "parameters",
+        "MACs": "macs",
+        f"{latency}, p10 (ms)": "latency_ms_p10",
+        f"{latency}, median (ms)": "latency_ms",
+        f"{latency}, p90 (ms)": "latency_ms_p90",
+        "peak memory (bytes)": "peak_memory_bytes",
+    }.items():
+        old, new = (f"{n:.3f}" if isinstance(n, float) else n for n in (before[field], after[field]))
+        rows.append([title, old, new, new])
+    return format_table(["", "before", "removed", "healed"], rows)
+
+
+def _point(point: dict[str, Any] | None) -> str:
+    if point is None:
+        return ""
+    spread = f" +- {100 * point['std']:.1f}" if point["draws"] > 1 else ""
+    return f"{100 * point['mean']:.1f}{spread} %"
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

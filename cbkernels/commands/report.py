@@ -1,0 +1,41 @@
+"""``cbkernels report RUN...``: run folders become one HTML page without a network."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Declare the subcommand."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "report",
+        help="one HTML page of one run, or of several beside each other",
+        description="One HTML page of one run, or of several beside each other: what was run, what came out, "
+        "heat maps, curves, tables. It opens without a network. Needs matplotlib and Jinja2.",
+    )
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="folder of cbkernels train, autotune or remove")
+    parser.add_argument("--out", metavar="FILE",
+                        help="page to write (default RUN/report.html; of several runs ./report.html)")  # fmt: skip
+    parser.add_argument("--pictures", metavar="DIR",
+                        help="folder for its PNG and SVG files (default report_files, beside the page)")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the page and the pictures, print where they are."""
+    from ..reports.run_report import pictures_folder, write_report
+
+    out = arguments.out or (Path(arguments.runs[0]) / "report.html" if len(arguments.runs) == 1 else "report.html")
+    folder = arguments.pictures or pictures_folder(out)
+    page = write_report(arguments.runs, out, folder)
+    pictures = sorted(os.fspath(p) for p in Path(folder).iterdir() if p.suffix in (".png", ".svg"))
+    if arguments.json:
+        print(json.dumps({"report": os.fspath(page), "pictures": pictures}, indent=2))
+    else:
+        print(f"Report: {page}\nPictures: {folder} ({len(pictures)} files)")
+    return 0

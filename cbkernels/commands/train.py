@@ -1,0 +1,50 @@
+"""``cbkernels train``: train one network and measure it every epoch."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ..training.config import TrainConfig
+from .training_command import add_run_options, require_torch_for, run_training
+
+_DESCRIPTION = """\
+Train a network on a data set and measure after every epoch which of its layers conflict.
+By default: the papers' recipe. With torchrun: on several processes (DDP)."""
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Declare the subcommand."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "train", help="train a network and measure every layer after every epoch", description=_DESCRIPTION
+    )
+    add_run_options(parser, TrainConfig, "runs/train")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train, and print what came of it."""
+    require_torch_for("train")
+    from ..training.single_training import train
+
+    return run_training(arguments, "train", TrainConfig, train, _text)
+
+
+def _text(result: dict[str, Any]) -> str:
+    cost, first = result["cost"], result["first_conflicting"] or "none"
+    rows = [
+        ["network", result["name"]],
+        ["status", f"{result['status']}: {result['reason']}"],
+        ["test accuracy", f"{_percent(result['test_accuracy'])} (chance {_percent(result['chance_accuracy'])})"],
+        ["conflicting layers", f"{result['num_conflicting_layers']}, the first: {first}"],
+        ["parameters", f"{cost['parameters']:,}"],
+        ["MACs", f"{cost['macs']:,} for {cost['latency_batch']} samples"],
+        ["latency", f"{cost['latency_ms']:.3g} ms ({cost['latency_ms_p10']:.3g} to {cost['latency_ms_p90']:.3g})"],
+        ["measuring", f"{result['measuring_share']:.1%} of the time of training"],
+    ]  # fmt: skip
+    width = max(len(title) for title, _ in rows)
+    return "\n".join(f"{title.ljust(width)}  {value}" for title, value in rows)
+
+
+def _percent(share: float | None) -> str:
+    return "none" if share is None else f"{share:.1%}"

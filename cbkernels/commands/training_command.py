@@ -1,0 +1,88 @@
+"""What ``train`` and ``autotune`` have in common on the command line: options, resuming, the end of a run."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..command_options import add_config_options, given_options
+from ..progress import Progress
+from ..training.config import from_dict
+from ..training.stored_runs import read_json, stored_config
+
+EXIT_DIVERGED = 1
+
+
+def add_run_options(parser: argparse.ArgumentParser, kind: type[Any], out: str) -> None:
+    """The options of a config, and where its run goes."""
+    run = parser.add_argument_group("the run")
+    run.add_argument("--out", default=out, metavar="DIR", help=f"folder to write (default {out})")
+    run.add_argument("--config", metavar="FILE", help="options from a config.json; those named here go first")
+    again = run.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on with the run in DIR after its last whole epoch")
+    again.add_argument("--overwrite", action="store_true", help="delete the run in DIR")
+    run.add_argument("--json", action="store_true", help="print result.json instead of a table")
+    add_config_options(parser, kind)
+
+
+def run_training(
+    arguments: argparse.Namespace, command: str, kind: type[Any], run: Callable[..., dict[str, Any]],
+    text: Callable[[dict[str, Any]], str],
+) -> int:  # fmt: skip
+    """Run ``run(config, out, ...)`` and print what came of it.
+
+    Returns:
+        0; 1 when the training diverged.
+    """
+    config = config_of(arguments, command, kind)
+    is_first = os.environ.get("RANK", "0") == "0"
+    with Progress(log=is_first) as progress:
+        result = run(config, arguments.out, resume=arguments.resume, overwrite=arguments.overwrite, show=progress.show)
+    if is_first:
+        report = write_report([Path(arguments.out)], Path(arguments.out) / "report.html")
+        if arguments.json:
+            print(json.dumps(result, indent=2, allow_nan=False))
+        else:
+            print(f"{text(result)}\n\nFiles: {arguments.out}{os.sep}\nReport: {report or 'none'}")
+        if result["status"] == "diverged":
+            print(f"cbkernels: error: the training diverged: {result['reason']}", file=sys.stderr)
+    return EXIT_DIVERGED if result["status"] == "diverged" else 0
+
+
+def config_of(arguments: argparse.Namespace, command: str, kind: type[Any]) -> Any:
+    """The config: what was given, else what ``--config`` or the run to go on with says, else the defaults."""
+    content: dict[str, Any] = {}
+    if arguments.config is not None:
+        content = read_json(Path(arguments.config))
+        content = {name: value for name, value in content.items() if name not in ("command", "version")}
+    elif arguments.resume:
+        content = stored_config(arguments.out, command) or {}
+    return from_dict(kind, {**content, **given_options(arguments, kind)})
+
+
+def require_torch_for(command: str) -> None:
+    """Refuse with what to install.
+
+    Raises:
+        ImportError: torch or safetensors is missing.
+    """
+    missing = [name for name in ("torch", "safetensors") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(f"cbkernels {command} trains networks and needs {missing[0]}: pip install torch safetensors")
+
+
+def write_report(folders: list[Path], out: Path) -> str | None:
+    """The report of a run; without what draws it the run is whole all the same, and stderr says what is missing."""
+    from ..reports.run_report import write_report as write
+
+    try:
+        return str(write(folders, out))
+    except ImportError as error:
+        print(f"cbkernels: no report: {error}", file=sys.stderr)
+        return None

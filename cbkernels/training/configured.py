@@ -1,0 +1,62 @@
+"""What a config names, made: its data set on a device, its network, torch as it asks for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from ..commands.info import installation
+from .architecture import Architecture
+from .config import TrainConfig
+from .data_sets import DataSet, load_data_set
+from .networks import build_network
+from .samples import Samples
+
+
+@contextmanager
+def settled(threads: int | None) -> Iterator[None]:
+    """Torch with so many threads; its random numbers go on afterwards as if none had been drawn."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def threads_of(config: TrainConfig) -> int | None:
+    """One for dense networks: small products are slower with two threads, and differ in the last bit."""
+    return config.threads or (1 if config.model == "fnn" else None)
+
+
+def data_set_of(config: TrainConfig) -> DataSet:
+    """The data set.
+
+    Raises:
+        ValueError, OSError, ImportError: it is unknown, missing or damaged; see ``load_data_set``.
+    """
+    return load_data_set(
+        config.dataset, data_dir=config.data_dir, train_size=config.train_size, test_size=config.test_size,
+        image_size=config.image_size, seed=config.data_seed,
+    )  # fmt: skip
+
+
+def network_of(config: TrainConfig, architecture: Architecture, samples: Samples) -> Any:
+    """One of the package's networks, its weights from the config's seed."""
+    channels, height, width = samples.train[0].shape[1:]
+    generator = torch.Generator().manual_seed(config.seed)
+    return build_network(
+        architecture, (channels, height, width), samples.num_classes, weights=config.weights, generator=generator
+    )
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What ``env.json`` holds; nothing in it decides a result."""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    threads = torch.get_num_threads()
+    return {**installation(), "torch_threads": threads, "cpus": os.cpu_count(), "device": str(device), "gpu": gpu}

@@ -1,0 +1,143 @@
+"""Encoded images, or arrays of them, become arrays of one size; needs pillow where it decodes or resizes.
+
+``image_files.py`` finds the images, ``data_sets.py`` asks for their pixels.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Encoded = bytes | Path
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""What pillow may take an image for; for some other formats it starts programs."""
+_GREY = ("L", "1", "LA", "La")
+_DEEP = ("I", "F")
+
+
+def decoded(images: Iterable[Encoded], origin: str, image_size: int | None = None) -> list[Array]:
+    """Decode and, if asked to, resize.
+
+    Args:
+        images: encoded images or their files.
+        origin: where they are from, for messages.
+        image_size: height and width in pixels of the result (bilinear; proportions are not kept); None: as stored.
+
+    Returns:
+        For each image (H, W) uint8 if it is grey, else (H, W, 3); transparency is left out.
+
+    Raises:
+        ValueError: an image that is damaged, or has more than 8 bits a channel.
+        OSError: a file that cannot be read.
+        ImportError: pillow is missing.
+    """
+    pillow = require_pillow()
+    arrays = []
+    for number, image in enumerate(images):
+        name = str(image) if isinstance(image, Path) else f"image {number} of {origin}"
+        source = io.BytesIO(image.read_bytes() if isinstance(image, Path) else image)
+        try:
+            with pillow.open(source, formats=_FORMATS) as opened:
+                arrays.append(_as_array(pillow, opened, image_size))
+        except _TooDeep as error:
+            raise ValueError(f"{name} has pixels of pillow's mode {error}; save it with 8 bits a channel") from None
+        # whatever a damaged file makes of pillow: OSError, SyntaxError, struct.error, DecompressionBombError
+        except Exception as error:
+            raise ValueError(f"{name} is damaged or no image: {_first_line(error)}") from error
+    return arrays
+
+
+class _TooDeep(Exception):
+    """An image of more than 8 bits a channel."""
+
+
+def _as_array(pillow: ModuleType, image: Any, image_size: int | None) -> Array:
+    if image.mode.startswith(_DEEP):
+        raise _TooDeep(image.mode)
+    if image.mode in _GREY:
+        image = image if image.mode == "L" else image.convert("L")
+    elif image.mode != "RGB":
+        # a palette with transparency warns when it is converted in one step
+        image = (image.convert("RGBA") if image.mode == "P" else image).convert("RGB")
+    if image_size is not None and image.size != (image_size, image_size):
+        image = image.resize((image_size, image_size), pillow.Resampling.BILINEAR)
+    return np.asarray(image)
+
+
+def stacked(parts: Sequence[Sequence[Array]], origin: str) -> list[Array]:
+    """One array for each part of a data set.
+
+    Args:
+        parts: what ``decoded`` returned.
+        origin: where they are from, for messages.
+
+    Returns:
+        (N, 1, H, W) uint8 when all images of all parts are grey, else (N, 3, H, W).
+
+    Raises:
+        ValueError: images of two sizes.
+    """
+    sizes = sorted({image.shape[:2] for part in parts for image in part})
+    if len(sizes) > 1:
+        shown = " and ".join(f"{height} x {width}" for height, width in sizes[:2])
+        raise ValueError(
+            f"images of {origin} have {len(sizes)} sizes, such as {shown} pixels; pass image_size to resize them to one"
+        )
+    channels = max((3 if image.ndim == 3 else 1 for part in parts for image in part), default=1)
+    arrays = []
+    for part in parts:
+        array = np.empty((len(part), channels, *sizes[0]), np.uint8)
+        for place, image in zip(array, part, strict=True):
+            place[...] = image.transpose(2, 0, 1) if image.ndim == 3 else image
+        arrays.append(array)
+    return arrays
+
+
+def resized(images: Array, image_size: int) -> Array:
+    """Resize an array of images as ``decoded`` does.
+
+    Args:
+        images: (N, C, H, W) uint8 or float32.
+        image_size: height and width in pixels.
+
+    Returns:
+        (N, C, image_size, image_size) of the same type.
+
+    Raises:
+        ImportError: pillow is missing.
+    """
+    if images.shape[2:] == (image_size, image_size):
+        return images
+    pillow = require_pillow()
+    size = (image_size, image_size)
+    planes = images.reshape(-1, *images.shape[2:])
+    result = np.empty((len(planes), *size), images.dtype)
+    for place, plane in zip(result, planes, strict=True):
+        place[...] = pillow.fromarray(plane).resize(size, pillow.Resampling.BILINEAR)
+    return result.reshape(*images.shape[:2], *size)
+
+
+def require_pillow() -> ModuleType:
+    """``PIL.Image``.
+
+    Raises:
+        ImportError: one sentence on what to install.
+    """
+    try:
+        from PIL import Image
+    except ImportError:
+        raise ImportError("decoding or resizing images needs pillow: pip install 'cbkernels[data]'") from None
+    return Image
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

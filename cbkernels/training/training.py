@@ -1,0 +1,139 @@
+"""One training of one network: an epoch at a time, on one process or several, stopped and continued bit for bit.
+
+What is measured and written in between is not its concern: ``measured_training.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..probing.evaluation import unwrapped
+from .config import TrainConfig
+from .optimizers import build_optimizer
+from .ranks import Ranks
+from .samples import Samples, accuracy_of, num_right
+
+
+class Training:
+    """A network, its optimizer and its random numbers.
+
+    Args:
+        model: on any device; moved to the samples' one.
+        config: the recipe.
+        samples: what it learns.
+        ranks: with several, each takes an equal part of every batch and gradients are averaged (DDP).
+
+    Raises:
+        ValueError: the batch cannot be divided by the number of ranks.
+    """
+
+    epoch: int
+    """Epochs that were trained."""
+
+    def __init__(self, model: nn.Module, config: TrainConfig, samples: Samples, ranks: Ranks | None = None) -> None:
+        self.ranks = ranks or Ranks()
+        if config.batch_size % self.ranks.size:
+            raise ValueError(f"batch_size is {config.batch_size}; it must be a multiple of the {self.ranks.size} ranks")
+        self.config, self.samples = config, samples
+        self.model = model.to(samples.device)
+        if config.channels_last:
+            self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = build_optimizer(self.model, config)
+        self._module = self._for_training()
+        self.epoch = 0
+
+    def _for_training(self) -> nn.Module:
+        module = self.model
+        if self.ranks.size > 1:
+            on_gpu = [self.samples.device] if self.samples.device.type == "cuda" else None
+            module = nn.parallel.DistributedDataParallel(module, device_ids=on_gpu)
+        return torch.compile(module) if self.config.compile else module  # type: ignore[return-value]
+
+    def train_epoch(self) -> float:
+        """One pass over the training part in random order; the last partial batch is dropped.
+
+        Returns:
+            Mean cross-entropy of the batches, in nats, each taken before its own update; not finite after
+            a divergence.
+        """
+        self._module.train()
+        losses = []
+        images, labels = self.samples.train
+        # every epoch has seeds of its own, so that an interrupted run goes on without any random state
+        order = _generator(self.config.seed, self.epoch)
+        augmentation = _generator(self.config.seed, self.epoch, 1, self.ranks.rank)
+        torch.manual_seed(_generator(self.config.seed, self.epoch, 2, self.ranks.rank).initial_seed())  # for dropout
+        for chosen in self._batches(order):
+            self.optimizer.zero_grad(set_to_none=True)
+            loss = self._loss(images[chosen], labels[chosen], augmentation)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            losses.append(loss.detach())
+        for buffer in self.model.buffers():  # each rank averaged its own part of the last batch
+            self.ranks.take_from_first(buffer)
+        self.epoch += 1
+        return float(self.ranks.sum(torch.stack(losses).double().mean())) / self.ranks.size
+
+    def _batches(self, generator: torch.Generator) -> Iterator[torch.Tensor]:
+        """Indices of this rank's part of every batch, on the device of the samples."""
+        trained_on, size = self.samples.train_indices, self.config.batch_size
+        order = trained_on[torch.randperm(len(trained_on), generator=generator)]
+        for first in range(0, len(order) - size + 1, size):
+            yield self.ranks.of_this(order[first : first + size]).to(self.samples.device, non_blocking=True)
+
+    def _loss(self, images: torch.Tensor, labels: torch.Tensor, augmentation: torch.Generator) -> torch.Tensor:
+        inputs = self.samples.preparation.for_training(images, augmentation)
+        if self.config.channels_last and inputs.ndim == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        amp = torch.autocast(inputs.device.type, torch.bfloat16) if self.config.amp else nullcontext()
+        with amp:
+            return nn.functional.cross_entropy(self._module(inputs), labels)
+
+    def test_accuracy(self) -> float:
+        """On the test part, divided over the ranks; NaN without one. Float32, without autocast."""
+        images, labels = self.samples.test
+        if self.ranks.size == 1 or not len(labels):
+            return accuracy_of(self.model, images, labels, self.samples.preparation)
+        mine = self.ranks.of_this(torch.arange(len(labels), device=labels.device))
+        right = num_right(self.model, images[mine], labels[mine], self.samples.preparation)
+        return float(self.ranks.sum(right)) / len(labels)
+
+    def validation_accuracy(self) -> float | None:
+        """On the part that was held back; None when nothing was."""
+        held_back = self.samples.validation_indices.to(self.samples.device)
+        if not len(held_back):
+            return None
+        images, labels = self.samples.train
+        return accuracy_of(self.model, images[held_back], labels[held_back], self.samples.preparation)
+
+    # --- stopping and going on --------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """All that the next epoch depends on, as tensors and JSON types."""
+        model = dict(unwrapped(self.model).state_dict())
+        return {"epoch": self.epoch, "model": model, "optimizer": self.optimizer.state_dict()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on where ``state()`` was taken.
+
+        Raises:
+            ValueError: the state is that of another network.
+        """
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.epoch = int(state["epoch"])
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(f"the checkpoint is that of another network: {str(error).splitlines()[0]}") from error
+
+
+def _generator(*seeds: int) -> torch.Generator:
+    """Random numbers of their own for every combination of seeds, the same with every version of NumPy."""
+    seed = int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0])
+    return torch.Generator().manual_seed(seed % 2**63)
