@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
+
+_BAR = "{desc} |{bar}| {elapsed}<{remaining}"
 
 
 class Progress:
@@ -19,6 +22,7 @@ class Progress:
         self._terminal = sys.stderr.isatty()
         self._log = log
         self._shown = 0
+        self._bar: Any = None
 
     def show(self, status: str) -> None:
         """Replace the line by ``status``."""
@@ -28,10 +32,36 @@ class Progress:
         elif self._log:
             print(status, file=sys.stderr, flush=True)
 
+    def epoch(self, status: str, epoch: int, epochs: int) -> None:
+        """Replace the line by ``status``; in a terminal beside a bar, ``epoch`` of ``epochs`` of it filled."""
+        if not self._terminal or (tqdm := _tqdm()) is None:
+            self.show(status)
+            return
+        if self._bar is None or epoch <= self._bar.n:
+            self._close_bar()
+            self._bar = tqdm(total=epochs, initial=epoch, leave=False, dynamic_ncols=True, bar_format=_BAR)
+        self._bar.set_description_str(status, refresh=False)
+        self._bar.update(epoch - self._bar.n)
+        self._bar.refresh()
+
+    def _close_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
     def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._close_bar()
         if self._shown:
             print("\r" + " " * self._shown + "\r", end="", file=sys.stderr, flush=True)
             self._shown = 0
+
+
+def _tqdm() -> Any:
+    try:
+        from tqdm import tqdm  # type: ignore[import-untyped]
+    except ImportError:
+        return None
+    return tqdm

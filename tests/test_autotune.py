@@ -262,7 +262,7 @@ def test_only_the_first_network_is_trained_on_after_its_conflict(
     shown: list[str] = []
     tuned = autotune(
         plain, (3,), points(), policy=lambda conflicting, names: [names[0][0]], epochs=3, batch_size=16,
-        check_epochs=3, baseline=baseline, show=shown.append,
+        check_epochs=3, baseline=baseline, show=lambda status, *_: shown.append(status),
     )  # fmt: skip
     assert (tuned.result["status"], tuned.architecture) == ("trained", Architecture((1,)))
     assert [(r["epochs"], r["conflict_epoch"]) for r in tuned.result["rounds"]] == [(1, 1), (2, 2), (3, None)]

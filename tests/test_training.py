@@ -105,3 +105,13 @@ def test_divides_the_same_share_of_every_class() -> None:
 def test_refuses_samples(x: Any, y: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         samples_of(x, y, TrainConfig(batch_size=8))
+
+
+def test_weights_that_diverge_in_the_last_step_are_a_divergence() -> None:
+    config = TrainConfig(batch_size=4, optimizer="sgd", learning_rate=1e38, momentum=0.0, weight_decay=0.0)
+    model = torch.nn.Linear(2, 3)
+    x, y = 1e4 * torch.ones(4, 2), torch.arange(4) % 3
+    training = Training(model, config, samples_of(x, y, config))
+    loss = training.train_epoch()  # of the only batch, before the update
+    assert not model.weight.isfinite().all()
+    assert loss != loss

@@ -43,7 +43,7 @@ def run_training(
     config = config_of(arguments, command, kind)
     is_first = os.environ.get("RANK", "0") == "0"
     with Progress(log=is_first) as progress:
-        result = run(config, arguments.out, resume=arguments.resume, overwrite=arguments.overwrite, show=progress.show)
+        result = run(config, arguments.out, resume=arguments.resume, overwrite=arguments.overwrite, show=progress.epoch)
     if is_first:
         report = write_report([Path(arguments.out)], Path(arguments.out) / "report.html")
         if arguments.json:

@@ -31,7 +31,8 @@ from .shrinking import BlockNames, Policy, conflicts, removed_blocks
 from .stored_runs import open_folder
 from .training import Training
 
-Show = Callable[[str], None]
+Show = Callable[[str, int, int], None]
+"""Gets a line of progress, the epoch, and how many there are."""
 Build = Callable[[Architecture], nn.Module]
 
 
@@ -58,7 +59,7 @@ def autotune(
     policy: str | Policy = "all",
     resume: bool = False,
     overwrite: bool = False,
-    show: Show = lambda status: None,
+    show: Show = lambda status, epoch, epochs: None,
     **options: Any,
 ) -> Autotuned:
     """Auto-tune a network of your own.
@@ -75,7 +76,7 @@ def autotune(
             method ``block_names()`` returns.
         policy: "first", "all", "stage", or a function as in ``shrinking.py``.
         resume, overwrite: go on with, or delete, the run in ``out``.
-        show: called with a line of progress after every epoch.
+        show: called after every epoch with a line of progress, the epoch, and the number of epochs.
         options: fields of ``AutotuneConfig`` but those of data and network: epochs, seed, probe_size, ...
 
     Returns:
@@ -126,7 +127,7 @@ def autotune_configured(
     *,
     resume: bool = False,
     overwrite: bool = False,
-    show: Show = lambda status: None,
+    show: Show = lambda status, epoch, epochs: None,
 ) -> dict[str, Any]:
     """``cbkernels autotune``: one of the package's networks on one of its data sets.
 
@@ -230,7 +231,7 @@ class _Tuning:
         goes_on = self.config.baseline and not self.rounds
         for line in measured.lines(log, self.config.epochs):
             if self.ranks.is_first:
-                self._show(progress_line(line, self.config.epochs))
+                self._show(progress_line(line, self.config.epochs), line["epoch"], self.config.epochs)
             if measured.has_diverged:
                 return
             self.equality = self.equality or (measured.reports[0].equality if measured.reports else "")

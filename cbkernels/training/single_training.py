@@ -19,7 +19,8 @@ from .samples import samples_of
 from .stored_runs import open_folder
 from .training import Training
 
-Show = Callable[[str], None]
+Show = Callable[[str, int, int], None]
+"""Gets a line of progress, the epoch, and how many there are."""
 
 
 def train(
@@ -28,7 +29,7 @@ def train(
     *,
     resume: bool = False,
     overwrite: bool = False,
-    show: Show = lambda status: None,
+    show: Show = lambda status, epoch, epochs: None,
 ) -> dict[str, Any]:
     """Train one network, measure it after every epoch, write the run folder.
 
@@ -37,7 +38,7 @@ def train(
         out: the run folder; made if it is missing.
         resume: go on after the last epoch that was written; the result is that of an undisturbed run.
         overwrite: delete the run that is in the folder.
-        show: called with a line of progress after every epoch, on rank 0.
+        show: called after every epoch, on rank 0, with a line of progress, the epoch, and the number of epochs.
 
     Returns:
         What ``result.json`` holds, on every rank.
@@ -69,7 +70,7 @@ def train(
                 with ranks.failing_together():
                     log.save({"architecture": config.architecture.to_dict(), "measured": measured.state()})
             if ranks.is_first:
-                show(progress_line(line, config.epochs))
+                show(progress_line(line, config.epochs), line["epoch"], config.epochs)
         log.write()
         log.close()
         result = {

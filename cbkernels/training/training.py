@@ -5,6 +5,7 @@ What is measured and written in between is not its concern: ``measured_training.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
@@ -60,7 +61,7 @@ class Training:
 
         Returns:
             Mean cross-entropy of the batches, in nats, each taken before its own update; not finite after
-            a divergence.
+            a divergence, NaN when a weight is not finite after the last update.
         """
         self._module.train()
         losses = []
@@ -78,7 +79,14 @@ class Training:
         for buffer in self.model.buffers():  # each rank averaged its own part of the last batch
             self.ranks.take_from_first(buffer)
         self.epoch += 1
-        return float(self.ranks.sum(torch.stack(losses).double().mean())) / self.ranks.size
+        mean_loss = float(self.ranks.sum(torch.stack(losses).double().mean())) / self.ranks.size
+        return mean_loss if self._has_finite_weights() else math.nan
+
+    def _has_finite_weights(self) -> bool:
+        """The loss was taken before the last update, which can be the one that diverged."""
+        weights = [p.detach() for p in self.model.parameters() if p.is_floating_point() and p.numel()]
+        largest = [n.float() for n in torch._foreach_norm(weights, math.inf)] if weights else []
+        return not largest or bool(torch.stack(largest).isfinite().all())
 
     def _batches(self, generator: torch.Generator) -> Iterator[torch.Tensor]:
         """Indices of this rank's part of every batch, on the device of the samples."""
