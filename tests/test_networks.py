@@ -332,3 +332,36 @@ def test_every_parameter_of_a_block_learns() -> None:
 def test_refuses_what_cannot_be_built(architecture: Any, shape: Any, classes: int, weights: str, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         build_network(architecture, shape, classes, weights=weights)
+
+
+# --- convolutions of one width
+
+
+@pytest.mark.parametrize(("pixels", "sizes"), [(8, [4, 2, 2]), (28, [14, 7, 3]), (3, [3, 3, 3])])
+def test_convolutions_of_one_width_halve_images_down_to_3_pixels(pixels: int, sizes: list[int]) -> None:
+    model = build_network(Architecture((3,), "cnn", width=5), (1, pixels, pixels), 7, generator=seeded())
+    x = torch.rand(2, 1, pixels, pixels)
+    seen = []
+    for layer in model.hidden:
+        x = layer(x)
+        seen.append(x.shape)
+    assert seen == [(2, 5, size, size) for size in sizes]
+    assert model.block_names() == [["hidden.0", "hidden.1", "hidden.2"]]
+    logits = model(torch.rand(2, 1, pixels, pixels))
+    assert logits.shape == (2, 7)
+    filters = 9 * (1 + 5 + 5) * 5 + 3 * 5
+    assert sum(p.numel() for p in model.parameters()) == filters + 3 * 10 + (5 + 1) * 7
+
+
+def test_a_convolution_of_one_width_computes_what_it_says() -> None:
+    layer = build_network(Architecture((1,), "cnn", width=2), (1, 4, 4), 3, generator=seeded()).hidden[0].eval()
+    x = torch.rand(1, 1, 4, 4)
+    padded = np.pad(x[0, 0].numpy(), 1)
+    weight, bias = layer.conv.weight.detach().numpy(), layer.conv.bias.detach().numpy()
+    full = np.array([
+        [[(padded[r : r + 3, c : c + 3] * weight[f, 0]).sum() + bias[f] for c in range(4)] for r in range(4)]
+        for f in range(2)
+    ])  # fmt: skip
+    normed = np.maximum(full / np.sqrt(1 + layer.bn.eps), 0)
+    pooled = normed.reshape(2, 2, 2, 2, 2).max((2, 4))
+    np.testing.assert_allclose(layer(x)[0].detach().numpy(), pooled, rtol=1e-5, atol=1e-6)

@@ -14,8 +14,8 @@ class Architecture:
 
     Args:
         blocks: blocks of every stage, each at least 0; a fully connected network has one stage, its depth.
-        model: "fnn", "vgg", "resnet", or a word of your own for your own ``build``.
-        width: units a layer of "fnn".
+        model: "fnn", "cnn", "vgg", "resnet", or a word of your own for your own ``build``.
+        width: units a layer of "fnn", filters a layer of "cnn".
         width_multiplier: of the filters of "vgg" and "resnet".
 
     Raises:
@@ -68,7 +68,7 @@ class Architecture:
             raise ValueError(f"{content!r} is not an architecture; it needs blocks, model, width") from error
 
     def __str__(self) -> str:
-        if self.model == "fnn" and len(self.blocks) == 1:
-            return f"fnn, {self.blocks[0]} layers of {self.width}"
+        if self.model in ("fnn", "cnn") and len(self.blocks) == 1:
+            return f"{self.model}, {self.blocks[0]} layers of {self.width}"
         scaled = "" if self.width_multiplier == 1 else f", {self.width_multiplier:g} of the width"
         return f"{self.model}, {'-'.join(map(str, self.blocks))} blocks{scaled}"

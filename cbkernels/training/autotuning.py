@@ -30,6 +30,7 @@ from .samples import AsGiven, Samples, divided, samples_of
 from .shrinking import BlockNames, Policy, conflicts, removed_blocks
 from .stored_runs import open_folder
 from .training import Training
+from .training_run import teacher_of
 
 Show = Callable[[str, int, int], None]
 """Gets a line of progress, the epoch, and how many there are."""
@@ -176,6 +177,7 @@ class _Tuning:
         self.seconds = {"training": 0.0, "measuring": 0.0, "evaluating": 0.0}
         self.decision: dict[str, Any] | None = None
         self.equality = ""
+        self._teacher = teacher_of(config, samples.device)
         self._build, self._names, self._policy, self._show = build, block_names, policy, show
 
     def run(
@@ -210,7 +212,7 @@ class _Tuning:
 
     def _measured_training(self) -> MeasuredTraining:
         model = self._build(self.architecture)
-        training = Training(model, self.config, self.samples, self.ranks)
+        training = Training(model, self.config, self.samples, self.ranks, self._teacher)
         names = self._block_names(training.model)
         counts = tuple(len(stage) for stage in names)
         if counts != self.architecture.blocks:

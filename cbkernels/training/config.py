@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 from .architecture import Architecture
 
-MODELS = ("fnn", "vgg", "resnet")
+MODELS = ("fnn", "cnn", "vgg", "resnet")
+OF_ONE_STAGE = ("fnn", "cnn")
 WEIGHTS = ("he", "torch")
 OPTIMIZERS = ("radam", "sgd", "adamw")
 POLICIES = ("first", "all", "stage")
@@ -46,9 +47,11 @@ class TrainConfig:
     data_seed: int = _option(
         0, "of subsets, test part, held-back part and probe", "S", least=0, below=2**32, group="data"
     )
-    model: str = _option("fnn", "fnn (dense), vgg (plain convolutions) or resnet", choices=MODELS, group="network")
-    depth: int = _option(50, "layers of fnn", "N", least=1, group="network")
-    width: int = _option(10, "units a layer of fnn", "N", least=1, group="network")
+    model: str = _option(
+        "fnn", "fnn (dense), cnn (convolutions of one width), vgg (plain) or resnet", choices=MODELS, group="network"
+    )
+    depth: int = _option(50, "layers of fnn and cnn", "N", least=1, group="network")
+    width: int = _option(10, "units a layer of fnn, filters of cnn", "N", least=1, group="network")
     blocks: tuple[int, ...] = _option(
         (3, 12, 41, 3), "blocks per stage of vgg and resnet", "N", kind=int, least=0, group="network"
     )
@@ -61,6 +64,14 @@ class TrainConfig:
     optimizer: str = _option(
         "radam", "radam: inside of Lookahead, as in the papers", choices=OPTIMIZERS, group="training"
     )
+    orthogonality_loss: float = _option(
+        0.0, "weight of the sum of |W W^T - I| over all convolutions", "X", least=0, group="training"
+    )
+    distill_from: str | None = _option(
+        None, "folder of a run whose network teaches this one", "RUN", kind=str, group="training"
+    )
+    distill_weight: float = _option(0.9, "of the teacher beside the labels", "X", least=0, most=1, group="training")
+    distill_temperature: float = _option(4.0, "of both networks' logits", "T", above=0, group="training")
     learning_rate: float = _option(1e-3, "constant", "LR", above=0, group="training")
     weight_decay: float = _option(1e-2, "decoupled (radam, adamw); SGD's own", "X", least=0, group="training")
     eps: float = _option(1e-6, "of radam and adamw", "X", above=0, group="training")
@@ -84,14 +95,14 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check(self)
-        if self.model != "fnn" and len(self.blocks) != 4:
+        if self.model not in OF_ONE_STAGE and len(self.blocks) != 4:
             raise ValueError(f"blocks is {list(self.blocks)}; {self.model} has 4 stages, pass 4 numbers")
 
     @property
     def architecture(self) -> Architecture:
         """What is built (first)."""
-        if self.model == "fnn":
-            return Architecture((self.depth,), "fnn", width=self.width)
+        if self.model in OF_ONE_STAGE:
+            return Architecture((self.depth,), self.model, width=self.width)
         return Architecture(self.blocks, self.model, width_multiplier=self.width_multiplier)
 
 

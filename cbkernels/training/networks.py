@@ -1,4 +1,5 @@
-"""Networks of the papers (Peer et al., WACV 2021, and arXiv 2103.04331): dense, plain convolutional, residual.
+"""Networks of the papers (Peer et al., WACV 2021, and arXiv 2103.04331): dense, plain convolutional, residual;
+and the three convolutions of RePr (Prakash et al., CVPR 2019).
 
 ``architecture.py`` says what is built, without torch. All random numbers come from one generator; no
 activation works in place, so that hooks see what was computed.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -18,6 +20,7 @@ WEIGHTS = ("he_uniform", "torch")
 """How the weights of ``fnn`` may start."""
 STAGE_FILTERS = (64, 128, 256, 512)
 STEM_FILTERS = 64
+Network = TypeVar("Network", bound=nn.Module)
 WIDEST_WITHOUT_POOL = 50
 """Pixels; the stem pools wider images."""
 
@@ -90,6 +93,42 @@ class ResidualBlock(PlainBlock):
         return out
 
 
+class ConvolutionalLayer(nn.Module):
+    """3x3 convolution, batch norm, ReLU and, where ``pools``, 2x2 maximum."""
+
+    def __init__(self, in_channels: int, filters: int, pools: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, filters, 3, padding=1)
+        self.bn = nn.BatchNorm2d(filters)
+        self.relu = nn.ReLU()
+        self.pool = nn.MaxPool2d(2) if pools else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, in_channels, H, W) to (N, filters, H, W), or half of H and W, rounded down."""
+        out: torch.Tensor = self.pool(self.relu(self.bn(self.conv(x))))
+        return out
+
+
+class SmallConvolutional(nn.Module):
+    """``hidden.0`` to ``hidden.<depth-1>``, convolutions of one width; a dense ``head`` on the mean over the pixels."""
+
+    def __init__(self, hidden: list[ConvolutionalLayer], head: nn.Linear) -> None:
+        super().__init__()
+        self.hidden = nn.ModuleList(hidden)
+        self.head = head
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (N, num_classes) of images (N, C, H, W)."""
+        for layer in self.hidden:
+            x = layer(x)
+        logits: torch.Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+    def block_names(self) -> list[list[str]]:
+        """Names of the layers: one stage."""
+        return [[f"hidden.{i}" for i in range(len(self.hidden))]]
+
+
 class ConvolutionalNetwork(nn.Module):
     """``stem``, ``stages.<s>.<b>`` and ``head``, a dense layer on the mean over the pixels.
 
@@ -126,11 +165,12 @@ def build_network(
     *,
     weights: str = "he",
     generator: torch.Generator | None = None,
-) -> FullyConnected | ConvolutionalNetwork:
+) -> FullyConnected | SmallConvolutional | ConvolutionalNetwork:
     """Build one of the papers' networks.
 
     Args:
-        architecture: its model is "fnn" (one stage of dense layers), "vgg" (plain) or "resnet" (four stages). A
+        architecture: its model is "fnn" (one stage of dense layers), "cnn" (one stage of convolutions of one width,
+            pooled while the image is larger than 3 pixels), "vgg" (plain) or "resnet" (four stages). A
             stage of no blocks takes its stride and its width with it: the next one goes on from the width before.
         image_shape: channels, height, width in pixels.
         num_classes: logits.
@@ -157,20 +197,24 @@ def build_network(
         raise ValueError(f"weights is {weights!r}; choose he or torch")
     if len(image_shape) != 3 or any(not isinstance(extent, int) or extent < 1 for extent in image_shape):
         raise ValueError(f"image_shape is {image_shape!r}; pass channels, height and width, each a positive integer")
+    if architecture.model in ("fnn", "cnn") and len(architecture.blocks) != 1:
+        raise ValueError(f"blocks is {architecture.blocks!r}; {architecture.model} has one stage, pass one number")
     if architecture.model == "fnn":
-        if len(architecture.blocks) != 1:
-            raise ValueError(f"blocks is {architecture.blocks!r}; fnn has one stage, pass one number")
         start = "he_uniform" if weights == "he" else weights
         return fnn(
             architecture.blocks[0], architecture.width, math.prod(image_shape), num_classes,
             weights=start, generator=generator,
         )  # fmt: skip
-    if architecture.model not in ("vgg", "resnet"):
-        raise ValueError(f"model is {architecture.model!r}; choose fnn, vgg or resnet, or build it yourself")
-    if len(architecture.blocks) != len(STAGE_FILTERS):
-        raise ValueError(f"blocks is {architecture.blocks!r}; {architecture.model} has four stages, pass four numbers")
     if not isinstance(num_classes, int) or num_classes < 1:
         raise ValueError(f"num_classes is {num_classes!r}; it must be a positive integer")
+    if architecture.model == "cnn":
+        with torch.device("meta"):
+            small = _small_convolutional(architecture, image_shape, num_classes)
+        return _started(small.to_empty(device="cpu"), weights, generator)
+    if architecture.model not in ("vgg", "resnet"):
+        raise ValueError(f"model is {architecture.model!r}; choose fnn, cnn, vgg or resnet, or build it yourself")
+    if len(architecture.blocks) != len(STAGE_FILTERS):
+        raise ValueError(f"blocks is {architecture.blocks!r}; {architecture.model} has four stages, pass four numbers")
     with torch.device("meta"):  # torch's own initialisation would draw from the global generator for nothing
         model = _convolutional(architecture, image_shape, num_classes)
     return _started(model.to_empty(device="cpu"), weights, generator)
@@ -203,7 +247,19 @@ def _convolutional(
     return ConvolutionalNetwork(nn.Sequential(stem), stages, nn.Linear(width, num_classes))
 
 
-def _started(model: ConvolutionalNetwork, weights: str, generator: torch.Generator | None) -> ConvolutionalNetwork:
+def _small_convolutional(
+    architecture: Architecture, image_shape: tuple[int, int, int], num_classes: int
+) -> SmallConvolutional:
+    channels, size = image_shape[0], min(image_shape[1:])
+    hidden = []
+    for _ in range(architecture.blocks[0]):
+        pools = size > 3
+        hidden.append(ConvolutionalLayer(channels, architecture.width, pools))
+        channels, size = architecture.width, size // 2 if pools else size
+    return SmallConvolutional(hidden, nn.Linear(channels, num_classes))
+
+
+def _started(model: Network, weights: str, generator: torch.Generator | None) -> Network:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()

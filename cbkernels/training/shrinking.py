@@ -90,7 +90,8 @@ def shrink(
         architecture: what was measured.
         reports: layer -> result.
         policy, min_conflicting_rows: see ``removed_blocks``.
-        block_names: names of the blocks of every stage; None: ``hidden.0``, ... of "fnn", else ``stages.0.0``, ...
+        block_names: names of the blocks of every stage; None: ``hidden.0``, ... of "fnn" and "cnn",
+            else ``stages.0.0``, ...
 
     Returns:
         With fewer blocks, or the same architecture when the last block does not conflict.
@@ -118,7 +119,7 @@ def shrink(
 
 def default_block_names(architecture: Architecture) -> list[list[str]]:
     """What the blocks of the package's own networks are called."""
-    if architecture.model == "fnn":
+    if architecture.model in ("fnn", "cnn"):
         return [[f"hidden.{i}" for i in range(architecture.blocks[0])]]
     return [[f"stages.{s}.{b}" for b in range(count)] for s, count in enumerate(architecture.blocks)]
 

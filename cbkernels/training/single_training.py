@@ -18,6 +18,7 @@ from .run_log import RunLog
 from .samples import samples_of
 from .stored_runs import open_folder
 from .training import Training
+from .training_run import teacher_of
 
 Show = Callable[[str, int, int], None]
 """Gets a line of progress, the epoch, and how many there are."""
@@ -52,7 +53,7 @@ def train(
     with joined(device) as ranks, settled(threads_of(config)):
         samples = samples_of(data_set_of(config), config, device)
         model = network_of(config, config.architecture, samples)
-        training = Training(model, config, samples, ranks)
+        training = Training(model, config, samples, ranks, teacher_of(config, device))
         folder = None
         with ranks.failing_together():
             if ranks.is_first:

@@ -16,6 +16,7 @@ from torch import nn
 
 from ..probing.evaluation import unwrapped
 from .config import TrainConfig
+from .losses import distillation_loss, orthogonality_loss
 from .optimizers import build_optimizer
 from .ranks import Ranks
 from .samples import Samples, accuracy_of, num_right
@@ -28,6 +29,7 @@ class Training:
         model: on any device; moved to the samples' one.
         config: the recipe.
         samples: what it learns.
+        teacher: a network in evaluation mode, on the samples' device, whose logits are learned too (distillation).
         ranks: with several, each takes an equal part of every batch and gradients are averaged (DDP).
 
     Raises:
@@ -37,8 +39,16 @@ class Training:
     epoch: int
     """Epochs that were trained."""
 
-    def __init__(self, model: nn.Module, config: TrainConfig, samples: Samples, ranks: Ranks | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        config: TrainConfig,
+        samples: Samples,
+        ranks: Ranks | None = None,
+        teacher: nn.Module | None = None,
+    ) -> None:
         self.ranks = ranks or Ranks()
+        self._teacher = teacher
         if config.batch_size % self.ranks.size:
             raise ValueError(f"batch_size is {config.batch_size}; it must be a multiple of the {self.ranks.size} ranks")
         self.config, self.samples = config, samples
@@ -60,8 +70,8 @@ class Training:
         """One pass over the training part in random order; the last partial batch is dropped.
 
         Returns:
-            Mean cross-entropy of the batches, in nats, each taken before its own update; not finite after
-            a divergence, NaN when a weight is not finite after the last update.
+            Mean loss of the batches (cross-entropy in nats, and what the config adds), each taken before its own
+            update; not finite after a divergence, NaN when a weight is not finite after the last update.
         """
         self._module.train()
         losses = []
@@ -101,7 +111,16 @@ class Training:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         amp = torch.autocast(inputs.device.type, torch.bfloat16) if self.config.amp else nullcontext()
         with amp:
-            return nn.functional.cross_entropy(self._module(inputs), labels)
+            logits = self._module(inputs)
+            loss = nn.functional.cross_entropy(logits, labels)
+            if self._teacher is not None:
+                with torch.no_grad():
+                    taught = self._teacher(inputs)
+                weight, temperature = self.config.distill_weight, self.config.distill_temperature
+                loss = (1 - weight) * loss + weight * distillation_loss(logits.float(), taught.float(), temperature)
+        if self.config.orthogonality_loss:
+            loss = loss + self.config.orthogonality_loss * orthogonality_loss(self.model)
+        return loss
 
     def test_accuracy(self) -> float:
         """On the test part, divided over the ranks; NaN without one. Float32, without autocast."""

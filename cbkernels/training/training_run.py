@@ -123,6 +123,18 @@ def load_trained(folder: str | os.PathLike[str], *, device: str = "auto", data_d
     return TrainedRun(path, config, architecture, model.eval(), data, samples, result)
 
 
+def teacher_of(config: TrainConfig, device: torch.device) -> nn.Module | None:
+    """The network that ``config.distill_from`` names, in evaluation mode; None when it names none.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``load_trained``.
+    """
+    if config.distill_from is None:
+        return None
+    teacher: nn.Module = load_trained(config.distill_from, device=str(device), data_dir=config.data_dir).model
+    return teacher.requires_grad_(False)
+
+
 def fit(
     model: nn.Module,
     run: TrainedRun,
