@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from ._version import __version__
-from .commands import autotune, demo, info, measure, remove, report, train
+from .commands import autotune, demo, info, measure, remove, report, repr, train
 
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"cbkernels {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (info, measure, train, autotune, remove, report, demo):
+    for module in (info, measure, train, autotune, remove, repr, report, demo):
         subparser = module.add_parser(commands)
         subparser.set_defaults(run=module.run)
         if subparser.epilog is None:

@@ -13,6 +13,7 @@ _TITLES = {
     "data": "the data",
     "network": "the network",
     "training": "the training, by default as in the papers",
+    "repr": "RePr",
     "measuring": "what is measured",
     "machine": "where it runs",
     "auto-tune": "auto-tune",

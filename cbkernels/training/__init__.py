@@ -10,12 +10,18 @@ if TYPE_CHECKING:
     from .autotuning import Autotuned, autotune, autotune_configured
     from .config import AutotuneConfig, RemoveConfig, TrainConfig
     from .exported_networks import load_exported
+    from .filter_criteria import register_criterion
     from .removal import remove_blocks
+    from .repr import RePr
+    from .repr_comparison import compare
     from .shrinking import shrink
     from .single_training import train
     from .training_run import TrainedRun, load_trained
 
 _WHERE = {
+    "RePr": "repr",
+    "compare": "repr_comparison",
+    "register_criterion": "filter_criteria",
     "Architecture": "architecture",
     "AutotuneConfig": "config",
     "Autotuned": "autotuning",
@@ -34,13 +40,16 @@ __all__ = [
     "Architecture",
     "AutotuneConfig",
     "Autotuned",
+    "RePr",
     "RemoveConfig",
     "TrainConfig",
     "TrainedRun",
     "autotune",
     "autotune_configured",
+    "compare",
     "load_exported",
     "load_trained",
+    "register_criterion",
     "remove_blocks",
     "shrink",
     "train",

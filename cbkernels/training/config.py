@@ -78,6 +78,18 @@ class TrainConfig:
     momentum: float = _option(0.9, "of SGD", "X", least=0, below=1, group="training")
     lookahead_steps: int = _option(6, "of radam", "N", least=1, group="training")
     lookahead_alpha: float = _option(0.5, "of radam", "X", above=0, most=1, group="training")
+    repr: bool = _option(False, "drop the worst filters for some epochs and bring them back, in cycles", group="repr")
+    repr_criterion: str = _option(
+        "orthogonality", "which filters are the worst; see docs/repr.md", "NAME", group="repr"
+    )
+    repr_full_epochs: int = _option(20, "of the whole network in a cycle, S1", "N", least=1, group="repr")
+    repr_reduced_epochs: int = _option(10, "without the dropped filters, S2", "N", least=1, group="repr")
+    repr_share: float = _option(0.3, "of all filters that are dropped, p", "X", above=0, below=1, group="repr")
+    repr_cycles: int = _option(3, "how often, N", "N", least=1, group="repr")
+    repr_rank_first: bool = _option(True, "filters of the first layer may be dropped", group="repr")
+    repr_max_layer_share: float | None = _option(
+        None, "of a layer's filters that may be dropped", "X", kind=float, above=0, most=1, group="repr"
+    )
     seed: int = _option(0, "of weights, order, augmentation", "S", least=0, below=2**63, group="training")
     probe_size: int = _option(512, "training samples that are measured", "N", least=2, group="measuring")
     margin: bool = _option(False, "also the conflict margin of every layer, into margins.csv", group="measuring")
@@ -128,6 +140,8 @@ class AutotuneConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.repr:
+            raise ValueError("repr is True; auto-tune trains without RePr, take cbkernels train --repr")
         if self.probe_size is None:
             object.__setattr__(self, "probe_size", 512 if self.policy == "first" else 64)
 

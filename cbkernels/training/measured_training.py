@@ -7,9 +7,12 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from torch import nn
+
 from ..probing.cost import measure_cost
 from ..reports.report import LayerReport
 from .measuring import Measuring
+from .repr import orthogonality_measure
 from .run_log import RunLog
 from .training import Training
 
@@ -86,7 +89,31 @@ class MeasuredTraining:
             "weight_amplitude": None if grid is None else grid.weight_amplitude,
             "num_conflicting_layers": None if main is None else len(main.conflicting()),
             "first_conflicting": None if main is None else main.first_conflicting,
+            **self._of_layers(),
+            **self._of_filters(),
             **{f"seconds_{what}": spent for what, spent in zip(self.seconds, seconds, strict=True)},
+        }
+
+    def _of_layers(self) -> dict[str, Any]:
+        """How much the layers conflict after this epoch, in the mean, and how close the closest one is to it."""
+        what_if = dict(zip(self.training.config.what_if, self.reports[1:], strict=False))
+        bits = [b for b in self.reports[0].margin_bits.values() if b is not None] if self.reports else []
+        return {
+            "mean_entropy": _mean_entropy(self.reports[0]) if self.reports else None,
+            **{f"mean_entropy_{dtype}": _mean_entropy(report) for dtype, report in what_if.items()},
+            **({"least_margin_bits": min(bits)} if bits else {}),
+        }
+
+    def _of_filters(self) -> dict[str, Any]:
+        """What RePr did before this epoch, and how much the filters overlap after it."""
+        method, event = self.training.repr, self.training.event
+        if method is None:
+            has_filters = any(isinstance(module, nn.Conv2d) for module in self.training.model.modules())
+            return {"orthogonality": orthogonality_measure(self.training.model).mean} if has_filters else {}
+        return {
+            "repr_event": None if event is None else event.kind,
+            "dropped_filters": sum(map(len, method.dropped.values())),
+            "orthogonality": method.orthogonality().mean,
         }
 
     def state(self) -> dict[str, Any]:
@@ -128,6 +155,11 @@ class MeasuredTraining:
         """Parameters, MACs, FLOPs, latency and memory of one forward pass of ``latency_batch`` samples."""
         example = self.training.samples.example(self.training.config.batch_size)
         return {**measure_cost(self.training.model, example).to_dict(), "latency_batch": len(example)}
+
+
+def _mean_entropy(report: LayerReport) -> float:
+    """Over the layers, nats."""
+    return sum(result.entropy for result in report.values()) / len(report)
 
 
 def times(seconds: dict[str, float]) -> dict[str, float]:

@@ -14,6 +14,7 @@ from .config import TrainConfig, to_dict
 from .configured import data_set_of, environment, network_of, settled, threads_of
 from .measured_training import MeasuredTraining, progress_line, times
 from .ranks import device_named, joined
+from .repr_cycles import cycles_of
 from .run_log import RunLog
 from .samples import samples_of
 from .stored_runs import open_folder
@@ -84,6 +85,7 @@ def train(
             "architecture": config.architecture.to_dict(),
             "name": str(config.architecture),
             **measured.summary(log),
+            **({"repr": cycles_of(log.history, config)} if config.repr else {}),
             "cost": measured.cost(),
             "ranks": ranks.size,
             **times(measured.seconds),

@@ -19,6 +19,7 @@ from .config import TrainConfig
 from .losses import distillation_loss, orthogonality_loss
 from .optimizers import build_optimizer
 from .ranks import Ranks
+from .repr import FilterEvent, RePr
 from .samples import Samples, accuracy_of, num_right
 
 
@@ -57,6 +58,8 @@ class Training:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = build_optimizer(self.model, config)
         self._module = self._for_training()
+        self.repr = self._repr() if config.repr else None
+        self.event: FilterEvent | None = None
         self.epoch = 0
 
     def _for_training(self) -> nn.Module:
@@ -66,6 +69,24 @@ class Training:
             module = nn.parallel.DistributedDataParallel(module, device_ids=on_gpu)
         return torch.compile(module) if self.config.compile else module  # type: ignore[return-value]
 
+    def _repr(self) -> RePr:
+        config = self.config
+        return RePr(
+            self._module, self.optimizer, full_epochs=config.repr_full_epochs,
+            reduced_epochs=config.repr_reduced_epochs, share=config.repr_share, cycles=config.repr_cycles,
+            criterion=config.repr_criterion, rank_first=config.repr_rank_first,
+            max_layer_share=config.repr_max_layer_share, seed=config.seed, data=self._ranking_data,
+            total_epochs=config.epochs, example=self.samples.example(2), ranks=self.ranks,
+        )  # fmt: skip
+
+    def _ranking_data(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """What criteria look at: the held-back samples, or the probe batch when there are none."""
+        indices = self.samples.validation_indices
+        indices = (indices if len(indices) else self.samples.probe_indices).to(self.samples.device)
+        images, labels = self.samples.train
+        for part in torch.split(indices, self.config.batch_size):
+            yield self.samples.preparation.for_testing(images[part]), labels[part]
+
     def train_epoch(self) -> float:
         """One pass over the training part in random order; the last partial batch is dropped.
 
@@ -73,6 +94,7 @@ class Training:
             Mean loss of the batches (cross-entropy in nats, and what the config adds), each taken before its own
             update; not finite after a divergence, NaN when a weight is not finite after the last update.
         """
+        self.event = self.repr.step(self.epoch) if self.repr is not None else None
         self._module.train()
         losses = []
         images, labels = self.samples.train
@@ -144,7 +166,8 @@ class Training:
     def state(self) -> dict[str, Any]:
         """All that the next epoch depends on, as tensors and JSON types."""
         model = dict(unwrapped(self.model).state_dict())
-        return {"epoch": self.epoch, "model": model, "optimizer": self.optimizer.state_dict()}
+        state = {"epoch": self.epoch, "model": model, "optimizer": self.optimizer.state_dict()}
+        return state if self.repr is None else {**state, "repr": self.repr.state_dict()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on where ``state()`` was taken.
@@ -155,6 +178,8 @@ class Training:
         try:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
+            if self.repr is not None:
+                self.repr.load_state_dict(state["repr"])
             self.epoch = int(state["epoch"])
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"the checkpoint is that of another network: {str(error).splitlines()[0]}") from error

@@ -155,7 +155,7 @@ def fit(
     Returns:
         Lines as in ``history.jsonl``, of run "finetune"; without measurements.
     """
-    config = replace(run.config, seed=seed, what_if=())
+    config = replace(run.config, seed=seed, what_if=(), repr=False, distill_from=None)
     measured = MeasuredTraining("finetune", 0, Training(model, config, run.samples), [])
     lines = []
     with settled(threads_of(config)):

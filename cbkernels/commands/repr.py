@@ -1,0 +1,143 @@
+"""``cbkernels repr compare``: does RePr help on this network? Equal epochs, several seeds, an honest verdict."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from ..command_options import add_config_options, given_options
+from ..progress import Progress
+from ..tables import format_table
+from ..training.config import TrainConfig, from_dict
+from .training_command import require_torch_for, write_report
+
+DEFAULTS: dict[str, Any] = {"model": "cnn", "depth": 3, "width": 32, "epochs": 100}
+"""The paper's small network; options that are named go first."""
+_COMPARED = ("standard", "random", "weight_norm", "orthogonality")
+_WIDTH = 110
+_DESCRIPTION = """\
+Train the same network with equal numbers of epochs: standard, and with RePr dropping random filters, those of small
+weights and those that overlap; several seeds each. Says plainly when a difference is within the spread. By default
+three convolutions of 32 filters for 100 epochs; runs that are in DIR already are not trained again."""
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Declare the subcommand."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "repr", help="compare RePr with standard training on a network", description=_DESCRIPTION
+    )
+    parser.add_argument("what", choices=("compare",), help="the comparison")
+    parser.add_argument("--out", default="runs/repr", metavar="DIR", help="folder to write (default runs/repr)")
+    parser.add_argument(
+        "--criteria", nargs="+", default=_COMPARED, metavar="NAME", help=f"(default {' '.join(_COMPARED)})"
+    )
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="how many, from --seed on (default 3)")
+    parser.add_argument("--json", action="store_true", help="print comparison.json instead of tables")
+    add_config_options(parser, TrainConfig)
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train all, write table and picture, print."""
+    require_torch_for("repr compare")
+    given = given_options(arguments, TrainConfig)
+    for name in ("repr", "repr_criterion"):
+        if name in given:
+            raise ValueError(f"--{name.replace('_', '-')} is decided by --criteria here; leave it out")
+    config = from_dict(TrainConfig, {**DEFAULTS, **given})
+    out = Path(arguments.out)
+    from ..training.repr_comparison import compare, run_of
+
+    with Progress(log=True) as progress:
+        content = compare(config, out, criteria=arguments.criteria, seeds=arguments.seeds, show=progress.epoch)
+    picture = _draw(content, config, out)
+    runs = [run_of(out, row["criterion"], seed) for row in content["rows"] for seed in content["seeds"]]
+    report = write_report(runs, out / "report.html")
+    if arguments.json:
+        print(json.dumps(content, indent=2, allow_nan=False))
+    else:
+        print(f"{_text(content, config)}\n\nFiles: {out}{os.sep}")
+        print(f"Picture: {picture or 'none'}\nReport: {report or 'none'}")
+    return 0
+
+
+def _draw(content: dict[str, Any], config: TrainConfig, out: Path) -> str | None:
+    from ..reports.figures import save
+    from ..reports.repr_pictures import comparison_picture
+    from ..training.repr_comparison import history_of, run_of
+
+    histories = {
+        row["criterion"]: [history_of(run_of(out, row["criterion"], seed)) for seed in content["seeds"]]
+        for row in content["rows"]
+    }
+    cycle = config.repr_full_epochs + config.repr_reduced_epochs
+    reduced = [(k * cycle + config.repr_full_epochs, (k + 1) * cycle) for k in range(config.repr_cycles)]
+    caption = (
+        f"{config.dataset}: {config.architecture}; {len(content['seeds'])} seeds, mean and one standard deviation. "
+        f"Grey: {config.repr_share:.0%} of all filters are dropped."
+    )
+    try:
+        save(comparison_picture(histories, reduced, caption), out / "comparison.png")
+    except ImportError as error:
+        print(f"cbkernels: no picture: {error}", file=sys.stderr)
+        return None
+    return str(out / "comparison.png")
+
+
+def _text(content: dict[str, Any], config: TrainConfig) -> str:
+    rows = [
+        [row["criterion"], _percent(row["mean"]), _points(row["std"]), _points(row["difference"], "+"),
+         " ".join(_percent(a) for a in row["test_accuracies"])]
+        for row in content["rows"]
+    ]  # fmt: skip
+    table = format_table(["criterion", "test accuracy", "std", "difference", "each seed"], rows)
+    verdicts = [
+        textwrap.fill(f"{row['criterion']}: {row['verdict']}.", _WIDTH, subsequent_indent="  ")
+        for row in content["rows"]
+    ]
+    about = (
+        f"{config.dataset}: {config.architecture}, {config.epochs} epochs; mean test accuracy of the last 10 epochs, "
+        f"in %; RePr: {config.repr_cycles} cycles of {config.repr_full_epochs} + {config.repr_reduced_epochs} epochs, "
+        f"{config.repr_share:.0%} of the filters."
+    )
+    sections = [textwrap.fill(about, _WIDTH), table, "\n".join(verdicts)]
+    cycles = _cycles(content)
+    return "\n\n".join([*sections, *([cycles] if cycles else [])])
+
+
+def _cycles(content: dict[str, Any]) -> str:
+    """Conflicts before and after each cycle, mean over the seeds."""
+    lines = []
+    for name, seeds in content["cycles"].items():
+        for k in range(min((len(cycles or []) for cycles in seeds), default=0)):
+            of_cycle = [cycles[k] for cycles in seeds]
+            lines.append([
+                f"{name}, cycle {k}",
+                *(_mean(of_cycle, when, column) for column in _OF_CYCLE for when in ("before", "reduced", "after")),
+            ])  # fmt: skip
+    if not lines:
+        return ""
+    heads = [f"{title} {when}" for title in _OF_CYCLE.values() for when in ("before", "reduced", "after")]
+    return "Does RePr remove conflicts? Mean over the seeds:\n" + format_table(["", *heads], lines)
+
+
+_OF_CYCLE = {"num_conflicting_layers": "conflicting", "mean_entropy": "entropy", "test_accuracy": "accuracy"}
+
+
+def _mean(cycles: list[dict[str, Any]], when: str, column: str) -> str:
+    values = [cycle[when].get(column) for cycle in cycles]
+    known = [value for value in values if value is not None]
+    return f"{sum(known) / len(known):.3g}" if known else "-"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
+def _points(share: float | None, sign: str = "") -> str:
+    return "-" if share is None else f"{100 * share:{sign}.1f}"

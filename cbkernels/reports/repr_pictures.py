@@ -1,0 +1,66 @@
+"""The picture of ``cbkernels repr compare``: accuracy and overlap of filters over the epochs, mean and spread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .figures import add_caption, legend_below, new_figure, require_matplotlib, style_axes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_COLOURS = ("#212529", "#868e96", "#2b8a3e", "#1864ab", "#d9480f", "#862e9c", "#c2255c", "#0b7285")
+_REDUCED = "#f1f3f5"
+
+
+def comparison_picture(
+    histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], reduced: Sequence[tuple[int, int]], caption: str
+) -> Figure:
+    """Test accuracy above, mean overlap of the filters below.
+
+    Args:
+        histories: criterion -> for every seed the lines of its history.
+        reduced: (first, last) epochs of every S2, in which filters are dropped.
+        caption: text below.
+
+    Returns:
+        A matplotlib Figure; lines are means over the seeds, bands one standard deviation. What was not
+        measured, such as the overlap in standard training, has no line.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
+    require_matplotlib()
+    figure = new_figure(8.5, 7.2)
+    axes = figure.subplots(2, 1, sharex=True)
+    marks = []
+    for (name, seeds), colour in zip(histories.items(), _colours(len(histories)), strict=True):
+        for ax, column in zip(axes, ("test_accuracy", "orthogonality"), strict=True):
+            epochs = [line["epoch"] for line in seeds[0]]
+            values = np.array([[_number(line.get(column)) for line in lines[: len(epochs)]] for lines in seeds])
+            if np.isnan(values).all():
+                continue
+            mean, std = values.mean(0), values.std(0, ddof=1 if len(values) > 1 else 0)
+            (line,) = ax.plot(epochs, mean, color=colour, linewidth=1.6, label=name)
+            ax.fill_between(epochs, mean - std, mean + std, color=colour, alpha=0.12, linewidth=0)
+            if column == "test_accuracy":
+                marks.append(line)
+    for ax in axes:
+        for first, last in reduced:
+            ax.axvspan(first, last, color=_REDUCED, zorder=0)
+    style_axes(axes[0], "test accuracy", "")
+    style_axes(axes[1], "mean overlap of the filters (0: orthogonal)", "epoch")
+    legend_below(axes[1], marks)
+    add_caption(figure, caption)
+    return figure
+
+
+def _colours(count: int) -> list[str]:
+    return [_COLOURS[i % len(_COLOURS)] for i in range(count)]
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, (int, float)) else float("nan")
