@@ -371,7 +371,7 @@ def test_all_layers_of_a_list_are_never_deleted(tmp_path: Path) -> None:
 def test_without_safetensors_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, _, surgery = cut("nano_gpt")
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
-    with pytest.raises(ImportError, match="need safetensors: pip install safetensors"):
+    with pytest.raises(ImportError, match="needs safetensors: pip install safetensors"):
         surgery.save(tmp_path, model)
-    with pytest.raises(ImportError, match="need safetensors: pip install safetensors"):
+    with pytest.raises(ImportError, match="needs safetensors: pip install safetensors"):
         Surgery.load(tmp_path, model)
