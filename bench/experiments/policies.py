@@ -31,6 +31,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=5e-3)
+    parser.add_argument("--min-conflicting-rows", type=int, default=1)
+    parser.add_argument("--no-baseline", action="store_true", help="the first network is not trained to its end")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True)
@@ -40,7 +42,8 @@ def main() -> None:
             AutotuneConfig(
                 dataset=given.dataset, train_size=given.train_size, test_size=given.test_size, depth=50, width=10,
                 epochs=given.epochs, batch_size=given.batch_size, learning_rate=given.learning_rate, seed=seed,
-                policy=policy, baseline=policy == "first",
+                policy=policy, baseline=policy == "first" and not given.no_baseline,
+                min_conflicting_rows=given.min_conflicting_rows,
             ),
             given.out / f"{policy}-seed{seed}",
         )
@@ -101,6 +104,9 @@ def draw(results: list[dict[str, Any]], given: Any) -> Any:
             ax.annotate(f"{result['after']['test_accuracy']:.0%}", (len(depths) - 1, depths[-1]), color=colour,
                         textcoords="offset points", xytext=(6, 2), fontsize=9)  # fmt: skip
     style_axes(ax, f"{given.dataset}: layers left in every round", "round")
+    most = max(len(result["rounds"]) for result in results)
+    ax.set_xlim(-0.2, most - 0.6)
+    ax.set_xticks(range(most))
     ax.set_ylabel("layers of 10")
     ax.set_yscale("log")
     ax.set_yticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])

@@ -101,7 +101,7 @@ def _text(content: dict[str, Any], config: TrainConfig) -> str:
         for row in content["rows"]
     ]
     about = (
-        f"{config.dataset}: {config.architecture}, {config.epochs} epochs; mean test accuracy of the last 10 epochs, "
+        f"{config.dataset}: {config.architecture}, {config.epochs} epochs; test accuracy after the last one, "
         f"in %; RePr: {config.repr_cycles} cycles of {config.repr_full_epochs} + {config.repr_reduced_epochs} epochs, "
         f"{config.repr_share:.0%} of the filters."
     )

@@ -90,7 +90,10 @@ def history_of(run: Path) -> list[dict[str, Any]]:
 
 
 def _row(name: str, results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """A criterion's test accuracies, means of the last epochs, and how they differ from the same seeds' standard."""
+    """A criterion's test accuracies after the last epoch, and how they differ from the same seeds' standard.
+
+    Not a mean over the last epochs: those just after filters came back would count against RePr.
+    """
     reached, standard = _accuracies(results[name]), _accuracies(results[STANDARD])
     row: dict[str, Any] = {"criterion": name, "test_accuracies": reached, "diverged": reached.count(None)}
     finite = [a for a in reached if a is not None]
@@ -132,4 +135,4 @@ def verdict(differences: Sequence[float]) -> str:
 
 
 def _accuracies(results: Sequence[dict[str, Any]]) -> list[float | None]:
-    return [None if result["status"] == "diverged" else result["mean_test_accuracy"] for result in results]
+    return [None if result["status"] == "diverged" else result["test_accuracy"] for result in results]
