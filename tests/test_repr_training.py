@@ -246,3 +246,17 @@ def test_the_command_prints_table_verdicts_and_cycles(compared: Any, capsys: pyt
 def test_the_command_decides_repr_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["repr", "compare", "--repr", "--out", str(tmp_path)]) == 1
     assert "--repr is decided by --criteria" in capsys.readouterr().err
+
+
+def test_the_report_shows_what_each_cycle_changed(finished: Any, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the report: NOT TESTED HERE (no matplotlib)")
+    pytest.importorskip("jinja2", reason="the report: NOT TESTED HERE (no jinja2)")
+    from cbkernels.reports.run_report import write_report
+
+    run, result = finished
+    page = write_report([run], tmp_path / "report.html").read_text()
+    assert "Cycles of RePr" in page
+    for cycle in result["repr"]:
+        assert f"{cycle['cycle']}: without {cycle['dropped_filters']} filters" in page
+        assert f"{100 * cycle['after']['test_accuracy']:.1f}" in page
+    assert "as if in bfloat16" in page

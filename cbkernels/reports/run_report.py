@@ -141,6 +141,7 @@ def _run_page(run: RunFiles, anchor: str, is_one_of_several: bool) -> RunPage:
         *(_heat_map_sections(run, prefix) if run.command != "remove" else ()),  # one measurement: a table says it
     ]
     if run.command == "train":
+        sections += _of_table(run_tables.cycles_table(result))
         sections += _of_table(run_tables.cost_table(object_of(result.get("cost"))))
     notes = list(run.notes)
     if run.result is None and not any(note.startswith("result.json") for note in notes):

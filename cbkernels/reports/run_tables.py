@@ -314,6 +314,39 @@ def steps_table(result: Mapping[str, Any]) -> Table | None:
     return _table("The guarded removal, one block at a time", header, rows, {0, 1, 2, 4}) if rows else None
 
 
+_OF_CYCLE: tuple[tuple[str, str, Callable[[object], str]], ...] = (
+    ("test accuracy", "test_accuracy", percent),
+    ("conflicting layers", "num_conflicting_layers", plain),
+    ("mean entropy (nats)", "mean_entropy", plain),
+    ("as if in bfloat16", "mean_entropy_bfloat16", plain),
+    ("least margin (bits)", "least_margin_bits", plain),
+    ("overlap of filters", "orthogonality", plain),
+)
+
+
+def cycles_table(result: Mapping[str, Any]) -> Table | None:
+    """What each cycle of RePr changed: three lines a cycle; None if there is none."""
+    cycles = items_of(result.get("repr"))
+    known = {name for cycle in cycles for when in _WHEN for name in object_of(cycle.get(when))}
+    columns = [column for column in _OF_CYCLE if column[1] in known]
+    rows = [
+        [
+            f"{text(cycle.get('cycle'), 20)}: {words.format(count(cycle.get('dropped_filters')))}",
+            plain(object_of(cycle.get(when)).get("epoch")),
+            *(shown(object_of(cycle.get(when)).get(name)) for _, name, shown in columns),
+        ]
+        for cycle in cycles
+        for when, words in _WHEN.items()
+    ]
+    header = ["cycle", "epoch", *(title for title, _, _ in columns)]
+    return (
+        _table("Cycles of RePr: what dropping and bringing back filters changed", header, rows, {0}) if rows else None
+    )
+
+
+_WHEN = {"before": "before", "reduced": "without {} filters", "after": "back and trained"}
+
+
 def guard_words(result: Mapping[str, Any]) -> str:
     """What the guard of the removal looks at, and how the removal ended."""
     guard, drop, words = object_of(result.get("guard")), number(result.get("max_drop")), []
