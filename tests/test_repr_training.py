@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="RePr in the trainer: NOT TESTED HER
 pytest.importorskip("safetensors", reason="RePr in the trainer: NOT TESTED HERE (no safetensors)")
 
 from cbkernels.command_line import main  # noqa: E402
-from cbkernels.training import AutotuneConfig, TrainConfig, load_trained, train  # noqa: E402
+from cbkernels.training import AutotuneConfig, TrainConfig, autotune_configured, load_trained, train  # noqa: E402
 from cbkernels.training.repr_comparison import compare, verdict  # noqa: E402
 from cbkernels.training.repr_cycles import cycles_of  # noqa: E402
 
@@ -150,9 +150,10 @@ def test_a_layer_that_would_lose_all_its_filters_is_one_sentence(
     assert "hidden." in error or "0.95" in error
 
 
-def test_auto_tune_refuses_repr() -> None:
+def test_auto_tune_refuses_repr(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="repr is True"):
-        AutotuneConfig(repr=True)
+        autotune_configured(AutotuneConfig(repr=True, depth=2), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 # --- the comparison

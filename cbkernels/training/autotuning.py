@@ -168,6 +168,8 @@ class _Tuning:
         policy: str | Policy,
         show: Show,
     ) -> None:
+        if config.repr:
+            raise ValueError("repr is True; auto-tune trains without RePr, take cbkernels train --repr")
         if not architecture.num_blocks:
             raise ValueError(f"architecture is {architecture}; it has no block to start with")
         self.config, self.samples, self.ranks = config, samples, ranks

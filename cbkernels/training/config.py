@@ -140,8 +140,6 @@ class AutotuneConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.repr:
-            raise ValueError("repr is True; auto-tune trains without RePr, take cbkernels train --repr")
         if self.probe_size is None:
             object.__setattr__(self, "probe_size", 512 if self.policy == "first" else 64)
 
