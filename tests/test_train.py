@@ -121,7 +121,8 @@ def test_history_has_a_line_for_every_epoch(finished: Any) -> None:
     lines = history_of(finished(FNN))
     assert [tuple(line) for line in lines] == [(
         "run", "round", "epoch", "train_loss", "test_accuracy", "validation_accuracy", "weight_amplitude",
-        "num_conflicting_layers", "first_conflicting", "seconds_training", "seconds_measuring", "seconds_evaluating",
+        "num_conflicting_layers", "first_conflicting", "mean_entropy", "seconds_training", "seconds_measuring",
+        "seconds_evaluating",
     )] * 4  # fmt: skip
     assert [(line["run"], line["round"], line["epoch"]) for line in lines] == [("train", 0, e) for e in range(4)]
     assert lines[0]["train_loss"] is None
@@ -205,14 +206,14 @@ def test_killed_after_every_epoch(finished: Any, tmp_path: Path, config: TrainCo
     """One run, killed as often as it has epochs; it goes on where it was and trains no epoch twice."""
     seen: list[str] = []
 
-    def killed_once_an_epoch(status: str) -> None:
+    def killed_once_an_epoch(status: str, *_: int) -> None:
         seen.append(status.split(",")[0])
         raise Killed
 
     for _ in range(config.epochs + 1):
         with pytest.raises(Killed):
             train(config, tmp_path / "run", resume=True, show=killed_once_an_epoch)
-    train(config, tmp_path / "run", resume=True, show=lambda status: pytest.fail(f"trained again: {status}"))
+    train(config, tmp_path / "run", resume=True, show=lambda status, *_: pytest.fail(f"trained again: {status}"))
     assert seen == [f"epoch {epoch} of {config.epochs}" for epoch in range(config.epochs + 1)]
     assert_same_run(tmp_path / "run", finished(config))
 
@@ -256,13 +257,13 @@ def test_asides_of_a_kill_are_swept(finished: Any, tmp_path: Path) -> None:
     assert_same_run(run, finished(TINY))
 
 
-def kill(status: str) -> None:
+def kill(status: str, *_: int) -> None:
     raise Killed
 
 
 def test_resuming_a_finished_run_changes_nothing(finished: Any, tmp_path: Path) -> None:
     train(TINY, tmp_path / "run")
-    train(TINY, tmp_path / "run", resume=True, show=lambda status: pytest.fail("trained again"))
+    train(TINY, tmp_path / "run", resume=True, show=lambda status, *_: pytest.fail("trained again"))
     assert_same_run(tmp_path / "run", finished(TINY))
 
 
@@ -371,6 +372,7 @@ def test_diverged_runs_keep_the_last_good_weights(
     assert result["reason"].startswith("the loss of epoch 2 is nan; lower --learning-rate")
     lines = history_of(tmp_path / "run")
     assert [line["train_loss"] is None for line in lines] == [True, False, True]
+    assert all(line.pop("least_margin_bits") > 0 for line in lines[:2])
     assert timeless(lines[:2]) == timeless(history_of(finished(FNN))[:2])
     assert lines[2]["num_conflicting_layers"] is None, "a diverged network never looks healthy"
     content = load_checkpoint(tmp_path / "run" / "checkpoint.safetensors")["measured"]["training"]
