@@ -7,8 +7,6 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
-
 from ..probing.cost import measure_cost
 from ..reports.report import LayerReport
 from .measuring import Measuring
@@ -108,8 +106,10 @@ class MeasuredTraining:
         """What RePr did before this epoch, and how much the filters overlap after it."""
         method, event = self.training.repr, self.training.event
         if method is None:
-            has_filters = any(isinstance(module, nn.Conv2d) for module in self.training.model.modules())
-            return {"orthogonality": orthogonality_measure(self.training.model).mean} if has_filters else {}
+            try:
+                return {"orthogonality": orthogonality_measure(self.training.model).mean}
+            except ValueError:  # no layer has filters to compare
+                return {}
         return {
             "repr_event": None if event is None else event.kind,
             "dropped_filters": sum(map(len, method.dropped.values())),
