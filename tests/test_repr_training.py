@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +224,26 @@ def test_refuses_comparisons(options: dict[str, Any], words: str, tmp_path: Path
     with pytest.raises(ValueError, match=words):
         compare(COMPARED, tmp_path / "new", **options)
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"epochs": 6}, "6 epochs"),
+        ({"model": "fnn"}, "convolution"),
+        ({"criteria": ["standard", "random", "beauty"]}, "'beauty'"),
+    ],
+)
+def test_what_repr_refuses_is_refused_before_any_training(
+    options: dict[str, Any], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained(self: Any) -> float:
+        raise AssertionError("trained first")
+
+    monkeypatch.setattr("cbkernels.training.training.Training.train_epoch", trained)
+    criteria = options.pop("criteria", ["standard", "random"])
+    with pytest.raises((ValueError, TypeError), match=words):
+        compare(replace(COMPARED, **options), tmp_path / "new", criteria=criteria)
 
 
 def test_the_command_prints_table_verdicts_and_cycles(compared: Any, capsys: pytest.CaptureFixture[str]) -> None:

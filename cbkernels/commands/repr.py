@@ -13,12 +13,11 @@ from typing import Any
 from ..command_options import add_config_options, given_options
 from ..progress import Progress
 from ..tables import format_table
-from ..training.config import TrainConfig, from_dict
+from ..training.config import COMPARED, TrainConfig, from_dict
 from .training_command import require_torch_for, write_report
 
 DEFAULTS: dict[str, Any] = {"model": "cnn", "depth": 3, "width": 32, "epochs": 100}
 """The paper's small network; options that are named go first."""
-_COMPARED = ("standard", "random", "weight_norm", "orthogonality")
 _WIDTH = 110
 _DESCRIPTION = """\
 Train the same network with equal numbers of epochs: standard, and with RePr dropping random filters, those of small
@@ -34,7 +33,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("what", choices=("compare",), help="the comparison")
     parser.add_argument("--out", default="runs/repr", metavar="DIR", help="folder to write (default runs/repr)")
     parser.add_argument(
-        "--criteria", nargs="+", default=_COMPARED, metavar="NAME", help=f"(default {' '.join(_COMPARED)})"
+        "--criteria", nargs="+", default=COMPARED, metavar="NAME", help=f"(default {' '.join(COMPARED)})"
     )
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="how many, from --seed on (default 3)")
     parser.add_argument("--json", action="store_true", help="print comparison.json instead of tables")

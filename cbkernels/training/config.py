@@ -20,6 +20,9 @@ POLICIES = ("first", "all", "stage")
 RANKS = ("conflicts", "margin", "similarity", "random")
 AUGMENTATIONS = ("auto", "none", "standardise", "cifar", "svhn", "imagenette")
 WHAT_IF = ("bfloat16", "float16")
+STANDARD = "standard"
+"""Training without RePr, in its comparison."""
+COMPARED = (STANDARD, "random", "weight_norm", "orthogonality")
 Config = TypeVar("Config")
 
 

@@ -16,11 +16,10 @@ from typing import Any
 
 from .._version import __version__
 from ..run_folder import RunFolder
-from .config import TrainConfig, to_dict
+from .config import COMPARED, STANDARD, TrainConfig, to_dict
+from .filter_criteria import criterion_of
 from .single_training import train
 
-STANDARD = "standard"
-COMPARED = (STANDARD, "random", "weight_norm", "orthogonality")
 Show = Callable[[str, int, int], None]
 
 
@@ -54,10 +53,14 @@ def compare(
         raise ValueError(f"seeds is {seeds!r}; take at least 2, one alone has no spread")
     if STANDARD not in criteria or len(criteria) < 2:
         raise ValueError(f"criteria is {criteria}; name {STANDARD!r} and at least one criterion")
+    for name in criteria:
+        if name != STANDARD:
+            criterion_of(name)  # refuses unknown ones before hours of training
     folder = RunFolder(out)
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in criteria}
     for seed in range(config.seed, config.seed + seeds):
-        for name in criteria:
+        # standard last: what RePr refuses, such as a schedule that is too long, it refuses at its first training
+        for name in sorted(criteria, key=lambda each: each == STANDARD):
             of_this = replace(config, seed=seed, repr=name != STANDARD)
             if name != STANDARD:
                 of_this = replace(of_this, repr_criterion=name)
