@@ -1,15 +1,13 @@
-"""A small part of everything, for compute-sanitizer: `compute-sanitizer --tool memcheck python tests/gpu/sanitized.py`.
+"""A small part of everything, for compute-sanitizer; `bench/gpu_checks/programs/sanitized_calls.py` runs it.
 
 No torch: the driver itself allocates every array with its exact size, so that one byte read behind an end is seen,
-and the sanitizer watches our kernels only. Answers are compared with the CPU's; prints the number of calls.
+and the sanitizer watches our kernels only. Answers are compared with the CPU's.
 """
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import itertools
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -17,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 import cbkernels as cb
-from cbkernels import _core, backends
+from cbkernels import backends
 from cbkernels.arrays import as_labels, as_rows
 
 GRIDS = (None, cb.UpdateGrid(1e-3, 50, 0.7), cb.UpdateGrid(1e-3, 50, 0.7, dtype="float64"),
@@ -179,22 +177,3 @@ def workload(
             break
     functions.use_launch_shape(0, 0)
     return calls
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=30.0, help="start no input after so long")
-    options = parser.parse_args(arguments)
-    missing = _core.cuda.missing_reason()
-    if missing:
-        print(f"sanitized: NOTHING WAS RUN ({missing})")
-        return 1
-    calls = workload(_core.cuda, GpuMemory(), options.seconds)
-    print(f"sanitized: {calls.count} calls, {len(calls.wrong)} wrong answers", flush=True)
-    for wrong in calls.wrong[:20]:
-        print(f"  {wrong}", flush=True)
-    return 1 if calls.wrong else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
