@@ -163,6 +163,18 @@ def test_blocks_may_wait_for_each_other(seed: int, blocks: int) -> None:
     assert set(seen[1 + blocks :]) == {5 * blocks * (blocks + 1) // 2}
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("start", [0, 2**31 - 8, 2**32 - 8, 2**32 - 23])
+def test_the_grid_barrier_holds_when_its_counter_wraps(start: int, seed: int) -> None:
+    hooks.schedule(seed)
+    blocks, threads = 3, 64
+    size = 2 + blocks + blocks * threads
+    seen = launch("wait_at_the_grid_barrier", blocks, threads, size, is_cooperative=True, first=[start, start])
+    assert seen[0] == (start + 20 * blocks) % 2**32
+    assert seen[2 : 2 + blocks] == [20] * blocks
+    assert sum(seen[2 + blocks :]) == 0, "a block went on before another had come"
+
+
 def test_more_blocks_than_fit_run_one_after_the_other() -> None:
     with pytest.raises(RuntimeError, match="cudaErrorCooperativeLaunchTooLarge"):
         launch("wait_for_the_grid", 4, 64, 300, is_cooperative=True)

@@ -55,8 +55,8 @@ FAULTS = [
     ),
     Fault(
         "teams.h",
-        "read_now(arrived) < expected",
-        "read_now(arrived) + 1 < expected",
+        "read_now(arrived) - expected",
+        "read_now(arrived) + 1 - expected",
         "barrier of the grid: does not wait for the last block",
     ),
     Fault("teams.h", "atomicAdd(arrived, 1u);", "*arrived += 1;", "barrier of the grid: arrival is not atomic"),
