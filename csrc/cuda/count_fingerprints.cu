@@ -55,6 +55,7 @@ __global__ void __launch_bounds__(threads_of_a_block, 2)
 
 BundleCounts count_fingerprints(const FingerprintBlock& rows, bool may_hold_nan, const Stream& stream) {
   const DeviceGuard guard(stream);
+  refuse_capture(stream);
   last_work() = Work{};
   if (rows.num_rows == 0) {
     BundleCounts none;

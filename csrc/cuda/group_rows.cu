@@ -230,6 +230,7 @@ std::vector<BundleCounts> count_bundles(const std::vector<RowsView>& layers, con
                                         const UpdateGrid& grid, const Tolerance* tolerance, bool check_nan,
                                         const Stream& stream) {
   const DeviceGuard guard(stream);
+  refuse_capture(stream);
   last_work() = Work{};
   if (layers.empty()) return {};
   if (tolerance != nullptr) {
