@@ -189,6 +189,7 @@ Best search(const RowLayout& rows, const LabelsView& labels, bool may_hold_nan, 
 
 double conflict_margin(const RowsView& rows, const LabelsView& labels, const Stream& stream) {
   const DeviceGuard guard(stream);
+  refuse_capture(stream);
   last_work() = Work{};
   const RowLayout layout = lay_out(rows, ColumnOrder::any);
   const double none = std::numeric_limits<double>::infinity();

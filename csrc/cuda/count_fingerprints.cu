@@ -23,18 +23,20 @@ CBKERNELS_DEVICE void count(const Team& team, const Launch& launch, uint32_t* sl
   const uint64_t* const keys = launch.fingerprints;
   clear_slots(team, slots, work.num_slots);
   team.sync();
-  for (int64_t i = team.rank(); i < work.num_rows; i += team.size()) {
-    const uint64_t low = keys[2 * i], high = keys[2 * i + 1];
-    work.holds_nan[i] = launch.may_hold_nan && (low | high) == 0;
+  for_each_in_warps(team, work.num_rows, [&](int64_t i, bool there) {
+    const uint64_t low = there ? keys[2 * i] : 0, high = there ? keys[2 * i + 1] : 0;
+    const bool holds_nan = launch.may_hold_nan && (low | high) == 0;
     bool is_new;
-    if (!work.holds_nan[i])
-      work.rank[i] = find_slot(
-          slots, work.num_slots, low & launch.routing_mask, static_cast<uint32_t>(i),
-          [&](uint32_t other) {
-            return keys[2 * static_cast<int64_t>(other)] == low && keys[2 * static_cast<int64_t>(other) + 1] == high;
-          },
-          &is_new);
-  }
+    const uint32_t slot = find_slot_together(
+        slots, work.num_slots, low & launch.routing_mask, static_cast<uint32_t>(i), there && !holds_nan,
+        [&](uint32_t other) {
+          return keys[2 * static_cast<int64_t>(other)] == low && keys[2 * static_cast<int64_t>(other) + 1] == high;
+        },
+        &is_new);
+    if (!there) return;
+    work.holds_nan[i] = holds_nan;
+    if (!holds_nan) work.rank[i] = slot;
+  });
   team.sync();
   for (int64_t i = team.rank(); i < work.num_rows; i += team.size())
     work.leader[i] = work.holds_nan[i] ? static_cast<uint32_t>(i) : slots[work.rank[i]];
@@ -55,6 +57,7 @@ __global__ void __launch_bounds__(threads_of_a_block, 2)
 
 BundleCounts count_fingerprints(const FingerprintBlock& rows, bool may_hold_nan, const Stream& stream) {
   const DeviceGuard guard(stream);
+  refuse_capture(stream);
   last_work() = Work{};
   if (rows.num_rows == 0) {
     BundleCounts none;

@@ -43,16 +43,13 @@ CBKERNELS_DEVICE void count_labels(const Team& team, const LayerWork& work, uint
   for_each_in_warps(team, work.num_rows, [&](int64_t i, bool there) {
     const uint32_t leader = there ? work.leader[i] : 0;
     const bool counted = there && work.marked[leader];
-    uint32_t slot = 0;
-    if (counted) {
-      const int64_t label = label_at(labels, i);
-      bool is_new;
-      slot = find_slot(
-          slots, work.num_slots, leader + 0x9e3779b97f4a7c15ull * static_cast<uint64_t>(label),
-          static_cast<uint32_t>(i),
-          [&](uint32_t other) { return work.leader[other] == leader && label_at(labels, other) == label; }, &is_new);
-      if (is_new) atomicAdd(num_labels + leader, 1u);
-    }
+    const int64_t label = counted ? label_at(labels, i) : 0;
+    bool is_new;
+    const uint32_t slot = find_slot_together(
+        slots, work.num_slots, leader + 0x9e3779b97f4a7c15ull * static_cast<uint64_t>(label), static_cast<uint32_t>(i),
+        counted, [&](uint32_t other) { return work.leader[other] == leader && label_at(labels, other) == label; },
+        &is_new);
+    if (is_new) atomicAdd(num_labels + leader, 1u);
     count_together(counts, slot, counted);
   });
   team.sync();

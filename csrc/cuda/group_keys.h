@@ -33,6 +33,42 @@ CBKERNELS_DEVICE uint32_t find_slot(uint32_t* slots, uint32_t num_slots, uint64_
   }
 }
 
+// find_slot for the lanes that take part: those of a warp that have the first one's key let it search for them, so that
+// equal rows do not queue for one slot. Whole warps.
+template <class SameKey>
+CBKERNELS_DEVICE uint32_t find_slot_together(uint32_t* slots, uint32_t num_slots, uint64_t hash, uint32_t row,
+                                             bool takes_part, const SameKey& same_key, bool* is_new) {
+  const int lane = lane_index();
+  const unsigned peers = __match_any_sync(whole_warp, static_cast<unsigned long long>(hash)) &
+                         __ballot_sync(whole_warp, takes_part);
+  const int first = takes_part ? __ffs(peers) - 1 : lane;
+  const uint32_t row_of_first = __shfl_sync(whole_warp, row, first);
+  const bool follows = first != lane && same_key(row_of_first);  // keys may differ although their hashes are the same
+  uint32_t slot = 0;
+  *is_new = false;
+  if (takes_part && !follows) slot = find_slot(slots, num_slots, hash, row, same_key, is_new);
+  const uint32_t slot_of_first = __shfl_sync(whole_warp, slot, first);
+  if (!follows) return slot;
+  if (row < row_of_first) atomicMin(slots + slot_of_first, row);
+  return slot_of_first;
+}
+
+// Adds every lane's amount to *total, with one atomic; gives each lane what the total was before its own turn. Whole
+// warps.
+CBKERNELS_DEVICE uint32_t add_together(uint32_t* total, uint32_t amount) {
+  const int lane = lane_index();
+  uint32_t inclusive = amount;
+#pragma unroll
+  for (int step = 1; step < warp_size; step *= 2) {
+    const uint32_t add = __shfl_up_sync(whole_warp, inclusive, step);
+    if (lane >= step) inclusive += add;
+  }
+  uint32_t before = 0;
+  if (lane == warp_size - 1 && inclusive != 0) before = atomicAdd(total, inclusive);
+  before = __shfl_sync(whole_warp, before, warp_size - 1);
+  return before + inclusive - amount;
+}
+
 // Adds 1 to counters[key] for every lane that takes part, with one atomic for lanes of the same key; gives each lane
 // what the counter was before its own turn. Whole warps; key < 2^31.
 CBKERNELS_DEVICE uint32_t count_together(uint32_t* counters, uint32_t key, bool takes_part) {

@@ -17,6 +17,8 @@ constexpr int threads_of_grouping = 384;
 
 constexpr size_t scan_bytes = (sizeof(ScanSpace) + 15) / 16 * 16;
 constexpr size_t keys_and_scan_bytes = (block_keys_bytes + 15) / 16 * 16 + scan_bytes;
+// What every GPU gives a block unasked: more would have to be asked for, on each device anew.
+static_assert(keys_and_scan_bytes + 2 * largest_shared_table * sizeof(uint32_t) <= 48 << 10);
 
 struct Launch {
   const Layer* layers;  // null: the one in the arguments
@@ -88,18 +90,20 @@ __global__ void __launch_bounds__(threads_of_grouping, 1)
       if (team.rank() == 0 && work.counters->num_tiles != 0) atomicAdd(&state->num_tiles, 1u);
     });
     barrier.wait();
+    // Read once, so that every block decides the same: the next step adds to these, behind a barrier that a block which
+    // has not read them yet holds up.
+    const uint32_t num_tiles = state->num_tiles, num_pending = state->num_pending, num_scanned = state->num_scanned;
     const bool is_scan = step == 1;
-    if (is_scan) {
+    const bool is_last = step == 0 ? num_tiles == 0 && !launch.scan_for_nan : is_scan && num_pending == 0;
+    if (is_last && !(is_scan && num_scanned != 0)) break;  // no block has anything to read: no second wait
+    if (is_scan && num_pending != 0) {
       constexpr int rows_per_hash = 8;
-      if (state->num_pending != 0)
-        for_each_item(
-            num_layers,
-            [&](int l) {
-              return tiles_of(layer[l].work.counters->num_pending, rows_per_hash) * layer[l].num_hash_spans;
-            },
-            [&](int l, int64_t item) { hash_item(layer[l], item, block_keys); });
+      for_each_item(
+          num_layers,
+          [&](int l) { return tiles_of(layer[l].work.counters->num_pending, rows_per_hash) * layer[l].num_hash_spans; },
+          [&](int l, int64_t item) { hash_item(layer[l], item, block_keys); });
     }
-    if (is_scan ? state->num_scanned != 0 : state->num_tiles != 0)
+    if (is_scan ? num_scanned != 0 : num_tiles != 0)
       for_each_item(
           num_layers,
           [&](int l) {
@@ -109,8 +113,7 @@ __global__ void __launch_bounds__(threads_of_grouping, 1)
           },
           [&](int l, int64_t item) { tile_item(layer[l], item, is_scan); });
     barrier.wait();
-    if (step == 0 && state->num_tiles == 0 && !launch.scan_for_nan) break;
-    if (step == 1 && state->num_pending == 0) break;
+    if (is_last) break;
   }
 
   layers.for_each([&](const Layer& of, uint32_t* slots) {
@@ -227,6 +230,7 @@ std::vector<BundleCounts> count_bundles(const std::vector<RowsView>& layers, con
                                         const UpdateGrid& grid, const Tolerance* tolerance, bool check_nan,
                                         const Stream& stream) {
   const DeviceGuard guard(stream);
+  refuse_capture(stream);
   last_work() = Work{};
   if (layers.empty()) return {};
   if (tolerance != nullptr) {

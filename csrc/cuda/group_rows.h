@@ -109,15 +109,16 @@ CBKERNELS_DEVICE void group_by_hash(const Team& team, const Layer& layer, uint32
   for (int64_t k = team.rank(); k < count; k += team.size()) work.members[row_at(k)] = 0;
   if (team.rank() == 0) counters.num_members = counters.num_tiles = 0;
   team.sync();
-  for (int64_t k = team.rank(); k < count; k += team.size()) {
-    const uint32_t row = row_at(k);
-    if (work.holds_nan[row]) continue;
-    const uint64_t hash = work.sums[2 * static_cast<int64_t>(row)];
+  for_each_in_warps(team, count, [&](int64_t k, bool there) {
+    const uint32_t row = there ? row_at(k) : 0;
+    const bool takes_part = there && !work.holds_nan[row];
+    const uint64_t hash = takes_part ? work.sums[2 * static_cast<int64_t>(row)] : 0;
     bool is_new;
-    work.rank[row] = find_slot(
-        slots, work.num_slots, hash, row,
+    const uint32_t slot = find_slot_together(
+        slots, work.num_slots, hash, row, takes_part,
         [&](uint32_t other) { return work.sums[2 * static_cast<int64_t>(other)] == hash; }, &is_new);
-  }
+    if (takes_part) work.rank[row] = slot;
+  });
   team.sync();
   for_each_in_warps(team, count, [&](int64_t k, bool there) {
     const uint32_t row = there ? row_at(k) : 0;
@@ -127,13 +128,16 @@ CBKERNELS_DEVICE void group_by_hash(const Team& team, const Layer& layer, uint32
     if (leader != row) work.rank[row] = rank;
   });
   team.sync();
-  for (int64_t k = team.rank(); k < count; k += team.size()) {
-    const uint32_t row = row_at(k);
-    const uint32_t members = work.members[row];
-    if (members == 0) continue;
-    work.begin[row] = atomicAdd(&counters.num_members, members);
-    work.first_tile[row] = atomicAdd(&counters.num_tiles, (members + tile_rows - 1) / tile_rows);
-  }
+  for_each_in_warps(team, count, [&](int64_t k, bool there) {
+    const uint32_t row = there ? row_at(k) : 0;
+    const uint32_t members = there ? work.members[row] : 0;
+    if (!__any_sync(whole_warp, members != 0)) return;
+    const uint32_t begin = add_together(&counters.num_members, members);
+    const uint32_t first_tile = add_together(&counters.num_tiles, (members + tile_rows - 1) / tile_rows);
+    if (members == 0) return;
+    work.begin[row] = begin;
+    work.first_tile[row] = first_tile;
+  });
   team.sync();
   for (int64_t k = team.rank(); k < count; k += team.size()) {
     const uint32_t row = row_at(k), leader = work.leader[row];

@@ -1,6 +1,8 @@
 #include "runtime.h"
 
 #include <atomic>
+#include <cstring>
+#include <list>
 #include <map>
 #include <mutex>
 #include <new>
@@ -34,10 +36,23 @@ DeviceGuard::DeviceGuard(const Stream& stream) : now_(stream.device) {
   const cudaError_t status = cudaGetDevice(&before_);
   if (status != cudaSuccess) require();  // says so where there is no GPU at all
   check(status, "asking for the current device");
-  if (before_ != now_) check(cudaSetDevice(now_), "choosing the device of the input");
+  check(cudaThreadExchangeStreamCaptureMode(&mode_), "asking for the capture mode");
+  if (before_ == now_) return;
+  const cudaError_t chosen = cudaSetDevice(now_);
+  if (chosen != cudaSuccess) forget(cudaThreadExchangeStreamCaptureMode(&mode_));
+  check(chosen, "choosing the device of the input");
 }
 DeviceGuard::~DeviceGuard() {
   if (before_ != now_) forget(cudaSetDevice(before_));
+  forget(cudaThreadExchangeStreamCaptureMode(&mode_));
+}
+
+void refuse_capture(const Stream& stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  check(cudaStreamIsCapturing(handle_of(stream), &status), "asking whether the stream is being captured");
+  if (status != cudaStreamCaptureStatusNone)
+    throw std::runtime_error("this call returns numbers, so it waits for the GPU, and its stream is being captured in a "
+                             "CUDA graph; call it outside of the capture, or capture bundle_rows or update() instead");
 }
 
 namespace {
@@ -69,6 +84,64 @@ cudaMemPool_t pool_of(int device) {
   if (status != cudaSuccess) forget(cudaMemPoolDestroy(pool));
   check(status, "setting up a memory pool");
   return pools[device] = pool;
+}
+
+// Pinned memory for copies to a device. It is made where no idle piece is large enough and stays with the process: as
+// much as calls have needed at the same time. A piece is used again when its event says that its copy is over.
+struct Staging {
+  size_t bytes = 0;
+  void* memory = nullptr;
+  cudaEvent_t copied = nullptr;  // recorded behind the latest copy
+  bool is_taken = false;
+};
+constexpr size_t least_staging_bytes = size_t{64} << 10;  // the table of more than a hundred layers
+
+class StagingOfDevices {
+ public:
+  Staging& take(size_t bytes, int device) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    std::list<Staging>& pieces = pieces_[device];
+    for (Staging& piece : pieces) {
+      if (piece.is_taken || piece.bytes < bytes) continue;
+      const cudaError_t status = cudaEventQuery(piece.copied);
+      if (status == cudaErrorNotReady) {
+        forget(status);
+        continue;
+      }
+      check(status, "asking whether a copy is over");
+      piece.is_taken = true;
+      return piece;
+    }
+    Staging& made = pieces.emplace_back();
+    try {
+      make(made, bytes);
+    } catch (...) {
+      pieces.pop_back();
+      throw;
+    }
+    return made;
+  }
+  void give_back(Staging& piece) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    piece.is_taken = false;
+  }
+
+ private:
+  static void make(Staging& piece, size_t bytes) {
+    for (piece.bytes = least_staging_bytes; piece.bytes < bytes;) piece.bytes *= 2;
+    check(cudaEventCreateWithFlags(&piece.copied, cudaEventDisableTiming), "creating an event");
+    const cudaError_t status = cudaMallocHost(&piece.memory, piece.bytes);
+    if (status != cudaSuccess) forget(cudaEventDestroy(piece.copied));
+    check(status, "allocating pinned memory");
+    piece.is_taken = true;
+  }
+
+  std::mutex mutex_;
+  std::map<int, std::list<Staging>> pieces_;
+};
+StagingOfDevices& staging() {
+  static StagingOfDevices& forever = *new StagingOfDevices;  // never destroyed: nor is the driver
+  return forever;
 }
 
 std::atomic<int> blocks_for_tests{0}, threads_for_tests{0};
@@ -121,7 +194,15 @@ void copy_to_host(void* host, const void* device, size_t bytes, const Stream& st
   check(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, handle_of(stream)), "copying to the host");
 }
 void copy_to_device(void* device, const void* host, size_t bytes, const Stream& stream) {
-  check(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, handle_of(stream)), "copying to the device");
+  Staging& piece = staging().take(bytes, stream.device);
+  std::memcpy(piece.memory, host, bytes);
+  cudaError_t status = cudaMemcpyAsync(device, piece.memory, bytes, cudaMemcpyHostToDevice, handle_of(stream));
+  if (status == cudaSuccess) {
+    status = cudaEventRecord(piece.copied, handle_of(stream));
+    if (status != cudaSuccess) forget(cudaStreamSynchronize(handle_of(stream)));  // no event will say when it is over
+  }
+  staging().give_back(piece);
+  check(status, "copying to the device");
 }
 void fill_with_zeros(void* device, size_t bytes, const Stream& stream) {
   check(cudaMemsetAsync(device, 0, bytes, handle_of(stream)), "clearing working memory");

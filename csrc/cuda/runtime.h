@@ -15,7 +15,8 @@ void check(cudaError_t status, const char* what);
 
 cudaStream_t handle_of(const Stream& stream);
 
-// The stream's device is the current one while this lives.
+// The stream's device is the current one while this lives, and a graph that is being captured, here or by another
+// thread, forbids this thread nothing: what we make once (a pool, an event, pinned memory) is no part of it.
 class DeviceGuard {
  public:
   explicit DeviceGuard(const Stream& stream);
@@ -26,7 +27,11 @@ class DeviceGuard {
  private:
   int before_ = 0;
   int now_ = 0;
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
 };
+
+// Throws, before anything is queued: what waits for the stream cannot be part of a graph.
+void refuse_capture(const Stream& stream);
 
 // Device memory between two points of a stream. Add up with `reserve`, allocate once, `take` in the same order.
 class Workspace {
@@ -84,6 +89,8 @@ void launch(void (*kernel)(Parameters...), const LaunchShape& shape, size_t shar
 int64_t most_rows_of_a_block();
 
 void copy_to_host(void* host, const void* device, size_t bytes, const Stream& stream);
+// Through pinned memory of our own: `host` may go at once. Never waits. Not for a stream that is being captured, whose
+// graph would read that memory at every replay.
 void copy_to_device(void* device, const void* host, size_t bytes, const Stream& stream);
 void fill_with_zeros(void* device, size_t bytes, const Stream& stream);
 void synchronise(const Stream& stream);

@@ -5,7 +5,13 @@
 
 namespace cbkernels::cuda {
 
-// A barrier of all blocks of a cooperative launch. `arrived` starts at 0 and only grows.
+// A barrier of all blocks of a cooperative launch. `arrived` starts at 0 and only grows, past 2^32 to 0 again: no two
+// blocks are ever further apart than one wait, so the sign of the difference says who is ahead.
+//
+// What one block wrote before it, plainly or not, every thread of another may read plainly behind it: the writes come
+// before the first fence (through __syncthreads), the reads behind the second one, which also empties this
+// multiprocessor's L1 cache, so no line from an earlier phase is seen. Only what is written during a phase needs
+// read_now or an atomic in that phase; nothing that the launch writes may be read with __ldg.
 struct GridBarrier {
   unsigned* arrived;
   unsigned expected = 0;
@@ -17,7 +23,7 @@ struct GridBarrier {
     if (threadIdx.x == 0) {
       __threadfence();  // what this block wrote, before its arrival
       atomicAdd(arrived, 1u);
-      while (read_now(arrived) < expected) __nanosleep(32);
+      while (static_cast<int>(read_now(arrived) - expected) < 0) __nanosleep(32);
       __threadfence();  // what the others wrote, after theirs
     }
     __syncthreads();

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from ..current_device import watch
+
 NAME = "emulated cuda"
 ROOT = Path(__file__).resolve().parents[2]
 _LOADED_AS = "cbkernels_emulated._core"
@@ -55,6 +57,7 @@ def load() -> tuple[Any, str]:
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
+        watch(module.cuda, module.emulation.device_of_this_thread)
         sys.modules[_LOADED_AS] = module
     return sys.modules[_LOADED_AS], ""
 

@@ -41,8 +41,14 @@ void fail_api_call(int64_t k);
 
 void pretend_no_device(bool is_missing);
 
-// While "capturing", what CUDA refuses to capture fails: waiting for the stream, allocating outside of its order, and
-// copies from or to memory that is neither the device's nor pinned. (What is captured runs at once.)
+// Whatever says when a copy from pinned memory is over says "not yet".
+void make_copies_look_unfinished(bool they_do);
+
+int device_of_this_thread();  // the current one; no call of the API
+
+// While "capturing", what CUDA refuses to capture fails: waiting for the stream; allocating outside of its order and
+// asking for events, unless the thread's capture mode is relaxed; and copies from or to memory that is neither the
+// device's nor pinned. (What is captured runs at once.)
 void capture(bool is_capturing);
 void register_device_memory(uintptr_t address, size_t bytes);  // of the caller, for `capture`; 0 bytes: forget it
 

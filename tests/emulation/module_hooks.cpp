@@ -33,6 +33,8 @@ void bind_emulation(pybind11::module_& module) {
   hooks.def("last_error", &emulation::last_error);
   hooks.def("fail_api_call", &emulation::fail_api_call);
   hooks.def("pretend_no_device", &emulation::pretend_no_device);
+  hooks.def("make_copies_look_unfinished", &emulation::make_copies_look_unfinished);
+  hooks.def("device_of_this_thread", &emulation::device_of_this_thread);
   hooks.def("capture", &emulation::capture);
   hooks.def("allocate_fenced", &emulation::allocate_fenced);
   hooks.def("free_fenced", &emulation::free_fenced);

@@ -55,8 +55,8 @@ FAULTS = [
     ),
     Fault(
         "teams.h",
-        "read_now(arrived) < expected",
-        "read_now(arrived) + 1 < expected",
+        "read_now(arrived) - expected",
+        "read_now(arrived) + 1 - expected",
         "barrier of the grid: does not wait for the last block",
     ),
     Fault("teams.h", "atomicAdd(arrived, 1u);", "*arrived += 1;", "barrier of the grid: arrival is not atomic"),
@@ -96,10 +96,8 @@ FAULTS = [
     Fault("group_keys.h", "k - lane_index() < count", "k < count", "a warp that is not whole at the end"),
     Fault(
         "group_rows.h",
-        "  team.sync();\n  for (int64_t k = team.rank(); k < count; k += team.size()) {\n"
-        "    const uint32_t row = row_at(k);\n    if (work.holds_nan[row]) continue;",
-        "  for (int64_t k = team.rank(); k < count; k += team.size()) {\n"
-        "    const uint32_t row = row_at(k);\n    if (work.holds_nan[row]) continue;",
+        "  team.sync();\n  for_each_in_warps(team, count, [&]",
+        "  for_each_in_warps(team, count, [&]",
         "grouping: barrier before the table",
     ),
     Fault(
@@ -107,6 +105,7 @@ FAULTS = [
         "  team.sync();\n  for_each_in_warps(team, count, [&]",
         "  for_each_in_warps(team, count, [&]",
         "grouping: barrier behind the table",
+        occurrence=2,
     ),
     Fault("group_rows.h", "(members + tile_rows - 1) / tile_rows", "members / tile_rows", "grouping: the last tile"),
     Fault("group_rows.h", "if (rank % tile_rows == 0)", "if (rank % tile_rows == 1)", "grouping: where a tile begins"),
@@ -164,6 +163,24 @@ FAULTS = [
     ),
     Fault(
         "conflict_margin.cu", "if (worst[i][j] >= best)", "if (worst[i][j] > best / 2)", "margin: gives up too early"
+    ),
+    Fault(
+        "group_keys.h",
+        "if (row < row_of_first) atomicMin(slots + slot_of_first, row);",
+        "",
+        "table: the smallest row of a warp is not the first lane's",
+    ),
+    Fault(
+        "group_keys.h",
+        "first != lane && same_key(row_of_first)",
+        "first != lane",
+        "table: lanes of one hash whose keys differ",
+    ),
+    Fault(
+        "group_keys.h",
+        "return before + inclusive - amount;",
+        "return before + inclusive;",
+        "adding up over a warp: the lane counts itself",
     ),
     Fault("layer_work.h", "take(work.order, num_rows);", "take(work.order, num_rows / 2);", "memory: half a list"),
 ]

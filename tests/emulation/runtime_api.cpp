@@ -8,6 +8,7 @@
 #include <mutex>
 #include <new>
 #include <set>
+#include <vector>
 
 #include "emulation.h"
 #include "include/cuda_runtime.h"
@@ -18,7 +19,7 @@
 #endif
 
 struct CUmemPoolHandle_st { int device; };
-struct CUevent_st { bool is_recorded; };
+struct CUevent_st { int64_t behind_copies; };  // how many were queued when it was recorded
 
 namespace emulation {
 namespace {
@@ -38,6 +39,12 @@ struct Allocation {
   int device;
 };
 
+struct Copy {
+  void* to;
+  const void* from;
+  size_t bytes;
+};
+
 struct Devices {
   std::recursive_mutex lock;
   Counters counters;
@@ -48,7 +55,9 @@ struct Devices {
   std::set<cudaMemPool_t> pools;
   std::set<cudaEvent_t> events;
   std::map<const void*, int> shared_bytes_of_kernel;
-  bool is_missing = false, is_capturing = false;
+  std::vector<Copy> copies;  // from pinned memory, queued and not made yet
+  int64_t copies_made = 0;
+  bool is_missing = false, is_capturing = false, copies_look_unfinished = false;
   int64_t calls_until_failure = 0;
 };
 Devices& devices() {
@@ -56,6 +65,7 @@ Devices& devices() {
   return *forever;
 }
 thread_local int current_device = 0;
+thread_local cudaStreamCaptureMode capture_mode = cudaStreamCaptureModeGlobal;
 thread_local cudaError_t latest = cudaSuccess;
 
 cudaError_t returned(cudaError_t status) {
@@ -79,6 +89,17 @@ class Call {
   std::lock_guard<std::recursive_mutex> held_;
   cudaError_t status_ = cudaSuccess;
 };
+
+// Whether a graph that is being captured forbids what is no part of any stream.
+bool is_forbidden_by_capture() { return devices().is_capturing && capture_mode != cudaStreamCaptureModeRelaxed; }
+
+// What the device has to do before it does anything else.
+void make_copies() {
+  Devices& all = devices();
+  for (const Copy& copy : all.copies) std::memcpy(copy.to, copy.from, copy.bytes);
+  all.copies_made += static_cast<int64_t>(all.copies.size());
+  all.copies.clear();
+}
 
 // --- device memory ------------------------------------------------------------------------------------------
 
@@ -120,6 +141,7 @@ cudaError_t allocate(void** memory, size_t bytes, Kind kind, int device = curren
 }
 
 cudaError_t release(void* memory, bool is_pinned) {
+  make_copies();
   auto& allocations = devices().allocations;
   const auto found = allocations.find(reinterpret_cast<uintptr_t>(memory));
   if (found == allocations.end() || (found->second.kind == Kind::pinned) != is_pinned) {
@@ -222,7 +244,13 @@ void pretend_no_device(bool is_missing) {
 void capture(bool is_capturing) {
   const std::lock_guard held(devices().lock);
   devices().is_capturing = is_capturing;
+  capture_mode = cudaStreamCaptureModeGlobal;
 }
+void make_copies_look_unfinished(bool they_do) {
+  const std::lock_guard held(devices().lock);
+  devices().copies_look_unfinished = they_do;
+}
+int device_of_this_thread() { return current_device; }
 void register_device_memory(uintptr_t address, size_t bytes) {
   const std::lock_guard held(devices().lock);
   if (bytes == 0)
@@ -267,6 +295,7 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, const s
   if (config.dynamicSmemBytes > (most > most_shared_bytes_normally ? most : most_shared_bytes_normally))
     return returned(cudaErrorInvalidValue);
   if (is_cooperative && blocks.x > most_resident_blocks) return returned(cudaErrorCooperativeLaunchTooLarge);
+  make_copies();
   const std::string failure =
       run(static_cast<int>(blocks.x), static_cast<int>(threads.x), config.dynamicSmemBytes, is_cooperative, body);
   if (failure.empty()) return cudaSuccess;
@@ -297,6 +326,7 @@ constexpr ErrorText error_texts[] = {
     {cudaErrorNoKernelImageForDevice, "cudaErrorNoKernelImageForDevice",
      "no kernel image is available for execution on the device"},
     {cudaErrorInvalidResourceHandle, "cudaErrorInvalidResourceHandle", "invalid resource handle"},
+    {cudaErrorNotReady, "cudaErrorNotReady", "device not ready"},
     {cudaErrorIllegalAddress, "cudaErrorIllegalAddress", "an illegal memory access was encountered"},
     {cudaErrorLaunchFailure, "cudaErrorLaunchFailure", "unspecified launch failure"},
     {cudaErrorCooperativeLaunchTooLarge, "cudaErrorCooperativeLaunchTooLarge", "too many blocks in cooperative launch"},
@@ -401,7 +431,7 @@ cudaError_t cudaMemPoolDestroy(cudaMemPool_t pool) {
 cudaError_t cudaMalloc(void** memory, size_t bytes) {
   const Call call;
   if (call.fails()) return call.status();
-  if (devices().is_capturing) return refused_while_capturing();
+  if (is_forbidden_by_capture()) return refused_while_capturing();
   *memory = nullptr;
   return bytes == 0 ? cudaSuccess : allocate(memory, bytes, Kind::device);
 }
@@ -419,13 +449,13 @@ cudaError_t cudaMallocFromPoolAsync(void** memory, size_t bytes, cudaMemPool_t p
 cudaError_t cudaMallocHost(void** memory, size_t bytes) {
   const Call call;
   if (call.fails()) return call.status();
-  if (devices().is_capturing) return refused_while_capturing();
+  if (is_forbidden_by_capture()) return refused_while_capturing();
   return bytes == 0 ? returned(cudaErrorInvalidValue) : allocate(memory, bytes, Kind::pinned);
 }
 cudaError_t cudaFree(void* memory) {
   const Call call;
   const cudaError_t released = memory == nullptr ? cudaSuccess : release(memory, false);
-  if (devices().is_capturing) return refused_while_capturing();
+  if (is_forbidden_by_capture()) return refused_while_capturing();
   return call.fails() ? call.status() : released;
 }
 cudaError_t cudaFreeAsync(void* memory, cudaStream_t) {
@@ -437,7 +467,7 @@ cudaError_t cudaFreeAsync(void* memory, cudaStream_t) {
 cudaError_t cudaFreeHost(void* memory) {
   const Call call;
   const cudaError_t released = memory == nullptr ? cudaSuccess : release(memory, true);
-  if (devices().is_capturing) return refused_while_capturing();
+  if (is_forbidden_by_capture()) return refused_while_capturing();
   return call.fails() ? call.status() : released;
 }
 
@@ -455,6 +485,12 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
     return returned(cudaErrorInvalidValue);
   }
   if (!to_device && allocation_at(to) == nullptr) ++counting().pageable_copies;
+  const auto* source = allocation_at(from);
+  if (kind == cudaMemcpyHostToDevice && source != nullptr && source->second.kind == Kind::pinned) {
+    devices().copies.push_back({to, from, bytes});
+    return cudaSuccess;
+  }
+  make_copies();
   std::memcpy(to, from, bytes);
   return cudaSuccess;
 }
@@ -467,6 +503,7 @@ cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t)
     note_error("cudaMemsetAsync of " + std::to_string(bytes) + " bytes " + fault);
     return returned(cudaErrorInvalidValue);
   }
+  make_copies();
   std::memset(memory, value, bytes);
   return cudaSuccess;
 }
@@ -491,6 +528,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t) {
   const Call call;
   if (call.fails()) return call.status();
   if (devices().is_capturing) return refused_while_capturing();
+  make_copies();
   ++counting().synchronisations;
   return cudaSuccess;
 }
@@ -500,10 +538,16 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status)
   *status = devices().is_capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
   return cudaSuccess;
 }
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
+  const Call call;
+  if (call.fails()) return call.status();
+  std::swap(*mode, capture_mode);
+  return cudaSuccess;
+}
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   const Call call;
   if (call.fails()) return call.status();
-  *event = new CUevent_st{false};
+  *event = new CUevent_st{0};
   devices().events.insert(*event);
   ++counting().live_events;
   return cudaSuccess;
@@ -512,8 +556,16 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
   const Call call;
   if (call.fails()) return call.status();
   if (devices().events.count(event) == 0) return returned(cudaErrorInvalidResourceHandle);
-  event->is_recorded = true;
+  event->behind_copies = devices().copies_made + static_cast<int64_t>(devices().copies.size());
   return cudaSuccess;
+}
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+  const Call call;
+  if (call.fails()) return call.status();
+  if (devices().events.count(event) == 0) return returned(cudaErrorInvalidResourceHandle);
+  if (is_forbidden_by_capture()) return refused_while_capturing();
+  const bool is_behind_a_copy = event->behind_copies != 0 && devices().copies_look_unfinished;
+  return event->behind_copies > devices().copies_made || is_behind_a_copy ? returned(cudaErrorNotReady) : cudaSuccess;
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
   const Call call;

@@ -2,6 +2,7 @@
 // which starts at 0; the test knows what a GPU would have written.
 #include <cuda_runtime.h>
 
+#include "../../csrc/cuda/teams.h"
 #include "self_test.h"
 
 namespace emulation {
@@ -90,6 +91,19 @@ __global__ void wait_for_the_grid(Out out) {
   out[1 + gridDim.x + thread_of_grid()] = sum;
 }
 
+// The barrier of csrc/cuda. out[0] is its counter and starts where the test says, out[1] the same, for reading; then a
+// count of rounds for each block, and for each thread how often it met a block that was not yet there.
+__global__ void wait_at_the_grid_barrier(Out out) {
+  cbkernels::cuda::GridBarrier barrier{reinterpret_cast<unsigned*>(out), static_cast<unsigned>(out[1])};
+  Out rounds = out + 2, too_early = rounds + gridDim.x + thread_of_grid();
+  for (unsigned long long round = 1; round <= 20; ++round) {
+    for (unsigned late = 0; late < 8 * blockIdx.x; ++late) __nanosleep(20);
+    if (threadIdx.x == 0) rounds[blockIdx.x] = round;
+    barrier.wait();
+    for (unsigned b = 0; b < gridDim.x; ++b) *too_early += rounds[b] < round;
+  }
+}
+
 __global__ void read_shared_memory(Out out) {
   const unsigned char* shared = emulation::dynamic_shared_memory();
   out[thread_of_grid()] = shared[threadIdx.x] | (reinterpret_cast<uintptr_t>(shared) % 16) << 8;
@@ -161,6 +175,7 @@ constexpr SelfTest kernels[] = {
     {"record_order", record_order},
     {"race", race},
     {"wait_for_the_grid", wait_for_the_grid},
+    {"wait_at_the_grid_barrier", wait_at_the_grid_barrier},
     {"read_shared_memory", read_shared_memory},
     {"write_before_shared_memory", write_before_shared_memory},
     {"write_behind_shared_memory", write_behind_shared_memory},

@@ -22,8 +22,10 @@ auto kernel_named(const std::string& name) {
 }
 
 std::vector<unsigned long long> launch_kernel(const std::string& name, unsigned blocks, unsigned threads, size_t size,
-                                              size_t shared_bytes, bool is_cooperative) {
-  std::vector<unsigned long long> out(size);
+                                              size_t shared_bytes, bool is_cooperative,
+                                              const std::vector<unsigned long long>& first) {
+  std::vector<unsigned long long> out(first);
+  out.resize(size);
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeCooperative;
   attribute.val.cooperative = is_cooperative ? 1 : 0;
@@ -57,7 +59,8 @@ void emulation::bind_self_tests(pybind11::module_& hooks) {
   namespace py = pybind11;
   py::module_ tests = hooks.def_submodule("self_test");
   tests.def("launch", &launch_kernel, py::arg("kernel"), py::arg("blocks"), py::arg("threads"), py::arg("size"),
-            py::arg("shared_bytes") = 0, py::arg("is_cooperative") = false);
+            py::arg("shared_bytes") = 0, py::arg("is_cooperative") = false,
+            py::arg("first") = std::vector<unsigned long long>{});  // what `out` begins with, else 0
   tests.def("allow_shared_bytes", [](const std::string& kernel, int bytes) {
     return cudaGetErrorName(
         cudaFuncSetAttribute(kernel_named(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));

@@ -1,4 +1,4 @@
-"""After every test the device must still be in order; launch shapes as a fixture."""
+"""After every call the caller's device is the current one; after every test the device must still be in order."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ import pytest
 
 from cbkernels import _core
 
+from ..current_device import watch
+
 
 @pytest.fixture(autouse=True)
 def device_in_order() -> Iterator[None]:
     """An error of a kernel shows at the next synchronisation: it belongs to the test that caused it."""
-    yield
     import torch
 
+    restore = watch(_core.cuda, torch.cuda.current_device)
+    yield
+    restore()
     torch.cuda.synchronize()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -98,6 +100,36 @@ def test_a_captured_update_never_waits() -> None:
     assert plain(metrics[-1].compute()) == plain(expected.compute())
 
 
+def test_numbers_are_refused_and_the_capture_goes_on() -> None:
+    acts, labels = random_rows(64, 100).cuda(), labels_of(64).cuda()
+    layers = {"a": acts, "b": acts[:, :7]}
+    cb.bundle_entropy_layers(layers, labels)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for measure in (cb.bundle_entropy, cb.conflict_margin):
+            with pytest.raises(RuntimeError, match="is being captured in a CUDA graph; call it outside"):
+                measure(acts, labels)
+        with pytest.raises(RuntimeError, match="is being captured in a CUDA graph; call it outside"):
+            cb.bundle_entropy_layers(layers, labels)
+        ids = cb.bundle_rows(acts)
+    graph.replay()
+    assert ids.tolist() == cb.bundle_rows(acts.cpu()).tolist()
+
+
+def test_the_first_call_of_a_process_can_be_captured() -> None:
+    code = """if True:
+        import torch, cbkernels as cb
+        acts = torch.tensor([[1.0, 2.0], [3.0, 4.0], [1.0, 2.0]], device="cuda")
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            ids = cb.bundle_rows(acts)
+        graph.replay()
+        print(ids.tolist())
+    """
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=100)
+    assert run.stdout == "[0, 1, 0]\n", run.stdout + run.stderr
+
+
 def test_many_captured_layers_and_other_work_in_one_graph() -> None:
     x = torch.randn(64, 100, device="cuda")
     weights = [torch.randn(100, 100, device="cuda") for _ in range(20)]
@@ -181,6 +213,12 @@ def test_several_threads_at_once(own_streams: bool) -> None:
     expected = [
         (cb.bundle_rows(a).tolist(), plain(cb.bundle_entropy(a, y))) for a, y in zip(inputs, labels, strict=True)
     ]
+
+    def of_layers(acts: Any, names: Any) -> dict[str, Any]:
+        found = cb.bundle_entropy_layers({"all": acts, "some": acts[:, : 7 + len(acts) % 5]}, names)
+        return {layer: plain(result) for layer, result in found.items()}
+
+    expected_of_layers = [of_layers(a, y) for a, y in zip(inputs, labels, strict=True)]
     started = threading.Barrier(4)
 
     def work(k: int) -> None:
@@ -191,6 +229,7 @@ def test_several_threads_at_once(own_streams: bool) -> None:
             for _ in range(20):
                 assert cb.bundle_rows(acts).tolist() == expected[k][0]
                 assert plain(cb.bundle_entropy(acts, names)) == expected[k][1]
+                assert of_layers(acts, names) == expected_of_layers[k]
                 metric.update(acts, names)
             assert metric.compute().num_bundles == expected[k][1]["num_bundles"]
 
