@@ -61,8 +61,10 @@ def driver_versions() -> Json:
 
 
 def commit() -> Json:
-    """Commit and whether the tree differs from it; COMMIT answers where there is no repository."""
-    full = _output("git", "-C", str(ROOT), "rev-parse", "HEAD").strip() or os.environ.get("COMMIT", "")
+    """Commit and whether the tree differs from it; COMMIT answers where the repository did not travel with the tree."""
+    if named := os.environ.get("COMMIT"):
+        return {"full": named, "short": named[:8], "dirty": False}
+    full = _output("git", "-C", str(ROOT), "rev-parse", "HEAD").strip()
     changed = _output("git", "-C", str(ROOT), "status", "--porcelain", "--", ".", ":!bench/results")
     return {"full": full or None, "short": (full or "nocommit")[:8], "dirty": bool(changed.strip())}
 

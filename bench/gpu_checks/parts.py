@@ -104,14 +104,14 @@ def one_rank(place: Place, seconds: float) -> Outcome:
 
 PARTS: dict[int, tuple[float, tuple[Phase, ...]]] = {
     1: (240.0, (
-        Phase("install", install, 70, 20, is_needed=True),
-        Phase("facts", facts, 25, 5, is_needed=True),  # the first import of torch from a cold disk
-        Phase("smoke", smoke, 24, 5),
+        Phase("install", install, 60, 20, is_needed=True),
+        Phase("facts", facts, 20, 5, is_needed=True),  # the first import of torch from a cold disk
+        Phase("smoke", smoke, 20, 5),
         Phase("same_answers", same_answers, 22, 12),
-        Phase("first_captures", first_captures, 15, 8),
-        Phase("times", measured("times"), 50, 20, takes_what_is_left_over=True),
-        Phase("counters", counters, 18, 10),
-        Phase("memcheck", sanitizers("memcheck"), 16, 10),
+        Phase("first_captures", first_captures, 13, 8),
+        Phase("times", measured("times"), 45, 20, takes_what_is_left_over=True),
+        Phase("counters", counters, 40, 10),
+        Phase("memcheck", sanitizers("memcheck"), 20, 10),
     )),
     2: (400.0, (
         Phase("install", install, 70, 20, is_needed=True),
