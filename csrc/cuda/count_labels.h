@@ -7,7 +7,7 @@
 namespace cbkernels::cuda {
 
 // Numbers the leaders in the order of their rows; ids may be null.
-CBKERNELS_DEVICE void number_bundles(const Team& team, const LayerWork& work, int64_t* ids) {
+CBKERNELS_DEVICE void number_bundles(const Team& team, LayerWork work, int64_t* ids) {
   const Share share = share_of(team, work.num_rows);
   uint64_t mine = 0, total;
   for (int64_t i = share.begin; i < share.end; ++i)
@@ -25,7 +25,7 @@ CBKERNELS_DEVICE void number_bundles(const Team& team, const LayerWork& work, in
 }
 
 // Counts the labels of every bundle of two rows or more, after number_bundles.
-CBKERNELS_DEVICE void count_labels(const Team& team, const LayerWork& work, uint32_t* slots, const Labels& labels,
+CBKERNELS_DEVICE void count_labels(const Team& team, LayerWork work, uint32_t* slots, const Labels& labels,
                                    uint32_t* out, unsigned long long* out_used) {
   if (work.result->num_bundles == work.num_rows) return;  // the same for the whole team
   uint32_t *const num_labels = work.members, *const place = work.begin, *const filled = work.first_tile;

@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(threads_of_grouping, 1)
 #pragma unroll 1
   for (int step = 0; step < 3; ++step) {
     layers.for_each([&](const Layer& of, uint32_t* slots) {
-      const LayerWork& work = of.work;
+      const LayerWork work = of.work;
       if (step == 1) {
         list_pending(team, of, launch.scan_for_nan);
         if (team.rank() != 0) return;

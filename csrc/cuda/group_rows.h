@@ -96,12 +96,14 @@ CBKERNELS_DEVICE void hash_item(const Layer& layer, int64_t item, const uint32_t
 }
 
 // --- one team's work ------------------------------------------------------------------------------------------------
+// These functions copy the LayerWork: the compiler then loads the address of an array once, and not again after every
+// store that might have changed the struct.
 
 // Groups the rows of a list (null: the first `count` rows) by sums[2 * row]: leaders, and the others side by side in
 // tiles.
 CBKERNELS_DEVICE void group_by_hash(const Team& team, const Layer& layer, uint32_t* slots, const uint32_t* list,
                                     int64_t count) {
-  const LayerWork& work = layer.work;
+  const LayerWork work = layer.work;
   const auto row_at = [list](int64_t k) { return list != nullptr ? list[k] : static_cast<uint32_t>(k); };
   LayerCounters& counters = *work.counters;
   const uint32_t tile_rows = static_cast<uint32_t>(rows_per_tile(layer.elements));
@@ -150,7 +152,7 @@ CBKERNELS_DEVICE void group_by_hash(const Team& team, const Layer& layer, uint32
 
 // After a comparison: what differs from its leader is pending; leaders that nothing equals may be scanned for NaN.
 CBKERNELS_DEVICE void list_pending(const Team& team, const Layer& layer, bool scan_for_nan) {
-  const LayerWork& work = layer.work;
+  const LayerWork work = layer.work;
   LayerCounters& counters = *work.counters;
   for_each_in_warps(team, counters.num_members, [&](int64_t k, bool there) {
     const uint32_t row = there ? work.order[k] : 0;
@@ -171,7 +173,7 @@ CBKERNELS_DEVICE void list_pending(const Team& team, const Layer& layer, bool sc
 
 // Makes one hash of what was summed over all values of the pending rows.
 CBKERNELS_DEVICE void finish_hashes(const Team& team, const Layer& layer, uint64_t routing_mask) {
-  const LayerWork& work = layer.work;
+  const LayerWork work = layer.work;
   if (team.rank() == 0) work.result->rows_compared += work.counters->num_members;
   for (int64_t k = team.rank(); k < work.counters->num_pending; k += team.size()) {
     const int64_t row = work.pending[k];
@@ -185,7 +187,7 @@ CBKERNELS_DEVICE void finish_hashes(const Team& team, const Layer& layer, uint64
 // Rows that differ from the leader that all of their values' hash gave them: their hashes collide. One after the other
 // becomes a leader, the rest is compared with it. Of one block.
 CBKERNELS_DEVICE void settle_collisions(const Layer& layer, ScanSpace* space) {
-  const LayerWork& work = layer.work;
+  const LayerWork work = layer.work;
   const uint32_t count = work.counters->num_lost;
   const int lane = lane_index(), warp = threadIdx.x / warp_size, num_warps = blockDim.x / warp_size;
   for (;;) {
@@ -220,7 +222,7 @@ CBKERNELS_DEVICE void settle_collisions(const Layer& layer, ScanSpace* space) {
 
 // After the second comparison: every row's leader is final.
 CBKERNELS_DEVICE void settle(const Team& team, const Layer& layer) {
-  const LayerWork& work = layer.work;
+  const LayerWork work = layer.work;
   for_each_in_warps(team, work.counters->num_members, [&](int64_t k, bool there) {
     const uint32_t row = there ? work.order[k] : 0;
     const bool differs = there && work.differs[row], is_lost = differs && !work.holds_nan[row];

@@ -51,8 +51,9 @@ void refuse_capture(const Stream& stream) {
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
   check(cudaStreamIsCapturing(handle_of(stream), &status), "asking whether the stream is being captured");
   if (status != cudaStreamCaptureStatusNone)
-    throw std::runtime_error("this call returns numbers, so it waits for the GPU, and its stream is being captured in a "
-                             "CUDA graph; call it outside of the capture, or capture bundle_rows or update() instead");
+    throw std::runtime_error(
+        "this call returns numbers, so it waits for the GPU, and its stream is being captured in a CUDA graph; call it "
+        "outside of the capture, or capture bundle_rows or update() instead");
 }
 
 namespace {

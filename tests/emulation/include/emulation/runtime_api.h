@@ -1,5 +1,6 @@
 // CUDA's runtime API as far as csrc/cuda uses it, on two small emulated devices. All work runs at once, in the order of
-// the calls, but copies from pinned memory: they happen when something behind them needs them. Device memory is memory of this process.
+// the calls, but copies from pinned memory: they happen when something behind them needs them. Device
+// memory is memory of this process.
 #pragma once
 #include <cstddef>
 #include <functional>
