@@ -117,8 +117,8 @@ mutate: $(STAMPS)/test build/emulation/built ## plant faults in csrc/cuda: how m
 bench: $(STAMPS)/test ## measure: bench/results/*.json and the table in docs/performance.md (BENCH=quick: 2 minutes)
 	@$(BIN)/python -m bench $(ARGS)
 
-gpu-check: ## build, tests, sanitizer, times on an NVIDIA GPU, with PYTHON's own torch; without one: tests nothing
-	@$(PYTHON) bench/gpu_check.py $(ARGS)
+gpu-check: ## part 1 of the GPU check, then part 2, with PYTHON's own torch; without a GPU: tests nothing
+	@$(PYTHON) bench/gpu_check.py --part 1 $(ARGS); $(PYTHON) bench/gpu_check.py --part 2 $(ARGS)
 
 # --- checking ---------------------------------------------------------------------------------------------
 

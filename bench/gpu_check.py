@@ -84,7 +84,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
                         help="1: does it work, and how fast is it (240 s at most); "
                              "2: the tests, all sanitizers, peers, training (400 s at most)")  # fmt: skip
     parser.add_argument("--rehearse", action="store_true",
-                        help="go through the part without a GPU, with the emulation in its place (make emulation)")  # fmt: skip
+                        help="go through it without a GPU, the emulation in its place")  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT") or ROOT / "bench" / "results"),
                         help="folder for the JSON and the logs; default: $OUT, else bench/results")  # fmt: skip
     parser.add_argument("--limit", type=float, help="seconds for everything; default: those of the part")
@@ -118,7 +118,9 @@ def main(arguments: Sequence[str] | None = None, find: Callable[[], list[Json]] 
         if phase["outcome"] != "passed" and plan.is_needed and phase["why"]:
             print(f"gpu-check: {phase['why']}", flush=True)
     for phase in done:
-        print(f"    {phase['name']:16} {phase['outcome']:10} {phase['seconds']:6.1f} s of {phase['budget_s']}", flush=True)
+        print(
+            f"    {phase['name']:16} {phase['outcome']:10} {phase['seconds']:6.1f} s of {phase['budget_s']}", flush=True
+        )
     left_out = [p["name"] for p in done if p["outcome"] in ("skipped", "refused")]
     more = f" (NOT TESTED: {', '.join(left_out)})" if left_out else ""
     what = "gpu-check, REHEARSED WITHOUT A GPU" if options.rehearse else "gpu-check"

@@ -64,7 +64,7 @@ def new_ids(rows: Rows) -> tuple[Any, int]:
     make = _LENDERS.get(library_of(rows.producer))
     if make is None:
         kind = f"{library_of(rows.producer)} {type(rows.producer).__name__}"
-        raise ValueError(f"acts is a {kind} on {rows.device}, which lends no memory for ids; pass it as a torch tensor")
+        raise ValueError(f"acts is a {kind} on {rows.device}, which lends no memory for ids; import torch first, which lends it")
     ids = make(rows)
     return ids, int(ids.__cuda_array_interface__["data"][0])
 

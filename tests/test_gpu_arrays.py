@@ -275,7 +275,7 @@ def test_ids_of_a_numba_array(
 
 def test_a_library_that_lends_no_memory(cuda: CudaHalf, without_torch: None) -> None:
     acts = array_of_library("jaxlib", ROWS)
-    with pytest.raises(ValueError, match="acts is a jax ndarray on cuda:1, which lends no memory for ids; pass it as"):
+    with pytest.raises(ValueError, match="acts is a jax ndarray on cuda:1, which lends no memory for ids; import torch"):
         cb.bundle_rows(acts)
     assert not cuda.calls
     assert cb.bundle_entropy(acts, OnGpuWithDlpack(LABELS)).num_bundles == 3

@@ -130,7 +130,7 @@ def test_all_values_of_a_small_type(dtype: str, compiled: str) -> None:
     kind = numpy_type(dtype)
     codes = np.arange(256**kind.itemsize).astype(f"u{kind.itemsize}").view(kind)
     acts = np.tile(codes, 2)[:, None]
-    ids = cb.bundle_rows(place(acts, compiled), backend=compiled)
+    ids = on_host(cb.bundle_rows(place(acts, compiled), backend=compiled))
     with np.errstate(invalid="ignore"):
         numbers = acts[:, 0].astype(np.float64)
     is_nan = np.isnan(numbers)

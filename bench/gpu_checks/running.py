@@ -1,4 +1,4 @@
-"""Phases and their time: a phase is one or more child processes with a time limit, so a crash or a hang loses only it."""
+"""Phases and their time. A phase is one or more child processes with a time limit: a crash or a hang loses only it."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Place:
         return environment(self.site, self.is_rehearsal)
 
     def python(self, *arguments: object) -> list[str]:
-        """A call of this python; in a rehearsal without the hooks of an editable install, which would answer instead."""
+        """A call of this python; in a rehearsal without the hooks of an editable install, which would win."""
         return [sys.executable, *(["-S"] if self.is_rehearsal else []), *map(str, arguments)]
 
 
@@ -108,21 +108,29 @@ class Child:
 
     def wait(self) -> int | None:
         """Exit status, or None when the time was over; then it and all that it started are gone."""
-        grace = min(GRACE_S, self.seconds / 4)
+        left = self.began + self.seconds - self._grace - time.monotonic()
         try:
-            return self._process.wait(max(0.0, self.began + self.seconds - grace - time.monotonic()))
+            status = self._process.wait(max(0.0, left))
         except subprocess.TimeoutExpired:
-            os.kill(self._process.pid, signal.SIGINT)  # pytest then still writes what it has
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(grace)
-            return None
-        finally:
-            self.end()
+            return self.stop()
+        self._end()
+        return status
+
+    def stop(self) -> None:
+        """Ends it politely, then by force."""
+        os.kill(self._process.pid, signal.SIGINT)  # pytest then still writes what it has
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(self._grace)
+        self._end()
+
+    @property
+    def _grace(self) -> float:
+        return min(GRACE_S, self.seconds / 4)
 
     def is_running(self) -> bool:
         return self._process.poll() is None
 
-    def end(self) -> None:
+    def _end(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)  # whatever the child left behind
         self._process.wait()

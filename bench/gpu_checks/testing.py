@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from .machine import ROOT, Json
-from .running import Child, Outcome, Place, of_status, tail, text_of, together
+from .running import GRACE_S, Child, Outcome, Place, of_status, tail, text_of, together
 
 SIDE_BY_SIDE = 8
 SECONDS_OF_A_TEST = 30
@@ -30,17 +30,22 @@ class TestFile(NamedTuple):
         return Path(self.path).stem
 
 
-def run_files(place: Place, seconds: float, files: Sequence[TestFile], at_once: int = SIDE_BY_SIDE) -> Outcome:
+def run_files(
+    place: Place, seconds: float, files: Sequence[TestFile], clock: Callable[[], float] = time.monotonic
+) -> Outcome:
     """All files within the time; each is counted by itself and in the sum."""
-    end, waiting, running = time.monotonic() + seconds, list(files), dict[TestFile, Child]()
+    end, waiting, running = clock() + seconds, list(files), dict[TestFile, Child]()
     outcomes: dict[str, Outcome] = {}
     while waiting or running:
-        while waiting and len(running) < at_once:
+        while waiting and len(running) < SIDE_BY_SIDE:
             file = waiting.pop(0)
-            running[file] = start(place, file, max(end - time.monotonic(), 1.0))
+            running[file] = start(place, file, max(end - clock(), 1.0))
         for file, child in list(running.items()):
-            if not child.is_running() or time.monotonic() >= end - 1.0:
-                outcomes[file.name] = outcome_of(place, file, child.wait(), child)
+            is_late = clock() >= end - GRACE_S
+            if is_late or not child.is_running():
+                outcomes[file.name] = outcome_of(
+                    place, file, child.stop() if child.is_running() else child.wait(), child
+                )
                 del running[file]
         time.sleep(0.05)
     sums = {key: sum(o.facts.get(key) or 0 for o in outcomes.values()) for key in ("passed", "failed", "skipped")}
@@ -119,7 +124,7 @@ def counts_of_log(text: str) -> Json:
     """The same from the lines of ``pytest -v``, for a process that ended without writing its XML."""
     done = re.findall(r"::(\S.*?) (PASSED|FAILED|ERROR|SKIPPED)\b", text)
     states = [state for _, state in done]
-    begun = re.findall(r"::(\S.*?) (?=\+{5}|Fatal|Timeout|$)", text.rstrip().split("PASSED")[-1], re.MULTILINE)
+    begun = re.findall(r"::(\S.*?)\s*(?=\+{5}|Fatal|Timeout|$)", text.split("PASSED")[-1], re.MULTILINE)
     return {
         "passed": states.count("PASSED"), "failed": states.count("FAILED") + states.count("ERROR"),
         "skipped": states.count("SKIPPED"), "skip_reasons": {}, "began": begun[0].strip() if begun else "",

@@ -34,20 +34,21 @@ class WorkMemory {
 
 class LayerResults {
  public:
-  // The first thing in a workspace: everything from its beginning up to counters_end() starts at zero.
+  // The first thing in a workspace. What a fetch brings along unasked starts at zero, too: nobody reads memory that
+  // nothing has written.
   void reserve(Workspace& workspace, int64_t num_layers, int64_t num_rows) {
     num_layers_ = num_layers;
     out_of_layer_ = num_rows + num_rows / 2;
     workspace.reserve<LaunchState>(1);
     results_ = workspace.reserve<LayerResult>(num_layers);
     counters_ = workspace.reserve<LayerCounters>(num_layers);
-    zeros_ = workspace.size();
     out_ = workspace.reserve<uint32_t>(num_layers * out_of_layer_);
+    brought_along_ = out_ + std::min(workspace.size() - out_, most_brought_along);
     workspace.align();
   }
   // After allocation: clears, and gives layer l its places.
   void clear(const Workspace& workspace, const Stream& stream) const {
-    fill_with_zeros(workspace.at<void>(0), zeros_, stream);
+    fill_with_zeros(workspace.at<void>(0), brought_along_, stream);
   }
   LaunchState* state(const Workspace& workspace) const { return workspace.at<LaunchState>(0); }
   void give(LayerWork& work, const Workspace& workspace, int64_t l) const {
@@ -63,9 +64,7 @@ class LayerResults {
   // Waits for the stream. row_bytes: of every layer, for the count of what was read.
   std::vector<BundleCounts> fetch(const Workspace& workspace, const std::vector<int64_t>& row_bytes,
                                   const Stream& stream) const {
-    constexpr size_t brought_along = 1 << 16;
-    const size_t out_bytes = static_cast<size_t>(num_layers_ * out_of_layer_) * sizeof(uint32_t);
-    std::vector<unsigned char> bytes(out_ + std::min(out_bytes, brought_along));
+    std::vector<unsigned char> bytes(brought_along_);
     copy_to_host(bytes.data(), workspace.at<void>(0), bytes.size(), stream);
     synchronise(stream);
     LaunchState state;
@@ -96,6 +95,8 @@ class LayerResults {
   }
 
  private:
+  static constexpr size_t most_brought_along = 1 << 16;
+
   static BundleCounts counts_of(const LayerResult& result, const uint32_t* out) {
     BundleCounts counts;
     counts.num_bundles = result.num_bundles;
@@ -113,7 +114,7 @@ class LayerResults {
   }
 
   int64_t num_layers_ = 0, out_of_layer_ = 0;
-  size_t results_ = 0, counters_ = 0, zeros_ = 0, out_ = 0;
+  size_t results_ = 0, counters_ = 0, out_ = 0, brought_along_ = 0;
 };
 
 }  // namespace cbkernels::cuda

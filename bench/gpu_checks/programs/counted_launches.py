@@ -1,4 +1,4 @@
-"""Three launches for ncu: long equal rows, many short distinct rows, many layers. Nothing is printed but a line each."""
+"""Launches for ncu: long equal rows, many short distinct rows, many layers. A line is printed for each."""
 
 from __future__ import annotations
 

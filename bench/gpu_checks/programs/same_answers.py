@@ -76,7 +76,7 @@ def main() -> int:
     seconds = float(sys.argv[1])
     core, memory = doors.core(), doors.memory()
     end, wrong, number = time.monotonic() + seconds, list[str](), 0
-    for number, shape in enumerate(launch_shapes()):  # noqa: B007 (used after the loop)
+    for number, shape in enumerate(launch_shapes()):
         if time.monotonic() >= end:
             break
         core.cuda.use_launch_shape(*shape)

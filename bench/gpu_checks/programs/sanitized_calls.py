@@ -1,4 +1,4 @@
-"""A small part of everything under compute-sanitizer: ``compute-sanitizer --tool memcheck python sanitized_calls.py 10``.
+"""A small part of everything, for compute-sanitizer: ``compute-sanitizer python sanitized_calls.py 10``.
 
 Starts no new input after the seconds given; prints the number of calls and the wrong answers.
 """

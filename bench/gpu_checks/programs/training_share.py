@@ -91,7 +91,11 @@ def main() -> None:
             model(px)
         model.train()
 
-    step_s, measure_s, forward_s = median_s(step, wait, 15), median_s(monitor.measure, wait, 7), median_s(forward, wait, 7)
+    step_s, measure_s, forward_s = (
+        median_s(step, wait, 15),
+        median_s(monitor.measure, wait, 7),
+        median_s(forward, wait, 7),
+    )
     found = {
         "parameters": sum(p.numel() for p in model.parameters()), "layers": len(report), "probe": probe,
         "batch": batch, "side": side, "step_s": step_s, "measure_s": measure_s, "first_look_s": first_look,
