@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from . import _core, reference
 from .arrays import Labels, Rows, may_hold_nan
-from .device_arrays import OwnersInUse, handed_back, new_ids, streams_of
+from .device_arrays import OwnersInUse, give_back_reserve_of_torch, handed_back, new_ids, streams_of
 from .entropy import BundleCounts
 from .grid import UpdateGrid
 
@@ -153,16 +153,16 @@ class _Cuda:
         tolerance: tuple[float, float] | None, check_nan: bool,
     ) -> list[BundleCounts]:  # fmt: skip
         where = self._stream([*layers, labels])
-        counts = self._functions.count_bundles(
-            [_memory(rows) for rows in layers], labels.pointer, labels.stride, labels.code,
-            _parameters(grid), tolerance, check_nan, *where,
+        counts = self._run(
+            self._functions.count_bundles, [_memory(rows) for rows in layers], labels.pointer, labels.stride,
+            labels.code, _parameters(grid), tolerance, check_nan, *where,
         )  # fmt: skip
         return [BundleCounts(layers[0].num_rows, *of_layer) for of_layer in counts]
 
     def bundle_ids(self, rows: Rows, grid: UpdateGrid | None, tolerance: tuple[float, float] | None) -> Any:
         ids, address = new_ids(rows)
         where = self._stream([rows], ids)
-        self._functions.bundle_ids(*_memory(rows), _parameters(grid), tolerance, address, *where)
+        self._run(self._functions.bundle_ids, *_memory(rows), _parameters(grid), tolerance, address, *where)
         self._owners_in_use.hold([rows], ids)
         return handed_back(ids, rows)
 
@@ -171,7 +171,7 @@ class _Cuda:
         if rows.device == "cpu" and (torch is None or not isinstance(rows.owner, torch.Tensor)):  # emulated
             found = np.empty((rows.num_rows, 2), np.uint64)
             where = self._stream([rows])
-            self._functions.row_fingerprints(*_memory(rows), _parameters(grid), found.ctypes.data, *where)
+            self._run(self._functions.row_fingerprints, *_memory(rows), _parameters(grid), found.ctypes.data, *where)
             return found, (found == 0).all(axis=1) & may_hold_nan(rows.dtype)
         if torch is None:
             raise ValueError(f"acts is on {rows.device}, where fingerprints are tensors; import torch first")
@@ -189,7 +189,7 @@ class _Cuda:
         """
         views: list[Rows | Labels] = [rows] if labels is None else [rows, labels]
         where = self._stream(views, patterns)
-        self._functions.row_fingerprints(*_memory(rows), _parameters(grid), patterns.data_ptr(), *where)
+        self._run(self._functions.row_fingerprints, *_memory(rows), _parameters(grid), patterns.data_ptr(), *where)
         self._owners_in_use.hold([rows], patterns)
 
     def hold_labels(self, labels: Labels, copy: Any) -> None:
@@ -206,16 +206,41 @@ class _Cuda:
         torch = sys.modules["torch"]
         device = max(patterns.get_device(), 0)  # -1 is the CPU
         stream = torch.cuda.current_stream(device).cuda_stream if patterns.is_cuda else 0
-        counts = self._functions.count_fingerprints(
-            patterns.data_ptr(), labels.data_ptr(), len(labels), may_hold_nan(dtype), device, stream
+        counts = self._run(
+            self._functions.count_fingerprints,
+            patterns.data_ptr(),
+            labels.data_ptr(),
+            len(labels),
+            may_hold_nan(dtype),
+            device,
+            stream,
         )
         return BundleCounts(len(labels), *counts)
 
     def conflict_margin(self, rows: Rows, labels: Labels) -> float:
-        margin: float = self._functions.conflict_margin(
-            *_memory(rows), labels.pointer, labels.stride, labels.code, *self._stream([rows, labels])
-        )
+        margin: float = self._run(
+            self._functions.conflict_margin, *_memory(rows), labels.pointer, labels.stride, labels.code,
+            *self._stream([rows, labels]),
+        )  # fmt: skip
         return margin
+
+    def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """A call of the module; where the GPU has no memory left, once more without what torch holds in reserve.
+
+        Raises:
+            MemoryError: there is not enough memory then either.
+        """
+        try:
+            return function(*arguments)
+        except MemoryError:
+            give_back_reserve_of_torch()
+        try:
+            return function(*arguments)
+        except MemoryError:
+            raise MemoryError(
+                "the GPU has no memory left for the call (at most 64 bytes a row of working memory); free some of it, "
+                "or pass fewer rows at a time to BundleEntropy"
+            ) from None
 
     def _stream(self, views: Sequence[Rows | Labels], result: Any = None) -> tuple[int, int]:
         """Device and stream to work on; it waits (on the GPU) for the streams that the inputs name."""

@@ -64,9 +64,18 @@ def new_ids(rows: Rows) -> tuple[Any, int]:
     make = _LENDERS.get(library_of(rows.producer))
     if make is None:
         kind = f"{library_of(rows.producer)} {type(rows.producer).__name__}"
-        raise ValueError(f"acts is a {kind} on {rows.device}, which lends no memory for ids; import torch first, which lends it")
+        raise ValueError(
+            f"acts is a {kind} on {rows.device}, which lends no memory for ids; import torch first, which lends it"
+        )
     ids = make(rows)
     return ids, int(ids.__cuda_array_interface__["data"][0])
+
+
+def give_back_reserve_of_torch() -> None:
+    """Memory that torch's allocator keeps although no tensor is in it goes back to the GPU, where others can have it."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing():
+        torch.cuda.empty_cache()
 
 
 def handed_back(ids: Any, rows: Rows) -> Any:

@@ -24,8 +24,12 @@ class CudaHalf:
     def __init__(self) -> None:
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.broken_after: int | None = None
+        self.calls_without_memory = 0
 
     def note(self, name: str, **details: Any) -> None:
+        if self.calls_without_memory:
+            self.calls_without_memory -= 1
+            raise MemoryError
         if self.broken_after is not None:
             if self.broken_after == 0:
                 raise RuntimeError("the GPU is out of memory")

@@ -275,7 +275,9 @@ def test_ids_of_a_numba_array(
 
 def test_a_library_that_lends_no_memory(cuda: CudaHalf, without_torch: None) -> None:
     acts = array_of_library("jaxlib", ROWS)
-    with pytest.raises(ValueError, match="acts is a jax ndarray on cuda:1, which lends no memory for ids; import torch"):
+    with pytest.raises(
+        ValueError, match="acts is a jax ndarray on cuda:1, which lends no memory for ids; import torch"
+    ):
         cb.bundle_rows(acts)
     assert not cuda.calls
     assert cb.bundle_entropy(acts, OnGpuWithDlpack(LABELS)).num_bundles == 3
@@ -447,3 +449,53 @@ def test_fingerprints_on_a_gpu_need_torch(cuda: CudaHalf, without_torch: None) -
     with pytest.raises(ValueError, match="acts is on cuda:3, where fingerprints are tensors; import torch first"):
         backends.TABLE["cuda"].row_fingerprints(as_rows(OnGpu(ROWS)), None)
     assert arrays.torch_with_gpu() is None
+
+
+# --- no memory left ---------------------------------------------------------------------------------------
+
+CALLS = {
+    "bundle_rows": lambda acts, labels: cb.bundle_rows(acts),
+    "bundle_entropy": cb.bundle_entropy,
+    "conflict_margin": cb.conflict_margin,
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_call_is_tried_again_with_the_memory_that_torch_held_in_reserve(
+    cuda: CudaHalf, torch_with_gpu: TorchWithGpu, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    given_back: list[int] = []
+    monkeypatch.setattr(torch_with_gpu.torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch_with_gpu.torch.cuda, "empty_cache", lambda: given_back.append(1))
+    acts, labels = (torch_with_gpu.tensor(torch_with_gpu.torch.from_numpy(x)) for x in (ROWS, LABELS))
+    expected = CALLS[call](acts, labels)
+    assert given_back == []
+    cuda.calls_without_memory = 1
+    assert str(CALLS[call](acts, labels)) == str(expected)
+    assert given_back == [1]
+    cuda.calls_without_memory = 2
+    with pytest.raises(
+        MemoryError, match="^the GPU has no memory left for the call .*; free some of it, or pass fewer"
+    ):
+        CALLS[call](acts, labels)
+    assert cuda.calls_without_memory == 0
+
+
+def test_without_torch_a_call_without_memory_says_so(cuda: CudaHalf, without_torch: None) -> None:
+    cuda.calls_without_memory = 2
+    with pytest.raises(MemoryError, match="the GPU has no memory left"):
+        cb.bundle_entropy(OnGpu(ROWS), OnGpu(LABELS))
+
+
+def test_nothing_is_given_back_while_a_graph_is_captured(
+    cuda: CudaHalf, torch_with_gpu: TorchWithGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would end the capture."""
+    given_back: list[int] = []
+    monkeypatch.setattr(torch_with_gpu.torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch_with_gpu.torch.cuda, "is_current_stream_capturing", lambda: True)
+    monkeypatch.setattr(torch_with_gpu.torch.cuda, "empty_cache", lambda: given_back.append(1))
+    cuda.calls_without_memory = 2
+    with pytest.raises(MemoryError):
+        cb.bundle_rows(torch_with_gpu.tensor(torch_with_gpu.torch.from_numpy(ROWS)))
+    assert given_back == []

@@ -88,3 +88,14 @@ def test_nothing_is_left_behind() -> None:
     torch.cuda.empty_cache()
     assert torch.cuda.memory_allocated() <= allocated
     assert free - torch.cuda.mem_get_info()[0] <= GRANULE
+
+
+def test_memory_that_torch_holds_in_reserve_is_used() -> None:
+    """Less is free than the call needs, but torch's allocator keeps plenty in which there is no tensor."""
+    acts = torch.arange(NUM_ROWS, device="cuda", dtype=torch.int32)[:, None]
+    torch.cuda.empty_cache()
+    free = torch.cuda.mem_get_info()[0]
+    reserve = torch.empty(free - 32 * NUM_ROWS, dtype=torch.uint8, device="cuda")
+    del reserve
+    assert torch.cuda.mem_get_info()[0] < 48 * NUM_ROWS, "the reserve is held"
+    assert torch.equal(cb.bundle_rows(acts), torch.arange(NUM_ROWS, device="cuda"))
