@@ -72,7 +72,7 @@ def new_ids(rows: Rows) -> tuple[Any, int]:
 
 
 def give_back_reserve_of_torch() -> None:
-    """Memory that torch's allocator keeps although no tensor is in it goes back to the GPU, where others can have it."""
+    """Memory that torch keeps although no tensor is in it goes back to the GPU, where others can have it."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing():
         torch.cuda.empty_cache()

@@ -475,7 +475,7 @@ def test_a_call_is_tried_again_with_the_memory_that_torch_held_in_reserve(
     assert given_back == [1]
     cuda.calls_without_memory = 2
     with pytest.raises(
-        MemoryError, match="^the GPU has no memory left for the call .*; free some of it, or pass fewer"
+        MemoryError, match=r"^the GPU has no memory left for the call .*; free some of it, or pass fewer"
     ):
         CALLS[call](acts, labels)
     assert cuda.calls_without_memory == 0
