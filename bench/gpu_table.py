@@ -1,0 +1,187 @@
+"""`python -m bench.gpu_table PART1.json PART2.json [--print]`: the measured part of docs/gpu.md, from a run on a GPU.
+
+Replaces what stands between `<!-- gpu:begin -->` and `<!-- gpu:end -->`; with --print it goes to stdout. Every figure
+and every verdict is computed from the JSON that `gpu_check.py` has written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "gpu.md"
+BEGIN, END = "<!-- gpu:begin -->", "<!-- gpu:end -->"
+DATA = ("distinct", "50 bundles", "equal", "pairs")
+Entry = dict[str, Any]
+
+
+def main(arguments: list[str]) -> int:
+    paths = [Path(a) for a in arguments if not a.startswith("-")]
+    if len(paths) != 2:
+        print("usage: python -m bench.gpu_table PART1.json PART2.json [--print]", file=sys.stderr)
+        return 1
+    parts = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    content = "\n\n".join(sections(*parts, [path.name for path in paths]))
+    if "--print" in arguments:
+        print(content)
+        return 0
+    if any(part["is_rehearsal"] for part in parts) or [part["part"] for part in parts] != [1, 2]:
+        print("these are not parts 1 and 2 of a run on a GPU: not for the documentation; use --print", file=sys.stderr)
+        return 1
+    text = DOCUMENT.read_text(encoding="utf-8")
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        print(f"{DOCUMENT.name} must have {BEGIN} and {END} once each", file=sys.stderr)
+        return 1
+    aside = DOCUMENT.with_name(f".{DOCUMENT.name}.{os.getpid()}")
+    aside.write_text(f"{text.split(BEGIN)[0]}{BEGIN}\n{content}\n{END}{text.split(END)[1]}", encoding="utf-8")
+    os.replace(aside, DOCUMENT)
+    print(f"the measured part of {DOCUMENT} is that of {paths[0].name} and {paths[1].name}")
+    return 0
+
+
+def sections(one: Entry, two: Entry, names: list[str]) -> list[str]:
+    times = of_phase(one, "times")["measured"]
+    rate = times["yardsticks"]["copy_bytes_per_s"]
+    return [
+        header(one, two, names, times),
+        "### What ran", phases(one, two),
+        "### One layer, `bundle_rows`, microseconds", rows_table(times["cases"], rate),
+        "### Many layers in one launch, microseconds", layers_table(times["cases"], rate),
+        "### Fingerprints and the margin, microseconds", others_table(times["cases"], rate),
+        "### Goals", goals(times["goals"]),
+        "### Peers", peers(of_phase(two, "peers").get("measured")),
+        "### Beside training", training(of_phase(two, "training_share").get("measured")),
+    ]  # fmt: skip
+
+
+def of_phase(part: Entry, name: str) -> Entry:
+    return next((phase for phase in part["phases"] if phase["name"] == name), {})
+
+
+def header(one: Entry, two: Entry, names: list[str], times: Entry) -> str:
+    device, versions, rates = one["device"], one["versions"], times["yardsticks"]
+    copy, read = (f"{rates[kind] / 1e12:.2f} TB/s" for kind in ("copy_bytes_per_s", "read_bytes_per_s"))
+    return (
+        f"From `{names[0]}` and `{names[1]}` ({one['date'][:10]}, commits `{one['commit']['short']}` and "
+        f"`{two['commit']['short']}`): {device['name']}, {device['multiprocessors']} multiprocessors, "
+        f"{device['l2_bytes'] >> 20} MiB of L2 cache, driver {versions['driver']}, nvcc {versions['nvcc']}, torch "
+        f"{versions['torch']}, Python {versions['python']}. The card copies {copy} (bytes read plus bytes "
+        f"written) and reads {read}; the smallest launch takes {rates['smallest_launch']['median_us']:.1f} us. "
+        f"Times are medians of {times['how']}; where nothing else is said, of replays of a CUDA graph, which "
+        "hold nothing of the host's work."
+    )
+
+
+def phases(one: Entry, two: Entry) -> str:
+    lines = ["| part | phase | outcome | seconds | found |", "|---|---|---|---|---|"]
+    for part in (one, two):
+        for phase in part["phases"]:
+            found = [f"{phase[key]} {word}" for key, word in
+                     (("passed", "tests passed"), ("failed", "failed"), ("skipped", "skipped"),
+                      ("inputs", "inputs compared"), ("launch_shapes", "launch shapes"), ("num_wrong", "wrong"))
+                     if key in phase]  # fmt: skip
+            found += [f"{name}: {p['calls']} calls, {p['outcome']}" for name, p in phase.get("parts", {}).items()
+                      if "calls" in p]  # fmt: skip
+            cells = (part["part"], phase["name"], phase["outcome"], f"{phase['seconds']:.0f}", "; ".join(found))
+            lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+def us(times: Entry | None) -> str:
+    return "-" if times is None else f"{times['median_us']:.0f}"
+
+
+def share(entry: Entry, times: Entry | None, rate: float) -> str:
+    """How much of the copy rate it is to read everything once in that time."""
+    return "-" if times is None else f"{1e6 * entry['bytes'] / times['median_us'] / rate:.2f}"
+
+
+def rows_table(cases: list[Entry], rate: float) -> str:
+    """A shape and type a line; in brackets the share of the copy rate, where every row must be read."""
+    single = [case for case in cases if len(case["shape"]) == 2]
+    single.sort(key=lambda case: (case["dtype"] != "float32", case["bytes"]))
+    lines = [
+        "In brackets: the bytes of the input over the time, as a share of the copy rate, where all rows must be read.",
+        "",
+        "| (N, D) | " + " | ".join(DATA) + " | on a grid: distinct, equal | host, distinct |",
+        "|---" * 7 + "|",
+    ]
+    for shape, dtype in dict.fromkeys((tuple(case["shape"]), case["dtype"]) for case in single):
+        of = {case["data"]: case for case in single if (tuple(case["shape"]), case["dtype"]) == (shape, dtype)}
+        cells = []
+        for data in DATA:
+            t = of[data]["calls"]["bundle_rows"].get("graph") if data in of else None
+            cells.append(us(t) + (f" ({share(of[data], t, rate)})" if t and data != "distinct" else ""))
+        on_grid = [
+            us(of[d]["calls"].get("bundle_rows, grid", {}).get("graph")) for d in ("distinct", "equal") if d in of
+        ]
+        host = us(of["distinct"]["calls"]["bundle_rows"].get("host")) if "distinct" in of else "-"
+        lines.append(f"| {shape} {dtype} | {' | '.join(cells)} | {', '.join(on_grid)} | {host} |")
+    return "\n".join(lines)
+
+
+def layers_table(cases: list[Entry], rate: float) -> str:
+    lines = ["| layers | kernel | share of the copy rate | the call from Python |", "|---|---|---|---|"]
+    for case in cases:
+        if len(case["shape"]) == 3:
+            kernel = next((t for name, t in case.get("kernels", {}).items() if "group_rows" in name), None)
+            call = case["calls"].get("bundle_entropy_layers, check_nan=False", {}).get("host")
+            of_copy = "-" if case["data"] == "distinct" else share(case, kernel, rate)
+            lines.append(f"| {case['name']} | {us(kernel)} | {of_copy} | {us(call)} |")
+    return "\n".join(lines)
+
+
+def others_table(cases: list[Entry], rate: float) -> str:
+    lines = ["| input | `row_fingerprints` | share | streaming `update`, host | `conflict_margin`, host |",
+             "|---|---|---|---|---|"]  # fmt: skip
+    for case in cases:
+        calls = case["calls"]
+        if len(case["shape"]) == 2 and "update" in calls:
+            graph = calls["row_fingerprints"].get("graph")
+            host = [us(calls.get(name, {}).get("host")) for name in ("update", "conflict_margin")]
+            lines.append(f"| {case['name']} | {us(graph)} | {share(case, graph, rate)} | {' | '.join(host)} |")
+    return "\n".join(lines)
+
+
+def goals(found: list[Entry]) -> str:
+    words = {True: "reached", False: "NOT reached", None: "not measured"}
+    lines = ["| goal | limit, us | measured, us | |", "|---|---|---|---|"]
+    for goal in found:
+        value = "-" if goal["median_us"] is None else f"{goal['median_us']:.0f}"
+        lines.append(f"| {goal['goal']} | {goal['limit_us']:.0f} | {value} | {words[goal['reached']]} |")
+    return "\n".join(lines)
+
+
+def peers(found: Entry | None) -> str:
+    if not found:
+        return "Not measured."
+    lines = ["| input | `bundle_rows`, us | peer | us | times slower |", "|---|---|---|---|---|"]
+    for case in found["cases"]:
+        own = us(case["bundle_rows"])
+        lines += [f"| {case['name']} | {own} | {name} | {us(t)} | {t['ratio']:.0f} |"
+                  for name, t in case["peers"].items()]  # fmt: skip
+        lines += [
+            f"| {case['name']} | {own} | {name} | not measured: {why} | |" for name, why in case["skipped"].items()
+        ]
+    return "\n".join(lines)
+
+
+def training(found: Entry | None) -> str:
+    if not found:
+        return "Not measured."
+    step, measure, forward = (f"{1e3 * found[k]:.0f} ms" for k in ("step_s", "measure_s", "forward_of_the_probe_s"))
+    return (
+        f"A model of the size of ResNet-50 ({found['parameters'] / 1e6:.1f} million parameters, bfloat16 autocast, "
+        f"batches of {found['batch']} images of {found['side']} pixels): a training step takes {step}. A "
+        f"`LayerMonitor` with a probe of {found['probe']} samples measures {found['layers']} layers, margins included, "
+        f"in {measure}, of which the forward pass alone takes {forward}: {found['measure_in_steps']:.1f} training "
+        f"steps, {100 * found['share_of_an_epoch']:.2f} % of an epoch of ImageNet. The first look takes "
+        f"{found['first_look_s']:.1f} s."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
