@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,13 @@ pytestmark = pytest.mark.skipif(not (ROOT / "bench").is_dir(), reason="gpu_table
 
 
 @pytest.fixture
-def gpu_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+def gpu_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     monkeypatch.syspath_prepend(str(ROOT / "bench"))
     module = importlib.import_module("gpu_table")
     document = tmp_path / "gpu.md"
-    document.write_text(f"before\n{module.BEGIN}\nold\n{module.END}\nafter\n")
+    document.write_text(f"before\n{module.BEGIN}\nof another run\n{module.END}\nafter\n")
     monkeypatch.setattr(module, "DOCUMENT", document)
-    yield module
+    return module
 
 
 def summary(median: float) -> dict[str, float]:
@@ -73,7 +72,7 @@ def test_every_figure_is_that_of_the_run(gpu_table: Any, parts: list[Path]) -> N
     text = gpu_table.DOCUMENT.read_text()
     assert text.startswith(f"before\n{gpu_table.BEGIN}\nFrom `one.json` and `two.json` (2026-01-02, commits `c0ffee01`")
     assert text.endswith(f"{gpu_table.END}\nafter\n")
-    assert "old" not in text
+    assert "of another run" not in text
     for line in (
         "| 1 | smoke | failed | 3 |  |",
         "| (10, 10) float32 | 64 | - | 1000 (0.50) | - | -, - | 27 |",
