@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "elements.h"
 #include "labels.h"
@@ -87,23 +88,22 @@ struct Doubles {  // exact, or rounded once
   CBKERNELS_DEVICE static Pattern* limit(Best* best) { return &best->distance; }
   CBKERNELS_DEVICE static Pattern limit_of(Pattern pattern) { return pattern; }
 };
-template <class Integer>
-struct Integers {  // of 64 bits
-  using Value = Integer;
+struct Integers {  // of 64 bits; signed ones are moved up by 2^63, which changes no distance
+  using Value = uint64_t;
   using Worst = Bits;
   using Pattern = Bits;
   static constexpr bool is_rounded = false;
   template <class Body>
-  CBKERNELS_DEVICE static void convert_in_tile(DType, const Body& body) {
-    body([](uint64_t bits) { return static_cast<Integer>(bits); });
+  CBKERNELS_DEVICE static void convert_in_tile(DType dtype, const Body& body) {
+    const uint64_t sign = dtype == DType::int64 ? uint64_t{1} << 63 : 0;
+    body([sign](uint64_t bits) { return bits ^ sign; });
   }
   template <class Body>
   CBKERNELS_DEVICE static void convert_in_scan(DType dtype, const Body& body) {
     convert_in_tile(dtype, body);
   }
   CBKERNELS_DEVICE static void include(Worst& worst, Value a, Value b) {
-    const Bits distance =
-        a > b ? static_cast<Bits>(a) - static_cast<Bits>(b) : static_cast<Bits>(b) - static_cast<Bits>(a);
+    const Bits distance = a > b ? a - b : b - a;
     worst = distance > worst ? distance : worst;
   }
   CBKERNELS_DEVICE static Pattern pattern(Worst worst) { return worst; }
@@ -477,10 +477,9 @@ CBKERNELS_DEVICE void unpack(const uint4& raw, double (&to)[2]) {
 #pragma unroll
   for (int v = 0; v < 2; ++v) to[v] = __longlong_as_double(static_cast<long long>(long_of(raw, v)));
 }
-template <class Integer>
-CBKERNELS_DEVICE void unpack(const uint4& raw, Integer (&to)[2]) {
+CBKERNELS_DEVICE void unpack(const uint4& raw, uint64_t (&to)[2]) {
 #pragma unroll
-  for (int v = 0; v < 2; ++v) to[v] = static_cast<Integer>(long_of(raw, v));
+  for (int v = 0; v < 2; ++v) to[v] = long_of(raw, v);
 }
 
 template <class Kind>
@@ -664,6 +663,9 @@ __global__ void __launch_bounds__(threads_of_a_block) take_smallest_exactly_kern
 
 // --- on the host --------------------------------------------------------------------------------------------------
 
+template <class Kind>  // 64 bits are 64 bits where only their order counts
+using PatternsOf = std::conditional_t<Kind::is_rounded, Floats, Doubles>;
+
 int64_t parts(int64_t all, int64_t each) { return (all + each - 1) / each; }
 int64_t at_least_one(int64_t count) { return count < 1 ? 1 : count; }
 
@@ -707,7 +709,7 @@ void search_cut_tiles(const Problem& p, const Stream& stream) {
   const auto launch_warps = [&](auto warps_kernel, int64_t warps) {
     launch(warps_kernel, shape_of(warps_kernel, warps, stream), 0, stream, false, p);
   };
-  launch_warps(take_smallest_kernel<Kind>, pairs / warp_size);
+  launch_warps(take_smallest_kernel<PatternsOf<Kind>>, pairs / warp_size);
   if (!Kind::is_rounded || p.is_exact) return;
   launch_warps(compare_smallest_kernel, pairs / warp_size * p.num_spans);
   launch_warps(take_smallest_exactly_kernel, pairs / warp_size);
@@ -733,7 +735,7 @@ Best search(Problem p, const Stream& stream) {
   fill_with_zeros(workspace.at<void>(0), workspace.size(), stream);
   launch(try_neighbours_kernel<Exact>, shape_of(try_neighbours_kernel<Exact>, num_rows * p.num_row_spans, stream), 0,
          stream, false, p);
-  const auto take_best = take_best_neighbours_kernel<Kind>;
+  const auto take_best = take_best_neighbours_kernel<PatternsOf<Kind>>;
   launch(take_best, shape_of(take_best, parts(num_rows, warp_size), stream), 0, stream, false, p);
   if (maxima > 0) {
     search_cut_tiles<Kind>(p, stream);
@@ -762,11 +764,9 @@ bool fits_float32(DType dtype) {
 bool is_exact_in_float32(DType dtype) {
   return fits_float32(dtype) && (!is_float(dtype) || dtype == DType::float8_e4m3fn);
 }
-bool reads_chunks(const RowLayout& rows) {
+bool tiles_take_chunks(const RowLayout& rows) {
   switch (rows.dtype) {
     case DType::float64:
-    case DType::int64:
-    case DType::uint64:
     case DType::float32:
     case DType::float16:
     case DType::bfloat16: return rows.is_in_chunks;
@@ -791,12 +791,11 @@ double conflict_margin(const RowsView& rows, const LabelsView& labels, const Str
   Problem p{};
   p.rows = lay_out(rows, ColumnOrder::any);
   p.labels = labels_of(labels);
-  p.takes_chunks = reads_chunks(p.rows);
+  p.takes_chunks = tiles_take_chunks(p.rows);
   p.is_exact = is_exact_in_float32(rows.dtype);
   const double none = std::numeric_limits<double>::infinity();
   if (rows.dtype == DType::int64 || rows.dtype == DType::uint64) {
-    const Best found = rows.dtype == DType::int64 ? search<Integers<int64_t>, Integers<int64_t>>(p, stream)
-                                                  : search<Integers<uint64_t>, Integers<uint64_t>>(p, stream);
+    const Best found = search<Integers, Integers>(p, stream);
     return found.has_pair ? static_cast<double>(found.distance) : none;
   }
   const bool is_rounded = fits_float32(rows.dtype);
