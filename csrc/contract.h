@@ -97,6 +97,8 @@ void row_fingerprints(const RowsView& rows, const UpdateGrid& grid, uint64_t* fi
 // may_hold_nan: rows of (0, 0) are rows with a NaN.
 BundleCounts count_fingerprints(const FingerprintBlock& rows, bool may_hold_nan, const Stream& stream);
 
+// Beside 64 bytes a row: at most 48 KiB for every tile of 64 x 64 pairs where there are no more of them than blocks
+// that can be resident (264 on an H100, so at most 13 MB).
 double conflict_margin(const RowsView& rows, const LabelsView& labels, const Stream& stream);
 
 void wait_for(const Stream& stream, void* producer);  // queues: nothing more on stream before what producer holds now

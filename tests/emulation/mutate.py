@@ -157,12 +157,15 @@ FAULTS = [
     ),
     Fault(
         "conflict_margin.cu",
-        "      __syncthreads();\n#pragma unroll 2",
-        "#pragma unroll 2",
+        "while (__syncthreads_or(open != 0)) {",
+        "while (__any_sync(whole_warp, open != 0)) {",
         "margin: barrier behind writing a tile",
     ),
     Fault(
-        "conflict_margin.cu", "if (worst[i][j] >= best)", "if (worst[i][j] > best / 2)", "margin: gives up too early"
+        "conflict_margin.cu",
+        "Kind::pattern(worst[k]) < limit",
+        "Kind::pattern(worst[k]) < limit / 2",
+        "margin: gives up too early",
     ),
     Fault(
         "group_keys.h",

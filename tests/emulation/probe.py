@@ -90,7 +90,9 @@ def fingerprints_and_margins() -> None:
         found = backends.TABLE[NAME].row_fingerprints(long, None)[0]
         right = backends.TABLE["reference"].row_fingerprints(long, None)[0]
         require(np.array_equal(found, right), f"fingerprints of long rows {number}")
-        points, names = emulation.fenced(rng.normal(0, 1, (70 + number, 20))), rng.integers(0, 4, 70 + number)
+        names = rng.integers(0, 4, 70 + number)
+        points = rng.normal(0, 1, (70 + number, (20, 600)[number % 2]))  # wide ones in several spans
+        points = emulation.fenced(points.astype((np.float64, np.float32)[number // 2 % 2]))
         margin = cb.conflict_margin(points, names, backend=NAME)
         require(margin == cb.conflict_margin(points, names, backend="reference"), f"margin {number}")
         patterns, labels = rng.integers(0, 3, (500, 2)).astype(np.uint64), rng.integers(0, 4, 500)

@@ -174,7 +174,9 @@ def test_layers_with_and_without_columns() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64", "int64", "uint64", "uint8"])
-@pytest.mark.parametrize("shape", [(2, 1), (65, 130), (130, 2000), (700, 33)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(2, 1), (65, 130), (2, 300_001), (130, 2000), (70, 30_001), (700, 33), (1500, 300)], ids=str
+)
 def test_margin(dtype: str, shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(8)
     acts = torch.from_numpy(rng.normal(size=shape) * 100).to(getattr(torch, dtype) if dtype[0] != "u" else torch.int64)
