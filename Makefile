@@ -32,10 +32,10 @@ EMULATED_FROM := $(COMPILED_FROM) $(shell find tests/emulation -type f -name '*.
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | sort)
 
 .PHONY: help setup demo test bench fuzz fuzz-emulated emulation mutate lint types format hooks cuda-report wheel test-wheel \
-        sanitize sanitize-address sanitize-thread gpu-check clean always
+        sanitize sanitize-address sanitize-thread test-clang test-aarch64 gpu-check clean always
 
 help: ## this list
-	@awk -F ':[^#]*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':[^#]*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@printf '\n  settings: PYTHON=%s VENV=%s CASES=%s ARGS="..." (for pytest)\n' '$(PYTHON)' '$(VENV)' '$(CASES)'
 	@printf '            CBKERNELS_CUDA=AUTO|ON|OFF CBKERNELS_CUDA_ARCHITECTURES="80-real;90"\n'
 
@@ -153,6 +153,12 @@ sanitize-address: $(STAMPS)/setup ## ... under AddressSanitizer and UndefinedBeh
 
 sanitize-thread: $(STAMPS)/setup ## ... under ThreadSanitizer
 	@PATH="$$PWD/$(BIN):$$PATH" tests/sanitizers/run.sh thread $(ARGS)
+
+test-clang: $(STAMPS)/test ## the module compiled by Clang, and the tests that reach compiled code against it
+	@PATH="$$PWD/$(BIN):$$PATH" tests/clang/run.sh $(ARGS)
+
+test-aarch64: $(STAMPS)/test ## csrc/cpu for AArch64: the named cases and 1,000 random ones under qemu
+	@PATH="$$PWD/$(BIN):$$PATH" tests/aarch64/run.sh $(ARGS)
 
 # --- shipping ---------------------------------------------------------------------------------------------
 

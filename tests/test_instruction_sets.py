@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -29,6 +32,15 @@ def test_portable_is_always_there_and_best_is_one_of_the_list() -> None:
     assert "portable" in sets
     _core.use_instruction_set("best")
     assert _core.build_info()["instruction_set"] in sets
+
+
+def test_avx2_is_there_exactly_where_the_processor_has_it() -> None:
+    """Not lost to a compiler that asks the processor in another way."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if platform.machine() != "x86_64" or not cpuinfo.is_file():
+        pytest.skip("AVX2: NOT TESTED HERE (x86-64 under Linux says in /proc/cpuinfo what it has)")
+    flags = next(line for line in cpuinfo.read_text("utf-8").splitlines() if line.startswith("flags")).split()
+    assert ("avx2" in _core.build_info()["instruction_sets"]) == ({"avx2", "f16c"} <= set(flags))
 
 
 @pytest.mark.parametrize("name", ["avx9", "", "BEST", "sse2"])

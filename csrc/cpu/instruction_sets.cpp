@@ -3,17 +3,29 @@
 #include <array>
 #include <atomic>
 #include <stdexcept>
+#if defined(CBKERNELS_HAS_AVX2)
+#include <cpuid.h>
+#endif
 
 #include "../fingerprint.h"
 
 namespace cbkernels {
 namespace {
 
+#if defined(CBKERNELS_HAS_AVX2)
+// Older compilers (Clang 14) do not know "f16c" as a feature to ask for; the processor says it in a bit of its own.
+// Only with AVX2, which includes that the operating system saves the registers.
+bool has_f16c() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C) != 0;
+}
+#endif
+
 std::vector<const InstructionSet*> available() {
   std::vector<const InstructionSet*> sets{&portable_set};
 #if defined(CBKERNELS_HAS_AVX2)
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c")) sets.push_back(&avx2_set);
+  if (__builtin_cpu_supports("avx2") && has_f16c()) sets.push_back(&avx2_set);
 #endif
   return sets;
 }
