@@ -17,7 +17,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -147,6 +147,65 @@ def test_public_functions_show_an_example() -> None:
         and ">>> " not in (getattr(cbkernels, name).__doc__ or "")
     ]
     assert without == []
+
+
+# --- what one run printed ---------------------------------------------------------------------------
+
+
+def module_of_documents(monkeypatch: pytest.MonkeyPatch) -> Any:
+    pytest.importorskip("torch", reason="bench.document_outputs: NOT TESTED HERE (no torch)")
+    monkeypatch.syspath_prepend(str(ROOT))
+    return importlib.import_module("bench.document_outputs")
+
+
+def test_outputs_and_pictures_are_written_by_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    need_source_tree()
+    document_outputs = module_of_documents(monkeypatch)
+    document = tmp_path / "lesson.md"
+    python = "```python\nprint(6 * 7, ' ')\n{more}```\n"
+    (tmp_path / "lesson-plot.png").write_bytes(b"old")
+    (tmp_path / "plot.png").write_bytes(b"not in the document")
+    pattern = (
+        "# 42 is right\n"
+        + python.format(more="from pathlib import Path\nPath('plot.png').write_text('new')\nnumber = 5\n")
+        + "![a plot](lesson-plot.png)\n```text printed by this block\n{first}```\n```python\nprint(number)\n```\n"
+        "<!-- not run: it fails -->\n```python\nraise ValueError\n```\n```text printed by this block\n{second}```\n"
+        "```text\n41\n```\n```text printed by cbkernels --version\n{third}```\n```text machine\n{fourth}```\nThe end.\n"
+    )
+    document.write_text(pattern.format(first="41\n", second="", third="", fourth="a 486\n"))
+    (tmp_path / "run").mkdir()
+    document_outputs.write(document, tmp_path / "run")
+    machine = document_outputs.where()
+    assert cbkernels.__version__ in machine
+    expected = {"first": "42\n", "second": "5\n", "third": f"cbkernels {cbkernels.__version__}\n", "fourth": machine}
+    assert document.read_text() == pattern.format(**expected)
+    assert (tmp_path / "lesson-plot.png").read_bytes() == b"new"
+    assert (tmp_path / "plot.png").read_bytes() == b"not in the document"
+
+
+def test_a_document_whose_code_fails_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    need_source_tree()
+    document_outputs = module_of_documents(monkeypatch)
+    text = "```python\nprint(1)\n```\n```text printed by this block\n2\n```\n```python\nraise ValueError\n```\n"
+    (tmp_path / "lesson.md").write_text(text)
+    before = Path.cwd()
+    with pytest.raises(ValueError, match=r"^$"):
+        document_outputs.write(tmp_path / "lesson.md", tmp_path)
+    assert (tmp_path / "lesson.md").read_text() == text
+    assert Path.cwd() == before
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=document_ids)
+def test_figures_of_a_run_stand_in_what_it_printed(document: Path) -> None:
+    """Prose beside the output of a training says what holds on every machine: no accuracy that one of them reached."""
+    text = document.read_text(encoding="utf-8")
+    if "```text machine" not in text:
+        assert "```text printed by" not in text, "the document does not say where its outputs are from"
+        return
+    shown = re.findall(r"^```text (?:printed by [^\n]+|machine)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert all(shown), "python -m bench.document_outputs has not been run"
+    prose = re.sub(r"^```.*?^```$|`[^`]+`", "", text, flags=re.MULTILINE | re.DOTALL)
+    assert re.findall(r"\d[\d.]*\s?%", prose) == []
 
 
 # --- commands -------------------------------------------------------------------------------------
