@@ -31,7 +31,7 @@ CHOICES := $(patsubst $(if $(NVCC),ON),AUTO,$(or $(CBKERNELS_CUDA),AUTO)) with $
 EMULATED_FROM := $(COMPILED_FROM) $(shell find tests/emulation -type f -name '*.[ch]*')
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | sort)
 
-.PHONY: help setup demo test bench fuzz fuzz-emulated emulation mutate lint types format hooks cuda-report wheel test-wheel \
+.PHONY: help setup demo test bench fuzz fuzz-emulated emulation mutate mutate-python lint types format hooks cuda-report wheel test-wheel \
         sanitize sanitize-address sanitize-thread gpu-check clean always
 
 help: ## this list
@@ -113,6 +113,9 @@ build/emulation/built: $(STAMPS)/python $(EMULATED_FROM)
 
 mutate: $(STAMPS)/test build/emulation/built ## plant faults in csrc/cuda: how many do the emulated tests catch?
 	@PATH="$$PWD/$(BIN):$$PATH" $(BIN)/python tests/emulation/mutate.py
+
+mutate-python: $(STAMPS)/test build/emulation/built ## plant faults in the Python package: does a test notice each?
+	@$(BIN)/python tests/faults/mutate.py $(ARGS)
 
 bench: $(STAMPS)/test ## measure: bench/results/*.json and the table in docs/performance.md (BENCH=quick: 2 minutes)
 	@$(BIN)/python -m bench $(ARGS)

@@ -218,6 +218,16 @@ def test_from_optimizer_takes_what_the_paper_takes() -> None:
     assert named.dtype == "float32"
 
 
+@pytest.mark.parametrize("first", GRID_DTYPES)
+@pytest.mark.parametrize("second", GRID_DTYPES)
+def test_from_optimizer_takes_the_coarsest_of_several_types(first: str, second: str) -> None:
+    torch = pytest.importorskip("torch", reason="torch: NOT TESTED HERE")
+    layers = [torch.nn.Linear(2, 2).to(getattr(torch, dtype)) for dtype in (first, second)]
+    model = torch.nn.Sequential(*layers)
+    coarsest = min(first, second, key=("bfloat16", "float16", "float32", "float64").index)
+    assert cb.UpdateGrid.from_optimizer(model, torch.optim.SGD(model.parameters(), lr=0.1), 8).dtype == coarsest
+
+
 def test_from_optimizer_refuses() -> None:
     torch = pytest.importorskip("torch", reason="torch: NOT TESTED HERE")
     model = torch.nn.Linear(2, 2)
