@@ -105,7 +105,7 @@ fuzz: $(STAMPS)/test ## CASES random cases against the reference, seeds printed
 	@$(BIN)/python tests/fuzz.py --cases $(CASES) $(ARGS)
 
 fuzz-emulated: $(STAMPS)/test build/emulation/built ## the same for the CUDA backend on emulated devices
-	@$(BIN)/python tests/fuzz.py --emulated --cases $(CASES) $(ARGS)
+	@$(BIN)/python tests/fuzz.py --emulated --patterns --cases $(CASES) $(ARGS)
 
 emulation: build/emulation/built ## the CUDA backend as C++ for this processor, which `make test` runs
 

@@ -33,6 +33,7 @@ from cbkernels.row_store import RowStore
 from .distributed import SCRIPTS, on_forked_ranks, torchrun
 from .distributed.sharded import metrics_of, of_one_process, plain, random_job
 
+pytestmark = pytest.mark.xdist_group("ranks")
 GRID = cb.UpdateGrid(1e-3, 50, 0.7)
 
 

@@ -16,6 +16,7 @@ from cbkernels import backends
 from cbkernels.arrays import as_labels, as_rows
 
 from . import emulation
+from .all_of import all_of
 from .cases import CASES
 from .fuzz import check, same_counts
 from .inputs import LAYOUTS, place
@@ -450,8 +451,14 @@ def test_fingerprints_of_a_stream(seed: int, may_hold_nan: bool) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-@pytest.mark.parametrize(("seed", "shape", "rows_of_a_block"), [(1, (0, 0), 1), (2, (3, 64), 0), (3, (1, 32), 1)])
-def test_named_cases_in_random_order(case: Any, seed: int, shape: tuple[int, int], rows_of_a_block: int) -> None:
+def test_named_cases_in_random_order(case: Any) -> None:
+    with all_of("orders") as order:
+        for seed, shape, rows_of_a_block in [(1, (0, 0), 1), (2, (3, 64), 0), (3, (1, 32), 1)]:
+            with order(seed, shape, rows_of_a_block):
+                check_case(case, seed, shape, rows_of_a_block)
+
+
+def check_case(case: Any, seed: int, shape: tuple[int, int], rows_of_a_block: int) -> None:
     is_small = len(case.ids) <= 64
     run_as(seed, shape, rows_of_a_block, bits=0 if seed == 3 and is_small else 64)
     acts, labels = place(case.acts(), NAME), place(np.asarray(case.labels), NAME)

@@ -476,6 +476,7 @@ def test_states_of_other_runs_are_refused() -> None:
     assert method.dropped == dropped
 
 
+@pytest.mark.xdist_group("ranks")
 def test_under_ddp_rank_zero_decides() -> None:
     """Two processes whose seeds and samples differ drop the same filters, and bring the same ones back."""
     done = on_forked_ranks(2, SCRIPTS / "repr_on_ranks.py")

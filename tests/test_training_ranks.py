@@ -21,6 +21,7 @@ from cbkernels.training.training_run import accuracy_of, load_trained  # noqa: E
 from .distributed import SCRIPTS, on_forked_ranks, torchrun  # noqa: E402
 from .distributed.trained_on_ranks import FNN, RESNET  # noqa: E402
 
+pytestmark = pytest.mark.xdist_group("ranks")
 AUTOTUNE = AutotuneConfig(
     depth=50, learning_rate=0.01, epochs=2, check_epochs=2, train_size=400, test_size=100, batch_size=40,
     policy="stage", baseline=False, device="cpu",
