@@ -398,7 +398,7 @@ def differences(seed: int, index: int) -> list[str]:
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))  # make fuzz-emulated has as many as are wanted
 def test_random_inputs_in_random_order(seed: int, shape: tuple[int, int]) -> None:
     for index in range(12):
         bits = ROUTING_BITS[index % len(ROUTING_BITS)]
@@ -453,7 +453,8 @@ def test_fingerprints_of_a_stream(seed: int, may_hold_nan: bool) -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_named_cases_in_random_order(case: Any) -> None:
     with all_of("orders") as order:
-        for seed, shape, rows_of_a_block in [(1, (0, 0), 1), (2, (3, 64), 0), (3, (1, 32), 1)]:
+        orders = [(1, (0, 0), 1), (2, (3, 64), 0), (3, (1, 32), 1)]
+        for seed, shape, rows_of_a_block in orders if len(case.ids) <= 1000 else orders[:1]:  # test_many_rows has more
             with order(seed, shape, rows_of_a_block):
                 check_case(case, seed, shape, rows_of_a_block)
 

@@ -129,6 +129,7 @@ def test_what_fails_on_rank_zero_is_said_on_all(root: Path, told: Any) -> None:
 # --- the command line -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_autotune_ends_with_the_architecture_of_one_process(tmp_path: Path) -> None:
     from cbkernels.training.autotuning import autotune_configured
 
