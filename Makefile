@@ -95,10 +95,10 @@ demo: $(STAMPS)/demo ## auto-tune 50 layers on digits: a table, and a report in 
 WORKERS ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder -p no:benchmark
 
-test: $(STAMPS)/test build/emulation/built ## the test suite; the last lines say which backends were tested
+test: $(STAMPS)/test build/emulation/built ## the suite but for its slow tests; the last lines say which backends were tested
 	@$(PYTEST) -m "not slow" $(ARGS)
 
-test-all: $(STAMPS)/test build/emulation/built ## the same with the slow tests, as CI runs it
+test-all: $(STAMPS)/test build/emulation/built ## the whole suite, as CI runs it
 	@$(PYTEST) $(ARGS)
 
 fuzz: $(STAMPS)/test ## CASES random cases against the reference, seeds printed
