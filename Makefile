@@ -31,12 +31,12 @@ CHOICES := $(patsubst $(if $(NVCC),ON),AUTO,$(or $(CBKERNELS_CUDA),AUTO)) with $
 EMULATED_FROM := $(COMPILED_FROM) $(shell find tests/emulation -type f -name '*.[ch]*')
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | sort)
 
-.PHONY: help setup demo test bench fuzz fuzz-emulated emulation mutate lint types format hooks cuda-report wheel test-wheel \
-        sanitize sanitize-address sanitize-thread test-clang test-aarch64 gpu-check clean always
+.PHONY: help setup demo test test-all bench fuzz fuzz-emulated emulation mutate mutate-python lint types format hooks \
+        cuda-report wheel test-wheel sanitize sanitize-address sanitize-thread test-clang test-aarch64 gpu-check clean always
 
 help: ## this list
 	@awk -F ':[^#]*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@printf '\n  settings: PYTHON=%s VENV=%s CASES=%s ARGS="..." (for pytest)\n' '$(PYTHON)' '$(VENV)' '$(CASES)'
+	@printf '\n  settings: PYTHON=%s VENV=%s CASES=%s WORKERS=%s ARGS="..." (for pytest)\n' '$(PYTHON)' '$(VENV)' '$(CASES)' '$(WORKERS)'
 	@printf '            CBKERNELS_CUDA=AUTO|ON|OFF CBKERNELS_CUDA_ARCHITECTURES="80-real;90"\n'
 
 # --- installing -------------------------------------------------------------------------------------------
@@ -91,14 +91,21 @@ setup: $(STAMPS)/setup ## everything a developer needs, in .venv
 demo: $(STAMPS)/demo ## auto-tune 50 layers on digits: a table, and a report in runs/demo
 	@$(BIN)/cbkernels demo --out runs/demo
 
-test: $(STAMPS)/test build/emulation/built ## the test suite; the last lines say which backends were tested
-	@$(BIN)/pytest $(ARGS)
+# One worker a core, each with one thread; a file, or a group across files, belongs to one worker.
+WORKERS ?= 2
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder -p no:benchmark
+
+test: $(STAMPS)/test build/emulation/built ## the suite but for its slow tests; the last lines say which backends were tested
+	@$(PYTEST) -m "not slow" $(ARGS)
+
+test-all: $(STAMPS)/test build/emulation/built ## the whole suite, as CI runs it
+	@$(PYTEST) $(ARGS)
 
 fuzz: $(STAMPS)/test ## CASES random cases against the reference, seeds printed
 	@$(BIN)/python tests/fuzz.py --cases $(CASES) $(ARGS)
 
 fuzz-emulated: $(STAMPS)/test build/emulation/built ## the same for the CUDA backend on emulated devices
-	@$(BIN)/python tests/fuzz.py --emulated --cases $(CASES) $(ARGS)
+	@$(BIN)/python tests/fuzz.py --emulated --patterns --cases $(CASES) $(ARGS)
 
 emulation: build/emulation/built ## the CUDA backend as C++ for this processor, which `make test` runs
 
@@ -113,6 +120,9 @@ build/emulation/built: $(STAMPS)/python $(EMULATED_FROM)
 
 mutate: $(STAMPS)/test build/emulation/built ## plant faults in csrc/cuda: how many do the emulated tests catch?
 	@PATH="$$PWD/$(BIN):$$PATH" $(BIN)/python tests/emulation/mutate.py
+
+mutate-python: $(STAMPS)/test build/emulation/built ## plant faults in the Python package: does a test notice each?
+	@$(BIN)/python tests/faults/mutate.py $(ARGS)
 
 bench: $(STAMPS)/test ## measure: bench/results/*.json and the table in docs/performance.md (BENCH=quick: 2 minutes)
 	@$(BIN)/python -m bench $(ARGS)

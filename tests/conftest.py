@@ -1,4 +1,8 @@
-"""Backends and instruction sets as fixtures; the last lines of a run say which of them were tested."""
+"""Backends and instruction sets as fixtures; the last lines of a run say which of them were tested.
+
+Under pytest-xdist a file is run by one worker, and so are all tests of one ``xdist_group``; what the workers tested is
+added up. Plain pytest needs neither xdist nor its markers.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +33,14 @@ _MISSING = {
 }
 _HERE = [name for name in backends.TABLE if name not in _MISSING]
 _TESTED: set[str] = set()
+_LAUNCHES_OF_WORKERS: list[int] = []
+_LEFT_OUT: set[str] = set()
+"""Slow tests that ``-m "not slow"`` left out."""
+_LONGEST_FIRST = (
+    "test_torch_operators.py", "test_surgery.py", "test_random_against_reference.py", "test_repr_training.py",
+    "test_repr.py", "test_removal.py", "test_surgery_files.py",
+)  # fmt: skip
+"""Files late in the alphabet; a worker that got one of them last would let the others wait."""
 _TOO_LARGE_FOR_EMULATION = {
     "test_the_first_leader_wins_among_many": "the grid waits for itself 2,000 times",
     "test_many_random_rows_have_many_fingerprints": "200,000 rows",
@@ -36,8 +48,14 @@ _TOO_LARGE_FOR_EMULATION = {
 """Tests of every backend that would take the emulated one half a minute; test_emulation.py has smaller ones."""
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the markers here: a wheel's tests are run without pyproject.toml, and mostly without xdist."""
+    config.addinivalue_line("markers", "slow: takes long and rarely finds anything; make test-all runs it")
+    config.addinivalue_line("markers", "xdist_group(name): all tests of a group are run by one worker of pytest-xdist")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Drop what is too large for the emulated backend."""
+    """Drop what is too large for the emulated backend; with several workers begin with what takes longest."""
 
     def is_left_out(item: pytest.Item) -> bool:
         params = getattr(item, "callspec", None)
@@ -48,6 +66,43 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if not is_left_out(item)]
+    if hasattr(config, "workerinput"):
+        order = {name: place for place, name in enumerate(_LONGEST_FIRST)}
+        items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    """Remember which slow tests are not run."""
+    _LEFT_OUT.update(item.nodeid for item in items if item.get_closest_marker("slow"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A whole file is the unit of work: its fixtures are made once, and the units are few."""
+    from xdist.scheduler import LoadGroupScheduling
+
+    class ByFileOrGroup(LoadGroupScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            scope = super()._split_scope(nodeid)
+            return nodeid.partition("::")[0] if scope == nodeid else scope
+
+    return ByFileOrGroup(config, log) if config.getoption("dist") == "loadgroup" else None
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker tells the controller what it has tested."""
+    output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["cbkernels"] = [sorted(_TESTED), emulation.launches(), sorted(_LEFT_OUT)]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """The controller adds up what the workers have tested; one that crashed tells nothing."""
+    tested, launches, left_out = getattr(node, "workeroutput", {}).get("cbkernels", [[], 0, []])
+    _TESTED.update(tested)
+    _LAUNCHES_OF_WORKERS.append(launches)
+    _LEFT_OUT.update(left_out)
 
 
 @pytest.fixture(scope="session", params=_HERE)
@@ -90,11 +145,14 @@ def anything(request: pytest.FixtureRequest) -> str:
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """What was tested here, and what was not."""
+    launches = emulation.launches() + sum(_LAUNCHES_OF_WORKERS)
     terminalreporter.section("cbkernels: tested here", sep="-")
     for kind, names in (("backend", _BACKENDS), ("instruction set", _INSTRUCTION_SETS)):
         for name in names:
             reason = _MISSING.get(name, "no test of it was selected")
             state = "tested" if name in _TESTED else f"NOT TESTED HERE ({reason})"
-            if name == emulation.NAME and emulation.launches():
-                state = f"tested, {emulation.launches()} kernel launches emulated"
+            if name == emulation.NAME and launches:
+                state = f"tested, {launches} kernel launches emulated"
             terminalreporter.line(f"{kind} {name}: {state}")
+    if _LEFT_OUT:
+        terminalreporter.line(f"slow tests: {len(_LEFT_OUT)} NOT RUN HERE (make test-all runs them)")

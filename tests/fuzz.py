@@ -1,5 +1,6 @@
 """Random cases, the backends against the reference: `python tests/fuzz.py --cases 100000`, and with
-`--emulated` the CUDA backend on emulated devices, in random order (`make emulation` builds it).
+`--emulated` the CUDA backend on emulated devices, in random order (`make emulation` builds it). `--patterns`
+begins with every value of the 16-bit types, and with every rounding to them.
 
 Integers and fingerprints must be identical, and so must the input afterwards. A failure prints the
 numbers that run this case again alone. Progress goes to stderr, the last line to stdout.
@@ -14,6 +15,7 @@ import sys
 import time
 import traceback
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,12 @@ import numpy as np
 if not __package__:  # run as a file: the folder above tests/ is then not on the path
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cbkernels import _core
+from cbkernels import UpdateGrid, _core
 from cbkernels.arrays import as_labels, as_rows
 from cbkernels.backends import TABLE, _Cuda
 from cbkernels.entropy import BundleCounts, entropy_of_counts
 from tests import emulation
-from tests.inputs import place
+from tests.inputs import numpy_type, place
 from tests.random_inputs import RandomCase, random_case
 
 REFERENCE = TABLE["reference"]
@@ -117,6 +119,34 @@ def run_one(seed: int, index: int, backends: list[str], sets: list[str]) -> list
     return found
 
 
+def pattern_cases() -> Iterator[RandomCase]:
+    """Every pattern of a 16-bit type twice; around each of them, itself, the tie above it and the tie's neighbours."""
+    numbers = np.arange(65536, dtype=np.uint16)
+    for dtype in ("float16", "bfloat16"):
+        values = numbers.view(numpy_type(dtype))
+        twice = np.tile(values, 2)[:, None]
+        yield RandomCase(twice, np.arange(len(twice)) % 3, None, None, "every pattern")
+        grid = UpdateGrid(learning_rate=1.0, batch_size=1, weight_amplitude=0.0, dtype=dtype)
+        with np.errstate(invalid="ignore"):
+            exact = values.astype(np.float32).view(np.uint32)
+        half = np.uint32(1 << 12 if dtype == "float16" else 1 << 15)
+        for offset in (np.uint32(0), half - np.uint32(1), half, half + np.uint32(1)):
+            near = (exact + offset).view(np.float32)[:, None]
+            yield RandomCase(near, np.arange(len(near)) % 3, grid, None, f"every pattern, and {offset} bits")
+
+
+def try_patterns(backends: list[str]) -> int:
+    """How many of the pattern cases differ from the reference."""
+    differences = 0
+    for case in pattern_cases():
+        found = [f"{name}: {what}" for name in backends for what in check(case, name)]
+        differences += bool(found)
+        print(
+            "\n  ".join([f"fuzz: {case}" if not found else f"DIFFERENCE {case}", *found]), file=sys.stderr, flush=True
+        )
+    return differences
+
+
 def use_emulation() -> None:
     """Puts the emulated CUDA backend into the table of backends."""
     core, missing = emulation.load()
@@ -138,6 +168,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cases", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=None, help="default: a new one, printed")
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
+    parser.add_argument("--patterns", action="store_true", help="first every pattern of the 16-bit types")
     parser.add_argument("--emulated", action="store_true", help="the CUDA backend on emulated devices")
     options = parser.parse_args(arguments)
     seed = random.SystemRandom().randrange(2**32) if options.seed is None else options.seed
@@ -150,7 +181,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"fuzz: seed {seed}, {options.cases} cases, backends {backends}, {sets}", file=sys.stderr)
     warnings.simplefilter("error")
     interactive = sys.stderr.isatty()
-    differences, began, said = 0, time.monotonic(), 0.0
+    differences, began, said = try_patterns(backends) if options.patterns else 0, time.monotonic(), 0.0
     for done in range(options.cases):
         found = run_one(seed, options.first + done, backends, sets)
         if found:

@@ -143,6 +143,21 @@ def not_a_number(dtype: str) -> np.ndarray:
     return patterns(np.array([full, sign | full, top + 1, sign | (top + 1)], np.uint64), dtype)
 
 
+def patterns_of_sixteen_bits(dtype: str, backend: str) -> np.ndarray:
+    """Every pattern as uint16; for the emulation, which is slow, those around the edges of every exponent.
+
+    ``make fuzz-emulated`` goes through all of them.
+    """
+    numbers = np.arange(65536, dtype=np.uint16)
+    if backend != emulation.NAME:
+        return numbers
+    fraction_bits = {"float16": 10, "bfloat16": 7}[dtype]
+    fraction = numbers & ((1 << fraction_bits) - 1)
+    last = (1 << fraction_bits) - 1
+    edges = (0, 1, 2, last // 2, last // 2 + 1, last - 1, last)
+    return numbers[np.isin(fraction, edges)]
+
+
 def place(x: Any, backend: str) -> Any:
     """The array where the backend can read it."""
     if backend == emulation.NAME and isinstance(x, np.ndarray) and not x.flags.aligned:

@@ -93,6 +93,7 @@ def assert_same(folder: Path, undisturbed: Path) -> None:
     assert {p.name for p in folder.iterdir()} == {p.name for p in undisturbed.iterdir()}, "nothing half written is left"
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(run: Run, tmp_path: Path) -> None:
     undisturbed, folder = tmp_path / "undisturbed", tmp_path / "run"
     answer = run([*ARGUMENTS, "--out", str(undisturbed)], None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import re
 import sys
@@ -37,14 +38,18 @@ WITHOUT_TORCH = [
 ]  # fmt: skip
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def python_files() -> list[Path]:
     folders = [ROOT / "cbkernels", ROOT / "tests", ROOT / "bench"] if IN_SOURCE_TREE else [PACKAGE, TESTS]
     return sorted(p for folder in folders for p in folder.rglob("*.py") if "__pycache__" not in p.parts)
 
 
 def functions_of(path: Path) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    return [n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    return [n for n in ast.walk(parsed(path)) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
 
 
 # --- versions -------------------------------------------------------------------------------------
@@ -236,12 +241,10 @@ def test_functions_are_short() -> None:
 
 def test_files_begin_with_a_short_docstring() -> None:
     for path in python_files():
-        text = path.read_text(encoding="utf-8")
-        if not text.strip():
+        if not parsed(path).body:
             continue
-        docstring = ast.get_docstring(ast.parse(text))
-        assert docstring, f"{path} has no docstring"
-        first = ast.parse(text).body[0]
+        assert ast.get_docstring(parsed(path)), f"{path} has no docstring"
+        first = parsed(path).body[0]
         assert isinstance(first, ast.Expr)
         assert (first.end_lineno or 0) - first.lineno + 1 <= 10, f"{path}: the docstring is longer than a header"
 

@@ -590,7 +590,12 @@ def test_an_interrupt_is_exit_code_130(capsys: pytest.CaptureFixture[str], monke
         raise AssertionError("not interrupted")
 
     monkeypatch.setattr("cbkernels.commands.info.run", interrupted)
-    assert main(["info"]) == 130
+    # a shell's background jobs, and so their Python, ignore the signal
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert main(["info"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().out == ""
 
 

@@ -61,6 +61,7 @@ def test_prints_the_command_the_rounds_and_the_networks(run: Any) -> None:
     assert ("Report: none" not in done.stdout) == DRAWS
 
 
+@pytest.mark.slow
 def test_the_printed_command_is_the_same_run(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, done = run
     command = done.stderr.splitlines()[0].split()[1:]

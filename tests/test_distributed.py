@@ -1,6 +1,6 @@
 """Any number of ranks give the result of one process, bit for bit; none holds all rows; a failure stops all.
 
-Ranks are threads here, and real processes of torchrun where torch is installed.
+Ranks are threads here, and real processes where torch is installed.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ import cbkernels as cb
 from cbkernels import BundleEntropy, distributed, entropy
 from cbkernels.row_store import RowStore
 
+from .distributed import SCRIPTS, on_forked_ranks, torchrun
 from .distributed.sharded import metrics_of, of_one_process, plain, random_job
 
-SCRIPTS = Path(__file__).resolve().parent / "distributed"
+pytestmark = pytest.mark.xdist_group("ranks")
 GRID = cb.UpdateGrid(1e-3, 50, 0.7)
 
 
@@ -393,26 +394,16 @@ def test_ranks_of_two_versions(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- processes --------------------------------------------------------------------------------------------
 
 
-def torchrun(script: str, *arguments: str, seconds: int) -> str:
-    """Three processes of ``torchrun``; ranks that hang are ended after so long, and fail the test."""
+def on_three(script: Path, *arguments: str) -> str:
+    """What three processes print; ranks that hang fail the test."""
     need_torch()
-    started = subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3", SCRIPTS / script,
-         *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"},
-    )  # fmt: skip
-    try:
-        out, errors = started.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        started.terminate()  # torchrun then ends its ranks
-        out, errors = started.communicate(timeout=60)
-    assert started.returncode == 0, out + errors
-    return out
+    done = on_forked_ranks(3, script, *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def test_three_processes_give_the_result_of_one() -> None:
-    out = torchrun("same_as_one_process.py", "60", seconds=120)
+    out = on_three(SCRIPTS / "same_as_one_process.py", "20")
     said = dict(re.findall(r"rank (\d) of 3: (\d+) results are those of one process", out))
     assert set(said) == {"0", "1", "2"}, out
     assert min(map(int, said.values())) > 200
@@ -420,7 +411,7 @@ def test_three_processes_give_the_result_of_one() -> None:
 
 def test_three_processes_monitor_a_model_as_one_does() -> None:
     need_torch()
-    out = torchrun("monitored.py", str(Path(__file__).parent / "model_zoo.py"), seconds=120)
+    out = on_three(SCRIPTS / "monitored.py", str(Path(__file__).parent / "model_zoo.py"))
     assert sorted(re.findall(r"rank (\d): the same", out)) == ["0", "1", "2"], out  # their lines may run together
 
 
@@ -430,17 +421,20 @@ def test_example_of_the_documentation(tmp_path: Path) -> None:
         pytest.skip("docs/distributed.md: NOT TESTED HERE (no source tree around tests/)")
     code, shown = re.findall(r"```(?:python|text)\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)[:2]
     (tmp_path / "shards.py").write_text(code, encoding="utf-8")
-    assert torchrun(str(tmp_path / "shards.py"), seconds=120) == shown
+    assert on_three(tmp_path / "shards.py") == shown
 
 
 MIB = 1 << 20
 
 
+@pytest.mark.slow
 def test_memory_of_a_rank_falls_with_the_number_of_ranks(tmp_path: Path) -> None:
     if "CBKERNELS_SANITIZER" in os.environ or not os.access("/proc/self/clear_refs", os.W_OK):
         pytest.skip("memory of ranks: NOT TESTED HERE (a sanitizer, or no /proc/self/clear_refs)")
+    need_torch()
     num_rows = 1_200_000
-    torchrun("memory_of_a_rank.py", str(num_rows), str(tmp_path / "peaks.json"), seconds=120)
+    done = torchrun(3, str(SCRIPTS / "memory_of_a_rank.py"), str(num_rows), str(tmp_path / "peaks.json"))
+    assert done.returncode == 0, done.stdout + done.stderr
     peaks = json.loads((tmp_path / "peaks.json").read_text(encoding="ascii"))
     for count in (1, 2, 3):
         share = num_rows / count

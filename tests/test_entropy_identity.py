@@ -12,6 +12,7 @@ import pytest
 
 import cbkernels as cb
 
+from .all_of import all_of
 from .inputs import place
 
 sklearn = pytest.importorskip("sklearn.metrics", reason="scikit-learn: NOT TESTED HERE")
@@ -22,11 +23,17 @@ def conditional_entropy(labels: np.ndarray, bundles: np.ndarray) -> float:
     return own - sklearn.mutual_info_score(labels, bundles)
 
 
-@pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize(("num_rows", "num_different", "num_labels"), [(40, 5, 3), (500, 60, 10), (3000, 40, 100)])
 def test_entropy_is_what_the_bundles_do_not_say_about_the_labels(
-    backend: str, seed: int, num_rows: int, num_different: int, num_labels: int
+    backend: str, num_rows: int, num_different: int, num_labels: int
 ) -> None:
+    with all_of("seeds") as case:
+        for seed in range(12):
+            with case(seed):
+                check_identity(backend, seed, num_rows, num_different, num_labels)
+
+
+def check_identity(backend: str, seed: int, num_rows: int, num_different: int, num_labels: int) -> None:
     rng = np.random.default_rng(seed)
     palette = rng.normal(size=(num_different, 17)).astype(np.float32)
     acts = palette[rng.integers(num_different, size=num_rows)]

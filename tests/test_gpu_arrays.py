@@ -118,7 +118,9 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "kind", "message"), REFUSED, ids=[f"{c}" for c, _, _ in REFUSED])
+@pytest.mark.parametrize(
+    ("changes", "kind", "message"), REFUSED, ids=[f"{list(c)}-{message[:40]}" for c, _, message in REFUSED]
+)
 def test_refusals(
     cuda: CudaHalf, without_torch: None, changes: dict[str, Any], kind: type[Exception], message: str
 ) -> None:

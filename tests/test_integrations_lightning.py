@@ -453,6 +453,7 @@ print(callback.history.steps, len(trainer.callback_metrics))
 """
 
 
+@pytest.mark.slow
 def test_the_older_name_of_the_package_works(tmp_path: Path) -> None:
     pytest.importorskip("pytorch_lightning", reason="pytorch_lightning: NOT TESTED HERE (not installed)")
     done = subprocess.run(

@@ -10,12 +10,9 @@ import io
 import math
 import os
 import pickle
-import subprocess
-import sys
 import tracemalloc
 import warnings
 import weakref
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -351,15 +348,13 @@ SHARES = {0: [0, 2], 1: [3], 2: []}
 """Which batches each rank has: uneven, and rank 2 has none."""
 
 
-def on_rank(rank: int, count: int, rendezvous: str) -> None:
+def on_rank(rank: int) -> None:
     """Every statement here runs on every rank; a rank that left one out would let the others wait."""
     from datetime import timedelta
 
     import torch.distributed as dist
 
-    dist.init_process_group(
-        "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=count, timeout=timedelta(seconds=60)
-    )
+    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
     # an empty shard is compute() before update() to torchmetrics
     warnings.filterwarnings("ignore", message="The ``compute`` method of metric BundleEntropy was called before")
     mine = [BATCHES[i] for i in SHARES[rank]]
@@ -430,24 +425,15 @@ def groups_and_switches(rank: int, mine: list[Any], everything: list[Any]) -> No
     assert off_step(acts, labels).item() == cb.bundle_entropy(acts, labels).entropy
 
 
-def test_any_rank_gets_the_result_of_one_process(tmp_path: Path) -> None:
+@pytest.mark.xdist_group("ranks")
+def test_any_rank_gets_the_result_of_one_process() -> None:
     if not torch.distributed.is_available():
         pytest.skip("ranks of torchmetrics: NOT TESTED HERE (torch is built without torch.distributed)")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(len(SHARES)), str(tmp_path / "rendezvous")],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
-        )
-        for rank in SHARES
-    ]  # fmt: skip
-    try:
-        said = [rank.communicate(timeout=240)[0] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert [rank.returncode for rank in ranks] == [0] * len(ranks), "\n".join(said)
+    from .distributed import on_forked_ranks
+
+    done = on_forked_ranks(len(SHARES), __file__)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 if __name__ == "__main__":
-    on_rank(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    on_rank(int(os.environ["RANK"]))

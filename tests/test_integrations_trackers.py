@@ -193,7 +193,6 @@ else:
         ("torchmetrics", ["torch"], "torchmetrics needs torch: pip install torch"),
         ("lightning", ["lightning", "pytorch_lightning"], "lightning needs lightning: pip install lightning"),
         ("transformers", ["transformers"], "transformers needs transformers: pip install transformers"),
-        ("transformers", ["torch"], "transformers needs torch: pip install torch"),
     ],
 )
 def test_a_missing_package_is_one_sentence(module: str, hidden: list[str], sentence: str, tmp_path: Path) -> None:

@@ -112,8 +112,7 @@ def test_the_training_is_the_same_with_and_without_it(tmp_path: Path) -> None:
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in watched.modules())
 
 
-@pytest.mark.parametrize("attach", [True, False])
-@pytest.mark.parametrize("restore", [True, False])
+@pytest.mark.parametrize(("attach", "restore"), [(True, False), (False, True)])
 def test_a_resumed_training_has_the_history_of_an_undisturbed_one(tmp_path: Path, attach: bool, restore: bool) -> None:
     """``restore_callback_states_from_checkpoint`` makes the Trainer rebuild stateful callbacks, which needs a probe."""
     undisturbed, first, second = (LayerMonitorCallback(PROBE, reduce="cls") for _ in range(3))

@@ -12,6 +12,7 @@ import pytest
 import cbkernels as cb
 from cbkernels import _core, backends
 
+from .all_of import all_of
 from .inputs import FLOATS, INTEGERS, LAYOUTS, place, typed
 
 ROWS, COLUMNS = 512, 16384
@@ -111,8 +112,14 @@ KINDS = [
 
 @pytest.mark.filterwarnings("ignore:overflow")
 @pytest.mark.parametrize("make", KINDS, ids=lambda f: f.__name__)
-@pytest.mark.parametrize("num_labels", [1, 2, 10, 1000])
-def test_equals_every_pair(compiled: str, make: Callable[[Any], np.ndarray], num_labels: int) -> None:
+def test_equals_every_pair(compiled: str, make: Callable[[Any], np.ndarray]) -> None:
+    with all_of("numbers of labels") as case:
+        for num_labels in (1, 2, 10, 1000):
+            with case(num_labels):
+                check_every_pair(compiled, make, num_labels)
+
+
+def check_every_pair(compiled: str, make: Callable[[Any], np.ndarray], num_labels: int) -> None:
     rng = np.random.default_rng(num_labels)
     acts = make(rng)
     labels = rng.integers(num_labels, size=len(acts)) - 3

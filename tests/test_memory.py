@@ -18,6 +18,8 @@ import cbkernels as cb
 
 pytestmark = [
     pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory: NOT TESTED HERE (no /proc)"),
+    pytest.mark.slow,
+    pytest.mark.xdist_group("memory and threads"),
     pytest.mark.skipif("CBKERNELS_SANITIZER" in os.environ, reason="memory: NOT TESTED HERE (a sanitizer uses more)"),
 ]
 

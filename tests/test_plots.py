@@ -226,7 +226,7 @@ def test_bars_of_margins_are_bits() -> None:
     assert "Margin: bits of precision left" in figure.get_supxlabel().replace("\n", " ")
 
 
-@pytest.mark.parametrize("layers", [1, 2, 40, 130, 131, 700])
+@pytest.mark.parametrize("layers", [1, 2, 130, 131])
 def test_every_number_of_layers_gives_bars_with_names(layers: int) -> None:
     figure = report({f"transformer.h.{i}.mlp.c_proj#1": i / 1000 for i in range(layers)}, {}, step=1).plot()
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,35 @@ import cbkernels as cb
 from cbkernels import backends
 from cbkernels.arrays import DTYPES, as_labels, as_rows
 
-from .inputs import FLOATS, LAYOUTS, not_a_number, numpy_type, on_host, place, special_values, typed
+from . import emulation
+from .inputs import (
+    FLOATS,
+    LAYOUTS,
+    not_a_number,
+    numpy_type,
+    on_host,
+    patterns_of_sixteen_bits,
+    place,
+    special_values,
+    typed,
+)
 
-many = settings(max_examples=400, deadline=None)
+
+def drawn(most: int, **strategies: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Callable[[str], None]]:
+    """A test of every compiled backend with so many examples; a quarter on the emulation, see `make fuzz-emulated`."""
+
+    def tested(check: Callable[..., None]) -> Callable[[str], None]:
+        def test(compiled: str) -> None:
+            def once(**values: Any) -> None:
+                check(compiled, **values)
+
+            once.__name__ = check.__name__  # under which hypothesis keeps what failed
+            examples = most // 4 if compiled == emulation.NAME else most
+            settings(max_examples=examples, deadline=None)(given(**strategies)(once))()
+
+        return test
+
+    return tested
 
 
 @st.composite
@@ -66,8 +93,7 @@ def assert_same_counts(acts: np.ndarray, labels: np.ndarray, backend: str, **opt
     assert there.entropy.hex() == here.entropy.hex()
 
 
-@many
-@given(data=st.data(), acts=rows_of(), grid=st.none() | grids)
+@drawn(400, data=st.data(), acts=rows_of(), grid=st.none() | grids)
 def test_rows_and_grids(compiled: str, data: st.DataObject, acts: np.ndarray, grid: cb.UpdateGrid | None) -> None:
     labels = data.draw(labels_for(len(acts)))
     before = acts.tobytes()
@@ -78,8 +104,7 @@ def test_rows_and_grids(compiled: str, data: st.DataObject, acts: np.ndarray, gr
     assert acts.tobytes() == before
 
 
-@settings(max_examples=150, deadline=None)
-@given(data=st.data(), acts=rows_of(most_columns=2600))
+@drawn(150, data=st.data(), acts=rows_of(most_columns=2600))
 def test_long_rows(compiled: str, data: st.DataObject, acts: np.ndarray) -> None:
     labels = data.draw(labels_for(len(acts)))
     ids = cb.bundle_rows(place(acts, compiled), backend=compiled)
@@ -87,8 +112,7 @@ def test_long_rows(compiled: str, data: st.DataObject, acts: np.ndarray) -> None
     assert_same_counts(acts, labels, compiled)
 
 
-@many
-@given(acts=rows_of(), grid=st.none() | grids)
+@drawn(400, acts=rows_of(), grid=st.none() | grids)
 def test_fingerprints(compiled: str, acts: np.ndarray, grid: cb.UpdateGrid | None) -> None:
     found = backends.TABLE[compiled].row_fingerprints(as_rows(place(acts, compiled)), grid)
     right = backends.TABLE["reference"].row_fingerprints(as_rows(acts), grid)
@@ -96,16 +120,14 @@ def test_fingerprints(compiled: str, acts: np.ndarray, grid: cb.UpdateGrid | Non
     assert np.array_equal(on_host(found[1]), right[1])
 
 
-@many
-@given(data=st.data(), acts=rows_of())
+@drawn(400, data=st.data(), acts=rows_of())
 def test_margin(compiled: str, data: st.DataObject, acts: np.ndarray) -> None:
     labels = data.draw(labels_for(len(acts)))
     margin = cb.conflict_margin(place(acts, compiled), place(labels, compiled), backend=compiled)
     assert margin == cb.conflict_margin(acts, labels, backend="reference")
 
 
-@many
-@given(data=st.data(), acts=rows_of(), tolerance=tolerances)
+@drawn(400, data=st.data(), acts=rows_of(), tolerance=tolerances)
 def test_tolerance(compiled: str, data: st.DataObject, acts: np.ndarray, tolerance: tuple[float, float]) -> None:
     labels = data.draw(labels_for(len(acts)))
     ids = cb.bundle_rows(place(acts, compiled), tolerance=tolerance, backend=compiled)
@@ -126,9 +148,13 @@ def test_reference_calls_equal_what_ieee_calls_equal(dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"])
 def test_all_values_of_a_small_type(dtype: str, compiled: str) -> None:
-    """Every pattern once, twice over: bundles, NaN and fingerprints of a whole type."""
+    """Every pattern twice: bundles, NaN and fingerprints of a whole type; on the emulation of its exponents' edges."""
     kind = numpy_type(dtype)
-    codes = np.arange(256**kind.itemsize).astype(f"u{kind.itemsize}").view(kind)
+    codes = np.arange(256, dtype=np.uint8) if kind.itemsize == 1 else patterns_of_sixteen_bits(dtype, compiled)
+    check_all_values(codes.view(kind), compiled)
+
+
+def check_all_values(codes: np.ndarray, compiled: str) -> None:
     acts = np.tile(codes, 2)[:, None]
     ids = on_host(cb.bundle_rows(place(acts, compiled), backend=compiled))
     with np.errstate(invalid="ignore"):

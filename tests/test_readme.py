@@ -35,6 +35,7 @@ EXTRAS = {
     "torch", "matplotlib", "safetensors", "tqdm", "sklearn", "ml_dtypes", "torchmetrics", "lightning", "transformers",
     "accelerate", "tensorboard", "pandas", "jinja2", "datasets", "pyarrow", "PIL",
 }  # fmt: skip
+TRAINS_LONG = ("tutorial.md",)
 ALSO_NEEDED = {"cbkernels.integrations.tensorboard": "matplotlib"}
 """Modules whose examples need a package without importing it."""
 
@@ -91,7 +92,11 @@ def test_there_are_documents() -> None:
 # of the Lightning example: Lightning 2.6 uses what torch 2.13 calls deprecated, and advises on workers
 @pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated:FutureWarning")
 @pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers:UserWarning")
-@pytest.mark.parametrize("document", DOCUMENTS, ids=document_ids)
+@pytest.mark.parametrize(
+    "document",
+    [pytest.param(document, marks=[pytest.mark.slow] * (document.name in TRAINS_LONG)) for document in DOCUMENTS],
+    ids=document_ids,
+)
 def test_code_runs(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runnable = [b for b in blocks_of(document) if b.language in ("python", "py", "pycon") and b.not_run is None]
     if not runnable:

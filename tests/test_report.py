@@ -528,6 +528,11 @@ def test_html_colours_what_conflicts_or_is_nan_and_works_on_dark_pages() -> None
     assert not re.search(r"#[0-9a-f]{3}|:(white|black)", full_report()._repr_html_())
 
 
+def test_html_colours_a_layer_of_nan_rows_that_has_no_conflict() -> None:
+    diverged = LayerReport({"fc": result(math.nan, num_nan_rows=512)}, step=0)
+    assert diverged._repr_html_().count("<tr style=") == 1
+
+
 # --- what must not be needed ------------------------------------------------------------------------------
 
 _WITHOUT = """

@@ -18,6 +18,8 @@ from torch import nn  # noqa: E402
 from cbkernels.training.lookahead import Lookahead  # noqa: E402
 from cbkernels.training.repr import PRESETS, RePr, Schedule, orthogonality_measure  # noqa: E402
 
+from .distributed import SCRIPTS, on_forked_ranks  # noqa: E402
+
 SHORT: dict[str, Any] = {"full_epochs": 2, "reduced_epochs": 2, "share": 0.3, "cycles": 2}
 """Dropped in epochs 2, 3, 6, 7; whole in 0, 1, 4, 5 and from 8 on."""
 
@@ -474,11 +476,10 @@ def test_states_of_other_runs_are_refused() -> None:
     assert method.dropped == dropped
 
 
+@pytest.mark.xdist_group("ranks")
 def test_under_ddp_rank_zero_decides() -> None:
     """Two processes whose seeds and samples differ drop the same filters, and bring the same ones back."""
-    from .test_training_ranks import torchrun
-
-    done = torchrun(str(Path(__file__).resolve().parent / "distributed" / "repr_on_ranks.py"))
+    done = on_forked_ranks(2, SCRIPTS / "repr_on_ranks.py")
     assert done.returncode == 0, done.stderr
     first, second = json.loads(done.stdout)
     assert first == second

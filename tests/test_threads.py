@@ -18,6 +18,7 @@ import cbkernels as cb
 from cbkernels import _core, backends
 from cbkernels.arrays import as_labels, as_rows
 
+pytestmark = pytest.mark.xdist_group("memory and threads")
 GRID = cb.UpdateGrid(learning_rate=1e-3, batch_size=50, weight_amplitude=0.7)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 import cbkernels as cb
 
+from .all_of import all_of
 from .inputs import LAYOUTS, place, typed
 
 TOLERANCES = [(0.0, 0.0), (1e-5, 1e-8), (0.0, 0.5), (0.1, 0.0), (0.05, 0.25), (3.0, 0.0)]
@@ -36,14 +38,15 @@ def double_loop(acts: np.ndarray, rtol: float, atol: float) -> list[int]:
     return ids
 
 
-@pytest.mark.parametrize("tolerance", TOLERANCES)
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16", "int32", "uint8", "bool"])
-def test_equals_a_double_loop(backend: str, dtype: str, tolerance: tuple[float, float]) -> None:
-    for seed, num_columns in enumerate((1, 2, 3, 40)):
-        rng = np.random.default_rng(seed)
-        acts = typed(np.abs(rng.normal(0, 2, (60, num_columns))), dtype)
-        found = cb.bundle_rows(place(acts, backend), tolerance=tolerance, backend=backend)
-        assert found.tolist() == double_loop(acts, *tolerance)
+def test_equals_a_double_loop(backend: str, dtype: str) -> None:
+    with all_of("tolerances and widths") as case:
+        for (seed, num_columns), tolerance in itertools.product(enumerate((1, 2, 3, 40)), TOLERANCES):
+            with case(num_columns, tolerance):
+                rng = np.random.default_rng(seed)
+                acts = typed(np.abs(rng.normal(0, 2, (60, num_columns))), dtype)
+                found = cb.bundle_rows(place(acts, backend), tolerance=tolerance, backend=backend)
+                assert found.tolist() == double_loop(acts, *tolerance)
 
 
 @pytest.mark.parametrize("tolerance", TOLERANCES)

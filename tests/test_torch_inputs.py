@@ -10,6 +10,7 @@ import pytest
 import cbkernels as cb
 from cbkernels.arrays import DTYPES, as_rows
 
+from .all_of import all_of
 from .inputs import INTEGERS
 
 torch: Any = pytest.importorskip("torch", reason="torch: NOT TESTED HERE")
@@ -65,8 +66,14 @@ STRIDED = {
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int64", "float8_e5m2"])
-@pytest.mark.parametrize("layout", STRIDED)
-def test_strides(backend: str, layout: str, dtype: str) -> None:
+def test_strides(backend: str, dtype: str) -> None:
+    with all_of("layouts") as case:
+        for layout in STRIDED:
+            with case(layout):
+                check_strides(backend, layout, dtype)
+
+
+def check_strides(backend: str, layout: str, dtype: str) -> None:
     rng = np.random.default_rng(1)
     base = torch.from_numpy(rng.integers(0, 2, (3, 60)))[rng.integers(3, size=12)]
     acts = STRIDED[layout](base.to(torch.float32)).to(getattr(torch, dtype))

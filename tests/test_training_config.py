@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,9 @@ from cbkernels.commands.training_command import add_run_options, config_of
 from cbkernels.training.architecture import Architecture
 from cbkernels.training.config import AutotuneConfig, RemoveConfig, TrainConfig, from_dict, to_dict
 
+from .all_of import all_of
+
 CONFIGS = (TrainConfig, AutotuneConfig, RemoveConfig)
-FIELDS = [(kind, field) for kind in CONFIGS for field in fields(kind)]  # type: ignore[arg-type]
-IDS = [f"{kind.__name__}.{field.name}" for kind, field in FIELDS]
 LIMITS = ("least", "above", "most", "below")
 
 
@@ -34,6 +35,21 @@ def kind_of(field: Any) -> type:
 
 def is_list(field: Any) -> bool:
     return bool(field.type.startswith("tuple"))
+
+
+def numbers_of(kind: Any) -> list[Any]:
+    return [field for field in fields(kind) if kind_of(field) in (int, float)]
+
+
+def others_of(kind: Any) -> list[Any]:
+    return [field for field in fields(kind) if kind_of(field) not in (int, float)]
+
+
+def for_all(fields_of_kind: Iterable[Any], kind: Any, check: Callable[[Any, Any], None]) -> None:
+    with all_of("fields") as of_field:
+        for field in fields_of_kind:
+            with of_field(f"{kind.__name__}.{field.name}"):
+                check(kind, field)
 
 
 def another(field: Any) -> Any:
@@ -61,8 +77,12 @@ def test_defaults_are_legal_and_frozen(kind: Any) -> None:
         config.seed = 1
 
 
-@pytest.mark.parametrize(("kind", "field"), FIELDS, ids=IDS)
-def test_every_field_says_what_it_is_and_has_limits_where_it_is_a_number(kind: Any, field: Any) -> None:
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_every_field_says_what_it_is_and_has_limits_where_it_is_a_number(kind: Any) -> None:
+    for_all(fields(kind), kind, check_every_field_says_what_it_is_and_has_limits_where_it_is_a_number)
+
+
+def check_every_field_says_what_it_is_and_has_limits_where_it_is_a_number(kind: Any, field: Any) -> None:
     assert field.default is not MISSING
     assert field.metadata["help"]
     assert field.metadata["group"]
@@ -85,11 +105,12 @@ def outside(field: Any) -> list[Any]:
     return refused
 
 
-NUMBERS = [(k, f) for k, f in FIELDS if kind_of(f) in (int, float)]
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_numbers_out_of_range_are_refused_and_the_limits_are_not(kind: Any) -> None:
+    for_all(numbers_of(kind), kind, check_numbers_out_of_range_are_refused_and_the_limits_are_not)
 
 
-@pytest.mark.parametrize(("kind", "field"), NUMBERS, ids=[f"{k.__name__}.{f.name}" for k, f in NUMBERS])
-def test_numbers_out_of_range_are_refused_and_the_limits_are_not(kind: Any, field: Any) -> None:
+def check_numbers_out_of_range_are_refused_and_the_limits_are_not(kind: Any, field: Any) -> None:
     def made(value: Any) -> Any:
         return kind(**{field.name: (value, 1, 1, 1) if is_list(field) else value})
 
@@ -111,11 +132,12 @@ def test_numbers_out_of_range_are_refused_and_the_limits_are_not(kind: Any, fiel
             made(3.0)
 
 
-OTHERS = [(k, f) for k, f in FIELDS if kind_of(f) not in (int, float)]
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_words_and_switches_of_another_type_are_refused(kind: Any) -> None:
+    for_all(others_of(kind), kind, check_words_and_switches_of_another_type_are_refused)
 
 
-@pytest.mark.parametrize(("kind", "field"), OTHERS, ids=[f"{k.__name__}.{f.name}" for k, f in OTHERS])
-def test_words_and_switches_of_another_type_are_refused(kind: Any, field: Any) -> None:
+def check_words_and_switches_of_another_type_are_refused(kind: Any, field: Any) -> None:
     with pytest.raises(TypeError, match=f"{field.name} is 3; pass"):
         kind(**{field.name: 3})
     if "choices" in field.metadata:
@@ -168,8 +190,12 @@ def test_probe_of_every_policy(policy: str, samples: int) -> None:
 # --- JSON -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "field"), FIELDS, ids=IDS)
-def test_every_field_survives_json(kind: Any, field: Any) -> None:
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_every_field_survives_json(kind: Any) -> None:
+    for_all(fields(kind), kind, check_every_field_survives_json)
+
+
+def check_every_field_survives_json(kind: Any, field: Any) -> None:
     config = kind(**{field.name: another(field)})
     assert getattr(config, field.name) == another(field) != field.default
     again = from_dict(kind, json.loads(json.dumps(to_dict(config), allow_nan=False)))
@@ -203,8 +229,12 @@ def written(field: Any) -> list[str]:
     return [flag, *map(str, value if is_list(field) else (value,))]
 
 
-@pytest.mark.parametrize(("kind", "field"), FIELDS, ids=IDS)
-def test_every_field_is_an_option_whose_value_arrives(kind: Any, field: Any) -> None:
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_every_field_is_an_option_whose_value_arrives(kind: Any) -> None:
+    for_all(fields(kind), kind, check_every_field_is_an_option_whose_value_arrives)
+
+
+def check_every_field_is_an_option_whose_value_arrives(kind: Any, field: Any) -> None:
     given = given_options(parser_of(kind).parse_args(written(field)), kind)
     assert set(given) == {field.name}, "what was not typed is not given"
     assert from_dict(kind, given) == kind(**{field.name: another(field)})

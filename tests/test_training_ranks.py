@@ -1,12 +1,9 @@
-"""Training and auto-tune on two processes of torchrun: as on one but for the noise of other sums; rank 0 writes."""
+"""Training and auto-tune on two processes: as on one but for the noise of other sums; rank 0 writes."""
 
 from __future__ import annotations
 
 import itertools
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,29 +18,16 @@ from cbkernels.training.ranks import Ranks, device_named, joined, started_by_tor
 from cbkernels.training.single_training import train  # noqa: E402
 from cbkernels.training.training_run import accuracy_of, load_trained  # noqa: E402
 
+from .distributed import SCRIPTS, on_forked_ranks, torchrun  # noqa: E402
 from .distributed.trained_on_ranks import FNN, RESNET  # noqa: E402
 
-SCRIPT = Path(__file__).resolve().parent / "distributed" / "trained_on_ranks.py"
+pytestmark = pytest.mark.xdist_group("ranks")
 AUTOTUNE = AutotuneConfig(
     depth=50, learning_rate=0.01, epochs=2, check_epochs=2, train_size=400, test_size=100, batch_size=40,
     policy="stage", baseline=False, device="cpu",
 )  # fmt: skip
 TIMES = ("seconds_training", "seconds_measuring", "seconds_evaluating", "measuring_share", "latency_ms",
          "latency_ms_p10", "latency_ms_p90")  # fmt: skip
-
-
-def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Two processes; ranks that hang are ended, and fail the test."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
-    started = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    try:
-        out, err = started.communicate(timeout=180)
-    except subprocess.TimeoutExpired:
-        started.terminate()  # torchrun then ends its ranks
-        raise
-    return subprocess.CompletedProcess(command, started.returncode, out, err)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -66,7 +50,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def told(root: Path) -> list[tuple[list[str], list[dict[str, Any]], list[float]]]:
     """What the two ranks said and returned."""
-    done = torchrun(str(SCRIPT), str(root))
+    done = on_forked_ranks(2, SCRIPTS / "trained_on_ranks.py", root)
     assert done.returncode == 0, done.stderr
     return [tuple(each) for each in json.loads(done.stdout)]
 
@@ -145,14 +129,15 @@ def test_what_fails_on_rank_zero_is_said_on_all(root: Path, told: Any) -> None:
 # --- the command line -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_autotune_ends_with_the_architecture_of_one_process(tmp_path: Path) -> None:
     from cbkernels.training.autotuning import autotune_configured
 
     alone = autotune_configured(AUTOTUNE, tmp_path / "alone")
     given = ["depth", "learning_rate", "epochs", "check_epochs", "train_size", "test_size", "batch_size", "policy"]
     options = [f"--{name.replace('_', '-')}={getattr(AUTOTUNE, name)}" for name in given]
-    command = ["-m", "cbkernels", "autotune", *options, "--no-baseline", "--device=cpu", "--out", str(tmp_path / "two")]
-    done = torchrun(*command, "--json")
+    command = ["autotune", *options, "--no-baseline", "--device=cpu", "--out", str(tmp_path / "two")]
+    done = torchrun(2, "-m", "cbkernels", *command, "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result == json.loads((tmp_path / "two" / "result.json").read_text())
@@ -163,7 +148,7 @@ def test_autotune_ends_with_the_architecture_of_one_process(tmp_path: Path) -> N
     progress = [line for line in done.stderr.splitlines() if line.startswith("round ")]
     assert len(progress) == len(set(progress)) == len(history_of(tmp_path / "two")), "one process tells"
     # again into the same folder: the first rank refuses and tells the other one
-    done = torchrun(*command)
+    done = on_forked_ranks(2, "-m", "cbkernels", *command)
     assert done.returncode == 1
     (said,) = {line for line in done.stderr.splitlines() if line.startswith("cbkernels: error: ")}
     assert said.startswith(f"cbkernels: error: {tmp_path / 'two'} holds a run already; pass --resume to go on")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from typing import Any
 
@@ -14,7 +15,9 @@ from hypothesis import strategies as st
 import cbkernels as cb
 from cbkernels.grid import GRID_DTYPES
 
-from .inputs import place, special_values, typed
+from . import emulation
+from .all_of import all_of
+from .inputs import patterns_of_sixteen_bits, place, special_values, typed
 
 BATCH_SIZES = [7, 32, 50, 64, 100]
 
@@ -43,7 +46,8 @@ def test_agrees_with_numpy_on_many_values(backend: str, batch_size: int, dtype: 
     rng = np.random.default_rng(batch_size)
     # a coarse grid needs large activations to tell any two apart
     spread = {"float64": 1e-9, "float32": 8.0, "float16": 5e4, "bfloat16": 5e5}[dtype]
-    a = rng.uniform(-spread, spread, 30_000)
+    # the emulation takes a second for so many, and `make fuzz-emulated` tries as many more as are wanted
+    a = rng.uniform(-spread, spread, 2000 if backend == emulation.NAME else 30_000)
     a = a if dtype == "float64" else a.astype(np.float32)
     for lr, w in ((1e-3, 0.7), (0.03, 1.7), (1e-3, 0.0)):
         grid = cb.UpdateGrid(learning_rate=lr, batch_size=batch_size, weight_amplitude=w, dtype=dtype)
@@ -52,19 +56,24 @@ def test_agrees_with_numpy_on_many_values(backend: str, batch_size: int, dtype: 
 
 
 @pytest.mark.parametrize("dtype", GRID_DTYPES)
-@pytest.mark.parametrize("acts_dtype", ["float64", "float32", "float16", "bfloat16", "int64", "uint64", "int8", "bool"])
-def test_special_values_of_every_type(backend: str, dtype: str, acts_dtype: str) -> None:
-    values = special_values(acts_dtype)
-    for lr, batch_size, w in ((1.0, 1, 0.0), (1e-3, 50, 0.7), (1e3, 7, 1e38), (1e-30, 100, 1e-3)):
-        grid = cb.UpdateGrid(learning_rate=lr, batch_size=batch_size, weight_amplitude=w, dtype=dtype)
-        ids = cb.bundle_rows(place(values[:, None], backend), grid=grid, backend=backend)
-        assert ids.tolist() == ids_of_values(seen(values, grid))
+def test_special_values_of_every_type(backend: str, dtype: str) -> None:
+    types = ("float64", "float32", "float16", "bfloat16", "int64", "uint64", "int8", "bool")
+    grids = [
+        cb.UpdateGrid(learning_rate=lr, batch_size=batch_size, weight_amplitude=w, dtype=dtype)
+        for lr, batch_size, w in ((1.0, 1, 0.0), (1e-3, 50, 0.7), (1e3, 7, 1e38), (1e-30, 100, 1e-3))
+    ]
+    with all_of("types on grids") as case:
+        for acts_dtype, grid in itertools.product(types, grids):
+            with case(acts_dtype, grid):
+                values = special_values(acts_dtype)
+                ids = cb.bundle_rows(place(values[:, None], backend), grid=grid, backend=backend)
+                assert ids.tolist() == ids_of_values(seen(values, grid))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_every_rounding_to_sixteen_bits(compiled: str, dtype: str) -> None:
-    """Around each of the 65,536 patterns: itself, the tie above it, and the neighbours of the tie."""
-    numbers = np.arange(65536, dtype=np.uint16)
+    """Around each pattern, where all are tried: itself, the tie above it, and the neighbours of the tie."""
+    numbers = patterns_of_sixteen_bits(dtype, compiled)
     exact = (numbers.view(np.float16).astype(np.float32).view(np.uint32) if dtype == "float16"
              else numbers.astype(np.uint32) << np.uint32(16))  # fmt: skip
     half = np.uint32(1 << 12 if dtype == "float16" else 1 << 15)
@@ -216,6 +225,16 @@ def test_from_optimizer_takes_what_the_paper_takes() -> None:
     assert half.dtype == "bfloat16"
     named = cb.UpdateGrid.from_optimizer(model, torch.optim.SGD(model.parameters(), lr=0.25), 32, dtype="float32")
     assert named.dtype == "float32"
+
+
+@pytest.mark.parametrize("first", GRID_DTYPES)
+@pytest.mark.parametrize("second", GRID_DTYPES)
+def test_from_optimizer_takes_the_coarsest_of_several_types(first: str, second: str) -> None:
+    torch = pytest.importorskip("torch", reason="torch: NOT TESTED HERE")
+    layers = [torch.nn.Linear(2, 2).to(getattr(torch, dtype)) for dtype in (first, second)]
+    model = torch.nn.Sequential(*layers)
+    coarsest = min(first, second, key=("bfloat16", "float16", "float32", "float64").index)
+    assert cb.UpdateGrid.from_optimizer(model, torch.optim.SGD(model.parameters(), lr=0.1), 8).dtype == coarsest
 
 
 def test_from_optimizer_refuses() -> None:

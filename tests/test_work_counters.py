@@ -14,6 +14,7 @@ import pytest
 import cbkernels as cb
 from cbkernels import _core, backends
 
+from .all_of import all_of
 from .cases import CASES, Case
 from .test_named_cases import name_of
 
@@ -216,23 +217,28 @@ def test_counters_start_again_with_every_call() -> None:
 # --- colliding hashes: slower, still exact ---------------------------------------------------------
 
 
-@pytest.mark.parametrize("bits", range(9))
 @pytest.mark.parametrize("case", [c for c in CASES if len(c.ids) <= 1000 and c.tolerance is None], ids=name_of)
-def test_collisions_change_no_named_case(routing_bits: Callable[[int], None], case: Case, bits: int) -> None:
-    routing_bits(bits)
-    assert cb.bundle_rows(case.acts(), grid=case.grid).tolist() == list(case.ids)
+def test_collisions_change_no_named_case(routing_bits: Callable[[int], None], case: Case) -> None:
+    acts = case.acts()
+    with all_of("routing bits") as number:
+        for bits in range(9):
+            with number(bits):
+                routing_bits(bits)
+                assert cb.bundle_rows(acts, grid=case.grid).tolist() == list(case.ids)
 
 
-@pytest.mark.parametrize("bits", [0, 1, 2, 4, 8])
 @pytest.mark.parametrize("make", ADVERSARIAL, ids=lambda f: f.__name__)
 def test_collisions_change_no_adversarial_layout(
-    routing_bits: Callable[[int], None], make: Callable[[], np.ndarray], bits: int
+    routing_bits: Callable[[int], None], make: Callable[[], np.ndarray]
 ) -> None:
     acts = make()[:200]
-    expected = cb.bundle_rows(acts, backend="reference").tolist()
-    routing_bits(bits)
-    assert cb.bundle_rows(acts).tolist() == expected
-    assert cb.bundle_rows(acts[::-1]).tolist() == cb.bundle_rows(acts[::-1], backend="reference").tolist()
+    forward, backward = (cb.bundle_rows(a, backend="reference").tolist() for a in (acts, acts[::-1]))
+    with all_of("routing bits") as number:
+        for bits in (0, 1, 2, 4, 8):
+            with number(bits):
+                routing_bits(bits)
+                assert cb.bundle_rows(acts).tolist() == forward
+                assert cb.bundle_rows(acts[::-1]).tolist() == backward
 
 
 def test_every_way_out_of_a_collision_is_taken(routing_bits: Callable[[int], None]) -> None:

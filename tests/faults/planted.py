@@ -1,0 +1,237 @@
+"""Faults of the Python package, one a room: what is changed, why that is wrong, which test files should notice.
+
+A fault is small and plausible: everything still runs, and one promise no longer holds. ``mutate.py`` plants them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Fault(NamedTuple):
+    file: str  # in cbkernels/
+    text: str  # occurs there exactly once
+    replacement: str
+    what: str
+    tests: tuple[str, ...]  # files in tests/
+
+
+FAULTS = [
+    # --- definitions
+    Fault(
+        "grid.py",
+        '("bfloat16", "float16", "float32", "float64") if d in stored',
+        '("float64", "float32", "float16", "bfloat16") if d in stored',
+        "grid: weights of two types count as the finer one",
+        ("test_update_grid.py",),
+    ),
+    Fault(
+        "entropy.py",
+        "return math.fsum(parts) / num_rows",
+        "return sum(parts) / num_rows",
+        "entropy: the sum depends on the order of the bundles",
+        ("test_entropy_identity.py", "test_distributed.py"),
+    ),
+    Fault(
+        "result.py",
+        '"entropy": None if self.entropy != self.entropy else self.entropy,',
+        '"entropy": self.entropy,',
+        "result: NaN gets into JSON",
+        ("test_report.py", "test_command_line.py"),
+    ),
+    Fault(
+        "arrays.py",
+        "if not kind.isnative:",
+        "if False:",
+        "arrays: bytes in foreign order are read as they lie",
+        ("test_refusals.py",),
+    ),
+    Fault(
+        "arrays.py",
+        "    if x.is_neg():\n        x = x.resolve_neg()\n",
+        "",
+        "arrays: torch's lazy minus sign is not seen",
+        ("test_torch_inputs.py",),
+    ),
+    # --- streams and ranks
+    Fault(
+        "streaming.py",
+        "        self._num_nan_rows += other._num_nan_rows\n",
+        "",
+        "streaming: merge forgets the other's NaN rows",
+        ("test_streaming.py",),
+    ),
+    Fault(
+        "row_store.py",
+        "return min(_LARGEST_BLOCK_ROWS, max(64, num_rows // 2))",
+        "return max(64, num_rows)",
+        "row store: as much memory unused as used",
+        ("test_streaming.py", "test_memory.py"),
+    ),
+    Fault(
+        "distributed.py",
+        "ascending = np.lexsort((label_counts, ids[kept]))",
+        'ascending = np.argsort(ids[kept], kind="stable")',
+        "ranks: counts of a bundle come in the order of arrival, so the last bits of the entropy do, too",
+        ("test_distributed.py",),
+    ),
+    Fault(
+        "distributed.py",
+        "num_bundles=sum(f.num_bundles for f in of_ranks) + num_nan_rows,",
+        "num_bundles=sum(f.num_bundles for f in of_ranks),",
+        "ranks: NaN rows are no bundles",
+        ("test_distributed.py",),
+    ),
+    # --- looking at a model
+    Fault(
+        "monitor.py",
+        "        if dtype is None:\n            self.history.append(report)",
+        "        if True:\n            self.history.append(report)",
+        "monitor: a what-if question gets into the history",
+        ("test_monitor.py",),
+    ),
+    Fault(
+        "probing/probe.py",
+        "return rows if mask is None else rows.masked_fill(~mask[..., None], 0)",
+        "return rows",
+        "probe: padding decides whether rows are equal",
+        ("test_monitor.py",),
+    ),
+    Fault(
+        "probing/layer_selection.py",
+        "            end = min(end, with_weights[-1])\n",
+        "            pass\n",
+        "layer selection: the logits count as hidden",
+        ("test_layer_selection.py",),
+    ),
+    # --- changing a model
+    Fault(
+        "surgery.py",
+        "                block.train(parent.training)\n",
+        "                pass\n",
+        "surgery: a block comes back in the mode it left in",
+        ("test_surgery.py",),
+    ),
+    Fault(
+        "cutting/optimizer_parameters.py",
+        "entries += [Entry(state, p, state[p], MISSING) for p in gone if p in state]",
+        "entries += []",
+        "optimizer: the state of dropped parameters stays",
+        ("test_surgery.py",),
+    ),
+    Fault(
+        "training/removal.py",
+        "goes = accuracy >= limit - _ROUNDING",
+        "goes = accuracy > limit",
+        "removal: a block goes only when the accuracy is above the limit",
+        ("test_removal.py",),
+    ),
+    # --- training
+    Fault(
+        "training/shrinking.py",
+        "result.num_conflicting_rows >= min_conflicting_rows",
+        "result.num_conflicting_rows > min_conflicting_rows",
+        "auto-tune: the noise floor itself is taken for noise",
+        ("test_shrinking.py",),
+    ),
+    Fault(
+        "training/checkpoints.py",
+        "content.detach().cpu().clone().contiguous()",
+        "content.detach().cpu().contiguous()",
+        "checkpoints: tensors that share memory are refused",
+        ("test_checkpoints.py",),
+    ),
+    Fault(
+        "training/run_log.py",
+        "    return lines[:count]\n",
+        "    return lines\n",
+        "run log: a resumed run keeps lines behind its checkpoint",
+        ("test_checkpoints.py", "test_train.py"),
+    ),
+    Fault(
+        "run_folder.py",
+        "        aside.unlink(missing_ok=True)\n",
+        "        pass\n",
+        "run folder: a file that could not be written is left beside its target",
+        ("test_autotune_killed.py", "test_report.py", "test_command_line.py", "test_train.py"),
+    ),
+    Fault(
+        "training/lookahead.py",
+        '        self.steps_taken = int(state_dict["steps_taken"])\n',
+        "",
+        "lookahead: a resumed run synchronises at other steps",
+        ("test_lookahead.py",),
+    ),
+    Fault(
+        "training/filter_ranking.py",
+        "ranked = [(score, place[name], index, name)",
+        "ranked = [(score, name, index, name)",
+        "RePr: among equal filters the name of the layer decides",
+        ("test_filter_criteria.py",),
+    ),
+    Fault(
+        "training/data_sets.py",
+        "order = np.lexsort((random.permutation(len(labels)), place))",
+        "order = np.lexsort((labels, place))",
+        "data sets: a subset prefers the classes with low numbers",
+        ("test_data_sets.py",),
+    ),
+    Fault(
+        "training/data_sets.py",
+        "random.permutation(members)[: round(test_share * len(members))]",
+        "members[: round(test_share * len(members))]",
+        "data sets: the seed does not choose what is tested on",
+        ("test_data_sets.py", "test_digits.py"),
+    ),
+    # --- what is told
+    Fault(
+        "reports/report_tables.py",
+        "if result.num_conflicting or result.num_nan_rows else",
+        "if result.num_conflicting else",
+        "report tables: a diverged layer looks healthy in a notebook",
+        ("test_report.py",),
+    ),
+    Fault(
+        "reports/history.py",
+        "math.fsum(entropy[row, measured[row]].tolist()) / int(measured[row].sum())",
+        "math.fsum(entropy[row, measured[row]].tolist()) / measured.shape[1]",
+        "history: steps at which a layer was not measured count as 0",
+        ("test_history.py",),
+    ),
+    Fault(
+        "commands/measure.py",
+        "if not result.entropy <= threshold]",
+        "if result.entropy > threshold]",
+        "command line: NaN passes --fail-above",
+        ("test_command_line.py",),
+    ),
+    Fault(
+        "command_line.py",
+        "        self.exit(EXIT_ERROR, f",
+        "        self.exit(2, f",
+        "command line: wrong usage looks like a layer above --fail-above",
+        ("test_command_line.py",),
+    ),
+    # --- integrations
+    Fault(
+        "integrations/torchmetrics.py",
+        "        self._stream.merge(batch)\n        self._update_count += 1\n        self._computed = None\n",
+        "        self._stream.merge(batch)\n        self._update_count += 1\n",
+        "torchmetrics: compute answers with the value before the last batch",
+        ("test_integrations_torchmetrics.py",),
+    ),
+    Fault(
+        "integrations/transformers.py",
+        "int(of_rank * args.gradient_accumulation_steps * args.world_size)",
+        "int(of_rank * args.world_size)",
+        "transformers: accumulated batches do not count for the grid",
+        ("test_integrations_transformers.py",),
+    ),
+    Fault(
+        "integrations/training_monitor.py",
+        "if is_over and any(self._last_rates):",
+        "if False:",
+        "training monitor: no last measurement when a schedule ends at 0",
+        ("test_integrations_transformers.py", "test_integrations_lightning.py"),
+    ),
+]
