@@ -801,8 +801,10 @@ double conflict_margin(const RowsView& rows, const LabelsView& labels, const Str
   const bool is_rounded = fits_float32(rows.dtype);
   const Best found = is_rounded ? search<Doubles, Floats>(p, stream) : search<Doubles, Doubles>(p, stream);
   if (!found.has_pair) return none;
-  const float rounded = same_bits<float>(found.rounded - 1);
-  return is_rounded && (p.is_exact || rounded == 0) ? static_cast<double>(rounded) : same_bits<double>(found.distance);
+  const uint32_t rounded = found.rounded - 1;
+  // In patterns: the caller may have made this thread take subnormals for zero. No exact difference is one.
+  return is_rounded && (p.is_exact || rounded == 0) ? static_cast<double>(same_bits<float>(rounded))
+                                                    : same_bits<double>(found.distance);
 }
 
 }  // namespace cbkernels::cuda
