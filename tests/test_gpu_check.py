@@ -541,6 +541,7 @@ def test_test_files_are_counted_each_and_together(testing: Any, place: Any, tmp_
     assert parts["test_killed"]["why"] == "exit status 9, in test_dies"
 
 
+@pytest.mark.slow
 def test_a_warning_at_import_is_no_collection_error(testing: Any, place: Any, tmp_path: Path) -> None:
     (tmp_path / "test_warns.py").write_text("import warnings\nwarnings.warn('old')\ndef test_it(): pass\n")
     (tmp_path / "test_broken.py").write_text("import a_package_that_nobody_has\n")
@@ -549,6 +550,7 @@ def test_a_warning_at_import_is_no_collection_error(testing: Any, place: Any, tm
     assert testing.run_files(place, 30.0, [broken]).outcome == "failed"
 
 
+@pytest.mark.slow
 def test_a_file_in_which_nothing_passed_has_tested_nothing(testing: Any, place: Any, tmp_path: Path) -> None:
     file = tmp_path / "test_skips.py"
     file.write_text("import pytest\npytest.skip('all of it: NOT TESTED HERE (none)', allow_module_level=True)\n")
@@ -611,6 +613,7 @@ def test_what_ncu_says_is_read(gpu_check: Any) -> None:
 # --- the rehearsal ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", ["smoke", "same_answers", "sanitized_calls", "fresh_graph", "one_rank"])
 def test_a_program_runs_on_the_emulation(program: str, gpu_check: Any, tmp_path: Path) -> None:
     from . import emulation
