@@ -39,8 +39,8 @@ template <class SameKey>
 CBKERNELS_DEVICE uint32_t find_slot_together(uint32_t* slots, uint32_t num_slots, uint64_t hash, uint32_t row,
                                              bool takes_part, const SameKey& same_key, bool* is_new) {
   const int lane = lane_index();
-  const unsigned peers = __match_any_sync(whole_warp, static_cast<unsigned long long>(hash)) &
-                         __ballot_sync(whole_warp, takes_part);
+  const unsigned peers =
+      __match_any_sync(whole_warp, static_cast<unsigned long long>(hash)) & __ballot_sync(whole_warp, takes_part);
   const int first = takes_part ? __ffs(peers) - 1 : lane;
   const uint32_t row_of_first = __shfl_sync(whole_warp, row, first);
   const bool follows = first != lane && same_key(row_of_first);  // keys may differ although their hashes are the same

@@ -47,7 +47,7 @@ struct Layers {
     const int step = team.is_block ? static_cast<int>(gridDim.x) : 1;
     for (int l = team.is_block ? static_cast<int>(blockIdx.x) : 0; l < count; l += step) {
       body(layer[l], team.is_block ? shared_slots : layer[l].work.slots);
-      team.sync();
+      if (team.is_block) __syncthreads();  // the next layer's table is in the same place
     }
   }
 };
@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(threads_of_grouping, 1)
   fill_block_keys(block_keys);
   __syncthreads();
   for_each_item(
-      num_layers, [&](int l) { return tiles_of(layer[l].work.num_rows, rows_per_sample); },
+      num_layers, [&](int l) { return tiles_of(layer[l].work.num_rows, rows_per_sample(layer[l].places)); },
       [&](int l, int64_t item) { sample_item(layer[l], item, block_keys, launch.routing_mask); });
   barrier.wait();
 
@@ -123,17 +123,28 @@ __global__ void __launch_bounds__(threads_of_grouping, 1)
   });
 }
 
+Places places_of(const Elements& e) {
+  const int64_t lines = e.num_chunks / lanes_per_sample;
+  Places places{};
+  places.count = static_cast<int32_t>(std::clamp<int64_t>(lines / 8, lines >= 4 ? 2 : 1, most_places));
+  while (places.count > 1 << places.log_loads) ++places.log_loads;
+  if (e.element == Element::any) places.log_loads = log_most_places;
+  const bool is_whole_row = e.num_chunks <= places.count * lanes_per_sample;
+  places.first = is_whole_row ? 0 : lines / (2 * places.count) * lanes_per_sample;
+  places.step = is_whole_row ? lanes_per_sample : lines / places.count * lanes_per_sample;
+  return places;
+}
+
 // How a launch reads a layer: what is a piece of work depends on how much work there is for so many warps.
-Layer plan(const RowsView& rows, const UpdateGrid& grid, int64_t rows_of_all_layers) {
+Layer plan(const RowsView& rows, const UpdateGrid& grid, int64_t num_layers) {
   Layer layer{};
   layer.elements = elements_of(rows, grid, ColumnOrder::any);
   const Elements& e = layer.elements;
-  const int64_t lines = e.num_chunks / lanes_per_sample;
-  layer.num_places = static_cast<int32_t>(std::clamp<int64_t>(lines / 8, lines >= 4 ? 2 : 1, most_places));
-  layer.sample_is_whole_row = e.num_chunks <= layer.num_places * lanes_per_sample;
-  layer.has_few_rows = e.rows.num_rows <= most_rows_of_a_block();
+  layer.places = places_of(e);
+  layer.sample_is_whole_row = e.num_chunks <= layer.places.count * lanes_per_sample;
+  layer.has_few_rows = e.rows.num_rows <= most_rows_of_a_block(num_layers);
   // 2 to 8 KiB of eight rows: many pieces for one small layer, few for many layers
-  layer.chunks_per_span = rows_of_all_layers * e.num_chunks > (int64_t{1} << 24) ? 512 : 128;
+  layer.chunks_per_span = num_layers * e.rows.num_rows * e.num_chunks > (int64_t{1} << 24) ? 512 : 128;
   layer.num_spans = std::max<int64_t>(1, (e.num_chunks + layer.chunks_per_span - 1) / layer.chunks_per_span);
   const int64_t num_blocks = (e.num_words + fingerprint::block_words - 1) / fingerprint::block_words;
   layer.blocks_per_hash_span = 4;
@@ -149,7 +160,7 @@ class Grouping {
            int64_t* ids, const Stream& stream)
       : stream_(stream), workspace_(stream) {
     const int64_t num_rows = views[0].num_rows(), num_layers = static_cast<int64_t>(views.size());
-    for (const RowsView& view : views) layers_.push_back(plan(view, grid, num_rows * num_layers));
+    for (const RowsView& view : views) layers_.push_back(plan(view, grid, num_layers));
     layers_[0].ids = ids;
     results_.reserve(workspace_, num_layers, num_rows);
     const size_t table = num_layers > 1 ? workspace_.reserve<Layer>(num_layers) : 0;
@@ -184,7 +195,7 @@ class Grouping {
       const RowLayout& rows = layer.elements.rows;
       row_bytes.push_back(rows.num_columns * rows.itemsize);
       work.bytes_total += rows.num_rows * row_bytes.back();
-      const int64_t sampled = layer.num_places * lanes_per_sample * chunk_bytes;
+      const int64_t sampled = layer.places.count * lanes_per_sample * chunk_bytes;
       work.bytes_touched += rows.num_rows * std::min(row_bytes.back(), sampled);
       work.rows_sampled += rows.num_rows;
     }
@@ -202,7 +213,7 @@ class Grouping {
     int64_t items = 0;
     for (const Layer& layer : layers_) {
       const int64_t rows = layer.elements.rows.num_rows;
-      items += std::max((rows + rows_per_sample - 1) / rows_per_sample, (rows + 7) / 8 * layer.num_spans);
+      items += (rows + 3) / 4 * std::max<int64_t>(1, layer.num_spans / 2);
     }
     return items;
   }

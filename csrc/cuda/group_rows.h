@@ -11,7 +11,7 @@ struct Layer {
   Elements elements;
   LayerWork work;
   int64_t* ids;  // may be null
-  int32_t num_places;        // of the sample
+  Places places;             // of the sample
   bool sample_is_whole_row;  // every value is in the sample
   bool has_few_rows;         // a block groups it, its table in shared memory
   int64_t chunks_per_span, num_spans;                // of a comparison
@@ -20,14 +20,23 @@ struct Layer {
 
 // --- one warp's work ------------------------------------------------------------------------------------------------
 
+// item = quotient * divisor + rest. Divisions of 64 bits take a hundred instructions.
+struct Division { int64_t quotient, rest; };
+CBKERNELS_DEVICE Division divide(int64_t item, int64_t divisor) {
+  if (divisor == 1) return {item, 0};
+  if ((item | divisor) >> 32 == 0) {
+    const uint32_t quotient = static_cast<uint32_t>(item) / static_cast<uint32_t>(divisor);
+    return {quotient, static_cast<uint32_t>(item) - quotient * static_cast<uint32_t>(divisor)};
+  }
+  return {item / divisor, item % divisor};
+}
+
 CBKERNELS_DEVICE void sample_item(const Layer& layer, int64_t item, const uint32_t* block_keys, uint64_t routing_mask) {
-  const int64_t row = item * rows_per_sample + lane_index() / lanes_per_sample;
-  const int64_t last = layer.work.num_rows - 1;
-  const RowSample sample = sample_row(layer.elements, row < last ? row : last, layer.num_places, block_keys);
-  if (row > last || lane_index() % lanes_per_sample != 0) return;
-  layer.work.sums[2 * row] = sample.hash & routing_mask;
-  layer.work.holds_nan[row] = sample.holds_nan;
-  layer.work.differs[row] = layer.work.marked[row] = 0;
+  const RowSample sample = sample_rows(layer.elements, layer.places, item * rows_per_sample(layer.places), block_keys);
+  if (sample.row < 0) return;
+  layer.work.sums[2 * sample.row] = sample.hash & routing_mask;
+  layer.work.holds_nan[sample.row] = sample.holds_nan;
+  layer.work.differs[sample.row] = layer.work.marked[sample.row] = 0;
 }
 
 // One piece of the rows of one tile: against their leader, or (is_scan) looking for NaN in rows that nothing else has
@@ -36,17 +45,18 @@ CBKERNELS_DEVICE void tile_item(const Layer& layer, int64_t item, bool is_scan) 
   const LayerWork& work = layer.work;
   const Elements& e = layer.elements;
   const int width = lanes_per_row(e), rows_side_by_side = warp_size / width;
-  const int64_t tile = item / layer.num_spans, span = item % layer.num_spans;
+  const Division part = divide(item, layer.num_spans);
+  const int64_t tile = part.quotient, span = part.rest;
   const uint32_t* const list = is_scan ? work.tiles : work.order;
   const uint32_t list_size = is_scan ? work.counters->num_scanned : work.counters->num_members;
   const int64_t begin_of_tile = is_scan ? tile * rows_per_lane * rows_side_by_side : work.tiles[tile];
-  const int64_t leader = is_scan ? list[begin_of_tile] : work.leader[list[begin_of_tile]];
-  int64_t rows[rows_per_lane];
+  const uint32_t leader = is_scan ? list[begin_of_tile] : work.leader[list[begin_of_tile]];
+  uint32_t rows[rows_per_lane];
   unsigned is_open = 0;  // bit r: there is a row r, and it has not been found to differ
 #pragma unroll
   for (int r = 0; r < rows_per_lane; ++r) {
     const int64_t at = begin_of_tile + lane_index() / width + r * rows_side_by_side;
-    rows[r] = at < list_size ? static_cast<int64_t>(list[at]) : leader;
+    rows[r] = at < list_size ? list[at] : leader;
     if (at >= list_size || (!is_scan && (work.leader[rows[r]] != leader || read_now(work.differs + rows[r])))) continue;
     is_open |= 1u << r;
   }
@@ -75,9 +85,10 @@ CBKERNELS_DEVICE void tile_item(const Layer& layer, int64_t item, bool is_scan) 
 CBKERNELS_DEVICE void hash_item(const Layer& layer, int64_t item, const uint32_t* block_keys) {
   constexpr int num_sums = 2, num_rows = 16 / num_sums;
   const LayerWork& work = layer.work;
-  const int64_t first = item / layer.num_hash_spans * num_rows, span = item % layer.num_hash_spans;
+  const Division part = divide(item, layer.num_hash_spans);
+  const int64_t first = part.quotient * num_rows, span = part.rest;
   const int64_t last = static_cast<int64_t>(work.counters->num_pending) - 1;
-  int64_t rows[num_rows];
+  uint32_t rows[num_rows];
 #pragma unroll
   for (int r = 0; r < num_rows; ++r) rows[r] = work.pending[first + r < last ? first + r : last];
   const int64_t begin = span * layer.blocks_per_hash_span, end = begin + layer.blocks_per_hash_span;

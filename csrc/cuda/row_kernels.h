@@ -31,69 +31,103 @@ CBKERNELS_DEVICE void load_keys(const uint32_t* block_keys, int at, uint4 (&keys
     keys[s] = *reinterpret_cast<const uint4*>(block_keys + at + fingerprint::toeplitz_shift * s);
 }
 
-// --- a few places of four rows ---------------------------------------------------------------------------------
-// Eight lanes a row; a place is 128 bytes. Places are spread evenly: the beginning of a row is often the same.
+// --- a few places of several rows ------------------------------------------------------------------------------
+// Eight lanes a row; a place is 128 bytes. Places are spread evenly: the beginning of a row is often the same. A lane
+// issues eight loads at once: one row with eight places, or up to eight rows with one.
 
 constexpr int lanes_per_sample = 8;
-constexpr int rows_per_sample = warp_size / lanes_per_sample;
 constexpr int most_places = 8;
+constexpr int log_most_places = 3;
 
-CBKERNELS_DEVICE int64_t first_chunk_of_place(int64_t num_chunks, int num_places, int place) {
-  if (num_chunks <= num_places * lanes_per_sample) return place * lanes_per_sample;  // the whole row
-  return num_chunks / lanes_per_sample * (2 * place + 1) / (2 * num_places) * lanes_per_sample;
+// The places of every row of a layer. Its first chunks are `step` apart: divisions are the host's.
+struct Places {
+  int32_t count;
+  int32_t log_loads;    // a row takes 2^log_loads of a lane's loads, at least `count`
+  int64_t first, step;  // chunks
+};
+
+CBKERNELS_DEVICE int rows_per_sample(const Places& places) {
+  return warp_size / lanes_per_sample << (log_most_places - places.log_loads);
 }
 
-struct RowSample {  // complete in the first of the row's eight lanes
+struct RowSample {
+  int64_t row;  // of this lane; < 0: none
   uint64_t hash;
   bool holds_nan;  // in the places read
 };
 
-CBKERNELS_DEVICE RowSample sample_row(const Elements& e, int64_t row, int num_places, const uint32_t* block_keys) {
-  const int lane = lane_index() % lanes_per_sample;
-  uint64_t sums[2] = {0, 0};
-  bool holds_nan = false;
-  const auto add = [&](const FourWords& words, int at) {
+// Sums of 16 values over eight lanes by exchanging halves: lane l of them gets those of the values 2 l and 2 l + 1.
+CBKERNELS_DEVICE void reduce_sample(uint64_t (&values)[2 * most_places]) {
+  const int lane = lane_index();
+#pragma unroll
+  for (int half = most_places; half > 1; half /= 2) {
+    const bool upper = (lane & (half / 2)) != 0;
+#pragma unroll
+    for (int i = 0; i < most_places; ++i) {
+      if (i >= half) continue;  // so that the compiler unrolls both loops
+      const uint64_t sent = upper ? values[i] : values[i + half], kept = upper ? values[i + half] : values[i];
+      values[i] = kept + __shfl_xor_sync(whole_warp, sent, half / 2);
+    }
+  }
+}
+
+// Rows from `first_row` on, as many as rows_per_sample says.
+CBKERNELS_DEVICE RowSample sample_rows(const Elements& e, const Places& places, int64_t first_row,
+                                       const uint32_t* block_keys) {
+  const int lane = lane_index() % lanes_per_sample, last_load = (1 << places.log_loads) - 1;
+  const int64_t last = static_cast<int64_t>(e.rows.num_rows) - 1;
+  const int64_t first = first_row + (lane_index() / lanes_per_sample << (log_most_places - places.log_loads));
+  uint64_t sums[2 * most_places] = {};  // of a lane's load l: 2 l and 2 l + 1
+  unsigned with_nan = 0;                // bit l: load l
+  const auto add = [&](const FourWords& words, int at, uint64_t* to) {
     uint4 keys[2];
     load_keys(block_keys, at, keys);
-    add_words(words, keys, sums);
+    add_words(words, keys, to);
   };
-  if (e.element == Element::any) {
+  if (e.element == Element::any) {  // one row
 #pragma unroll 1
-    for (int place = 0; place < num_places; ++place) {
-      const int64_t chunk = first_chunk_of_place(e.num_chunks, num_places, place) + lane;
+    for (int place = 0; place < places.count; ++place) {
+      const int64_t chunk = places.first + place * places.step + lane;
       if (chunk >= e.num_chunks) continue;
-      const GatheredWords words = gather_words(e, row, chunk);
-      holds_nan |= words.holds_nan;
-      add(words.four, 4 * (place * lanes_per_sample + lane));
+      const GatheredWords words = gather_words(e, first < last ? first : last, chunk);
+      if (words.holds_nan) with_nan = 1;
+      add(words.four, 4 * (place * lanes_per_sample + lane), sums);
     }
   } else {
-    const uint4* const start = reinterpret_cast<const uint4*>(row_start(e.rows, row));
     uint4 raw[most_places];
 #pragma unroll
-    for (int place = 0; place < most_places; ++place) {
-      const int64_t chunk = first_chunk_of_place(e.num_chunks, num_places, place) + lane;
-      raw[place] = place < num_places && chunk < e.num_chunks ? __ldcs(start + chunk) : make_uint4(0, 0, 0, 0);
+    for (int l = 0; l < most_places; ++l) {
+      const int place = l & last_load;
+      const int64_t row = first + (l >> places.log_loads), chunk = places.first + place * places.step + lane;
+      const uint4* const start = reinterpret_cast<const uint4*>(row_start(e.rows, row < last ? row : last));
+      raw[l] = place < places.count && chunk < e.num_chunks ? __ldcs(start + chunk) : make_uint4(0, 0, 0, 0);
     }
     with_vector_kind(e, [&](auto kind) {
       using Kind = decltype(kind);
 #pragma unroll
-      for (int place = 0; place < most_places; ++place) {
-        if (place >= num_places) break;
+      for (int l = 0; l < most_places; ++l) {
+        const int place = l & last_load;
+        if (place >= places.count) continue;
+        bool holds_nan = false;
 #pragma unroll
         for (int part = 0; part < Kind::words_per_chunk / 4; ++part)
-          add(Kind::words(e, raw[place], part, holds_nan),
-              (place * lanes_per_sample + lane) * Kind::words_per_chunk + 4 * part);
+          add(Kind::words(e, raw[l], part, holds_nan),
+              (place * lanes_per_sample + lane) * Kind::words_per_chunk + 4 * part, sums + 2 * l);
+        if (holds_nan) with_nan |= 1u << l;
       }
     });
   }
-  const unsigned with_nan = __ballot_sync(whole_warp, holds_nan);
+  reduce_sample(sums);
 #pragma unroll
-  for (int step = lanes_per_sample / 2; step > 0; step /= 2) {
+  for (int step = 1; step < lanes_per_sample; step *= 2) {
+    with_nan |= __shfl_xor_sync(whole_warp, with_nan, step);
+    if (step > last_load) continue;  // of another row; the same for the whole warp
     sums[0] += __shfl_xor_sync(whole_warp, sums[0], step);
     sums[1] += __shfl_xor_sync(whole_warp, sums[1], step);
   }
-  const int first_lane = lane_index() / lanes_per_sample * lanes_per_sample;
-  return {fingerprint::mix(sums[0] ^ fingerprint::mix(sums[1])), (with_nan >> first_lane & 0xffu) != 0};
+  const int64_t row = first + (lane >> places.log_loads);
+  return {row <= last && (lane & last_load) == 0 ? row : -1, fingerprint::mix(sums[0] ^ fingerprint::mix(sums[1])),
+          (with_nan >> lane & ((2u << last_load) - 1)) != 0};
 }
 
 // --- whole blocks of several rows --------------------------------------------------------------------------------
@@ -117,7 +151,7 @@ CBKERNELS_DEVICE uint64_t reduce_sixteen(uint64_t (&values)[16]) {
 // Row sums of 16 / num_sums rows over blocks [begin, end): lane l gets that of row (l % 16) / num_sums and sum
 // l % num_sums. Bit r of *with_nan: row r holds a NaN there. A row may be named twice.
 template <class Kind, int num_sums>
-CBKERNELS_DEVICE uint64_t sum_blocks(const Elements& e, const int64_t (&rows)[16 / num_sums], int64_t begin,
+CBKERNELS_DEVICE uint64_t sum_blocks(const Elements& e, const uint32_t (&rows)[16 / num_sums], int64_t begin,
                                      int64_t end, const uint32_t* block_keys, unsigned* with_nan) {
   constexpr int num_rows = 16 / num_sums;
   constexpr int chunks_per_block = fingerprint::block_words / Kind::words_per_chunk;
@@ -127,7 +161,7 @@ CBKERNELS_DEVICE uint64_t sum_blocks(const Elements& e, const int64_t (&rows)[16
   for (int r = 0; r < num_rows; ++r)
     start[r] = reinterpret_cast<const uint4*>(row_start(e.rows, rows[r])) + begin * chunks_per_block;
   uint64_t row_sum = 0;
-  bool holds_nan[num_rows] = {};
+  unsigned nan_here = 0;  // bit r: in row r, by this lane; one register
 #pragma unroll 1
   for (int64_t block = begin; block < end; ++block) {
     const int64_t left = e.num_chunks - block * chunks_per_block;
@@ -148,7 +182,9 @@ CBKERNELS_DEVICE uint64_t sum_blocks(const Elements& e, const int64_t (&rows)[16
         load_keys(block_keys, c * Kind::words_per_chunk + 4 * part, keys);
 #pragma unroll
         for (int r = 0; r < num_rows; ++r) {
-          FourWords words = Kind::words(e, raw[r], part, holds_nan[r]);
+          bool holds_nan = false;
+          FourWords words = Kind::words(e, raw[r], part, holds_nan);
+          if (holds_nan) nan_here |= 1u << r;
           if (Kind::moves_zero && is_padding) words = {{0, 0, 0, 0}};
           add_words(words, keys, sums + r * num_sums);
         }
@@ -164,13 +200,13 @@ CBKERNELS_DEVICE uint64_t sum_blocks(const Elements& e, const int64_t (&rows)[16
   *with_nan = 0;
 #pragma unroll
   for (int r = 0; r < num_rows; ++r)
-    if (__any_sync(whole_warp, holds_nan[r])) *with_nan |= 1u << r;
+    if (__any_sync(whole_warp, (nan_here >> r & 1u) != 0)) *with_nan |= 1u << r;
   return row_sum;
 }
 
 // The same value by value, one row after the other.
 template <int num_sums>
-CBKERNELS_DEVICE uint64_t sum_gathered_blocks(const Elements& e, const int64_t (&rows)[16 / num_sums], int64_t begin,
+CBKERNELS_DEVICE uint64_t sum_gathered_blocks(const Elements& e, const uint32_t (&rows)[16 / num_sums], int64_t begin,
                                               int64_t end, const uint32_t* block_keys, unsigned* with_nan) {
   constexpr int num_rows = 16 / num_sums, chunks_per_block = fingerprint::block_words / 4;
   const int lane = lane_index(), s = lane % num_sums;
@@ -209,8 +245,9 @@ CBKERNELS_DEVICE uint64_t sum_gathered_blocks(const Elements& e, const int64_t (
 }
 
 template <int num_sums>
-CBKERNELS_DEVICE uint64_t sum_blocks_of_any_kind(const Elements& e, const int64_t (&rows)[16 / num_sums], int64_t begin,
-                                                 int64_t end, const uint32_t* block_keys, unsigned* with_nan) {
+CBKERNELS_DEVICE uint64_t sum_blocks_of_any_kind(const Elements& e, const uint32_t (&rows)[16 / num_sums],
+                                                 int64_t begin, int64_t end, const uint32_t* block_keys,
+                                                 unsigned* with_nan) {
   if (e.element == Element::any) return sum_gathered_blocks<num_sums>(e, rows, begin, end, block_keys, with_nan);
   uint64_t row_sum = 0;
   with_vector_kind(
@@ -247,7 +284,7 @@ CBKERNELS_DEVICE bool differ(const FourWords& a, const FourWords& b) {
 
 // Chunks [begin, end) of eight rows a lane against the leader. A row may be named twice, or be the leader.
 template <class Kind>
-CBKERNELS_DEVICE Comparison compare_rows(const Elements& e, int64_t leader, const int64_t (&rows)[rows_per_lane],
+CBKERNELS_DEVICE Comparison compare_rows(const Elements& e, int64_t leader, const uint32_t (&rows)[rows_per_lane],
                                          int64_t begin, int64_t end, int width) {
   Comparison seen{0, 0, false};
   const uint4* const leader_start = reinterpret_cast<const uint4*>(row_start(e.rows, leader));
@@ -276,7 +313,7 @@ CBKERNELS_DEVICE Comparison compare_rows(const Elements& e, int64_t leader, cons
 
 // The same value by value, one row after the other.
 CBKERNELS_DEVICE Comparison compare_gathered_rows(const Elements& e, int64_t leader,
-                                                  const int64_t (&rows)[rows_per_lane], int64_t begin, int64_t end,
+                                                  const uint32_t (&rows)[rows_per_lane], int64_t begin, int64_t end,
                                                   int width) {
   Comparison seen{0, 0, false};
 #pragma unroll 1
@@ -294,7 +331,7 @@ CBKERNELS_DEVICE Comparison compare_gathered_rows(const Elements& e, int64_t lea
 }
 
 CBKERNELS_DEVICE Comparison compare_rows_of_any_kind(const Elements& e, int64_t leader,
-                                                     const int64_t (&rows)[rows_per_lane], int64_t begin, int64_t end,
+                                                     const uint32_t (&rows)[rows_per_lane], int64_t begin, int64_t end,
                                                      int width) {
   if (e.element == Element::any) return compare_gathered_rows(e, leader, rows, begin, end, width);
   Comparison seen{0, 0, false};

@@ -23,7 +23,9 @@ struct GridBarrier {
     if (threadIdx.x == 0) {
       __threadfence();  // what this block wrote, before its arrival
       atomicAdd(arrived, 1u);
-      while (static_cast<int>(read_now(arrived) - expected) < 0) __nanosleep(32);
+      // A sleep may be long: the others are usually about to come.
+      for (int polls = 0; static_cast<int>(read_now(arrived) - expected) < 0; ++polls)
+        if (polls > 500) __nanosleep(32);
       __threadfence();  // what the others wrote, after theirs
     }
     __syncthreads();
@@ -103,8 +105,7 @@ CBKERNELS_DEVICE Share share_of(const Team& team, int64_t count) {
 template <class Count, class Body>
 CBKERNELS_DEVICE void for_each_item(int num_layers, const Count& count, const Body& body) {
   const int lane = lane_index();
-  int64_t before = 0, next = warp_of_grid();
-  const int64_t num_warps = warps_of_grid();
+  int64_t end = 0, next = warp_of_grid();
   for (int first = 0; first < num_layers; first += warp_size) {
     const int64_t mine = first + lane < num_layers ? count(first + lane) : 0;
     int64_t inclusive = mine;
@@ -113,14 +114,14 @@ CBKERNELS_DEVICE void for_each_item(int num_layers, const Count& count, const Bo
       const int64_t add = __shfl_up_sync(whole_warp, inclusive, step);
       if (lane >= step) inclusive += add;
     }
-    const int64_t end = before + __shfl_sync(whole_warp, inclusive, warp_size - 1);
+    const int64_t begin = end + inclusive - mine;  // of this lane's layer; little is kept while the body runs
+    end += __shfl_sync(whole_warp, inclusive, warp_size - 1);
     while (next < end) {
-      const int owner = __ffs(__ballot_sync(whole_warp, before + inclusive > next)) - 1;
-      const int64_t begin_of_layer = before + __shfl_sync(whole_warp, inclusive - mine, owner);
-      body(first + owner, next - begin_of_layer);
-      next += num_warps;
+      // the last layer that begins here or before: those without items begin where the next one does
+      const int owner = 31 - __clz(static_cast<int>(__ballot_sync(whole_warp, begin <= next)));
+      body(first + owner, next - __shfl_sync(whole_warp, begin, owner));
+      next += warps_of_grid();
     }
-    before = end;
   }
 }
 

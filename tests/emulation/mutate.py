@@ -112,17 +112,24 @@ FAULTS = [
     Fault("group_rows.h", "step = width / 2; step > 0", "step = width / 4; step > 0", "comparing: half of the lanes"),
     Fault("group_rows.h", "if (holds_nan) work.holds_nan[rows[r]] = 1;", "", "comparing: a NaN is forgotten"),
     Fault("group_rows.h", "if (differs) work.leader[row] = row;", "", "listing: a row stays with the wrong leader"),
-    Fault("group_rows.h", "row < last ? row : last", "row", "sampling: reads behind the last row"),
+    Fault("row_kernels.h", "row < last ? row : last", "row", "sampling: reads behind the last row"),
     Fault(
         "row_kernels.h", "chunk < end; chunk += width", "chunk + 1 < end; chunk += width", "comparing: the last chunk"
     ),
     Fault(
         "row_kernels.h",
-        "(with_nan >> first_lane & 0xffu) != 0",
-        "(with_nan & 0xffu) != 0",
+        "(with_nan >> lane & ((2u << last_load) - 1)) != 0",
+        "with_nan != 0",
         "sampling: NaN of another row",
     ),
-    Fault("row_kernels.h", "step = lanes_per_sample / 2", "step = lanes_per_sample", "sampling: adds up two rows"),
+    Fault("row_kernels.h", "if (step > last_load) continue;", "", "sampling: adds up two rows"),
+    Fault(
+        "row_kernels.h",
+        "(lane & (half / 2)) != 0;",
+        "(lane & (half / 2)) == 0;",
+        "sampling: halves exchanged",
+    ),
+    Fault("group_rows.h", "static_cast<uint32_t>(item) - quotient", "quotient", "items: the wrong piece of a row"),
     Fault(
         "row_kernels.h",
         "const bool upper = (lane & half) != 0;",
