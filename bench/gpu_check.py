@@ -87,11 +87,15 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
                         help="go through it without a GPU, the emulation in its place")  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT") or ROOT / "bench" / "results"),
                         help="folder for the JSON and the logs; default: $OUT, else bench/results")  # fmt: skip
+    parser.add_argument("--wheel", type=Path,
+                        help="install this wheel, built elsewhere for this Python and GPU, instead of building")  # fmt: skip
     parser.add_argument("--limit", type=float, help="seconds for everything; default: those of the part")
     parser.add_argument("--phases", nargs="+", default=os.environ.get("PHASES", "").split() or None,
                         metavar="PHASE", help="only these, install and facts; default: $PHASES, else all")  # fmt: skip
     options = parser.parse_args(arguments)
     names = [phase.name for phase in PARTS[options.part][1]]
+    if options.wheel is not None and not options.wheel.is_file():
+        parser.error(f"there is no file {str(options.wheel)!r}; name a wheel, or leave --wheel out")
     for name in options.phases or []:
         if name not in names:
             parser.error(f"part {options.part} has no phase {name!r}; choose from {', '.join(names)}")
@@ -106,7 +110,7 @@ def main(arguments: Sequence[str] | None = None, find: Callable[[], list[Json]] 
         return 0
     limit, phases = PARTS[options.part]
     chosen = [p for p in phases if not options.phases or p.name in options.phases or p.is_needed]
-    place = Place(SCRATCH, found[0], options.rehearse)
+    place = Place(SCRATCH, found[0], options.rehearse, options.wheel and options.wheel.resolve())
     for old in [*place.log("x").parent.glob("*.log"), *place.log("x").parent.glob("*.xml")]:
         old.unlink()
     now = datetime.datetime.now(datetime.timezone.utc)

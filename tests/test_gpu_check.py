@@ -133,6 +133,7 @@ def test_devices_are_described(gpu_check: Any, monkeypatch: pytest.MonkeyPatch) 
     (["--part", "3"], "argument --part: invalid choice: 3"),
     (["--part", "1", "--phases", "nonsense"], "part 1 has no phase 'nonsense'; choose from install, facts, smoke"),
     (["--part", "1", "--phases", "peers"], "part 1 has no phase 'peers'"),
+    (["--part", "1", "--wheel", "no.whl"], "there is no file 'no.whl'; name a wheel, or leave --wheel out"),
     (["--part", "1", "--limit", "soon"], "argument --limit: invalid float value: 'soon'"),
 ])  # fmt: skip
 def test_bad_arguments(gpu_check: Any, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -439,6 +440,7 @@ def test_install_asks_for_this_gpu_and_says_what_went_wrong(
     gpu_check: Any, place: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     building, asked = sys.modules["gpu_checks.building"], list[Any]()
+    monkeypatch.delenv("CBKERNELS_CUDA", raising=False)
 
     def run(place: Any, name: str, command: Any, seconds: float, **extra: str) -> int:
         asked.append((command, extra))
@@ -455,7 +457,10 @@ def test_install_asks_for_this_gpu_and_says_what_went_wrong(
     assert outcome.why.endswith("NOTHING WAS TESTED")
     command, extra = asked[0]
     assert {"--no-build-isolation", "--no-deps", "--no-index"} <= set(command)
+    assert command[-1] == str(ROOT)
     assert extra == {"CBKERNELS_CUDA": "ON", "CBKERNELS_CUDA_ARCHITECTURES": "90-real"}
+    building.install(gpu_check.Place(place.scratch, DEVICE, wheel=Path("/x/ours.whl")), 100)
+    assert asked[1][0][-1] == "/x/ours.whl"
 
 
 @pytest.mark.parametrize(("log", "line"), [

@@ -72,6 +72,8 @@ class Place:
     scratch: Path
     device: Json
     is_rehearsal: bool = False
+    wheel: Path | None = None
+    """Built elsewhere for this machine's Python and GPU; None: built here."""
 
     @property
     def site(self) -> Path:
