@@ -403,7 +403,7 @@ def on_three(script: Path, *arguments: str) -> str:
 
 
 def test_three_processes_give_the_result_of_one() -> None:
-    out = on_three(SCRIPTS / "same_as_one_process.py", "20")
+    out = on_three(SCRIPTS / "same_as_one_process.py", "30")
     said = dict(re.findall(r"rank (\d) of 3: (\d+) results are those of one process", out))
     assert set(said) == {"0", "1", "2"}, out
     assert min(map(int, said.values())) > 200

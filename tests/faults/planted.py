@@ -66,7 +66,7 @@ FAULTS = [
         "return min(_LARGEST_BLOCK_ROWS, max(64, num_rows // 2))",
         "return max(64, num_rows)",
         "row store: as much memory unused as used",
-        ("test_streaming.py", "test_memory.py"),
+        ("test_streaming.py",),
     ),
     Fault(
         "distributed.py",
