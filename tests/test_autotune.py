@@ -58,8 +58,8 @@ def test_digits_with_fifty_layers(tmp_path: Path) -> None:
     result = autotune_configured(config, tmp_path / "run")
     assert result["status"] == "trained"
     assert result["before"]["test_accuracy"] < result["chance_accuracy"] + 0.05 < 0.2
-    # how much it learns in so few epochs depends on how many layers are left, and so on the processor: 0.3 to 0.8
-    assert result["after"]["test_accuracy"] > result["chance_accuracy"] + 0.15
+    # seeds 0 to 2 with torch's three kinds of kernels reach 0.58 to 0.84, as 6 to 20 layers are left
+    assert result["after"]["test_accuracy"] > result["chance_accuracy"] + 0.25
     assert sum(result["after"]["architecture"]["blocks"]) < 40
     assert any(r["removed"] for r in result["rounds"])
     for measured in ("parameters", "macs", "flops", "peak_memory_bytes"):
