@@ -88,7 +88,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT") or ROOT / "bench" / "results"),
                         help="folder for the JSON and the logs; default: $OUT, else bench/results")  # fmt: skip
     parser.add_argument("--wheel", type=Path,
-                        help="install this wheel, built elsewhere for this Python and GPU, instead of building")  # fmt: skip
+                        help="install this wheel for this Python and GPU instead of building")  # fmt: skip
     parser.add_argument("--limit", type=float, help="seconds for everything; default: those of the part")
     parser.add_argument("--phases", nargs="+", default=os.environ.get("PHASES", "").split() or None,
                         metavar="PHASE", help="only these, install and facts; default: $PHASES, else all")  # fmt: skip

@@ -20,9 +20,11 @@ def install(place: Place, seconds: float) -> Outcome:
     A rehearsal builds without CUDA: the emulation stands in for it.
     """
     shutil.rmtree(place.site, ignore_errors=True)
+    build = ["-C", f"build-dir={place.scratch / 'cmake'}", str(ROOT)]
+    what = [str(place.wheel)] if place.wheel else build
     command = [sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "--no-index",
                      "--disable-pip-version-check", "--target", str(place.site),
-                     *([str(place.wheel)] if place.wheel else ["-C", f"build-dir={place.scratch / 'cmake'}", str(ROOT)])]  # fmt: skip
+                     *what]  # fmt: skip
     own = f"{place.device['major']}{place.device['minor']}-real"
     choice = "OFF" if place.is_rehearsal else "ON"
     wanted = {"CBKERNELS_CUDA": os.environ.get("CBKERNELS_CUDA", choice),
