@@ -118,3 +118,17 @@ def _labels(rng: np.random.Generator, num_rows: int) -> np.ndarray:
     if kind == 0:
         return np.repeat(labels, 3)[1::3]
     return labels if kind == 1 else np.ascontiguousarray(labels[::-1])[::-1]
+
+
+def small_bundles(seed: int, num_rows: int) -> np.ndarray:
+    """Many bundles of one to four rows; some rows differ from the others of their bundle, or hold a NaN, at one place.
+
+    Every row begins at a multiple of 16 bytes, so that a GPU reads it in chunks.
+    """
+    rng = np.random.default_rng([seed, num_rows])
+    num_columns = int(rng.choice([8, 16, 24, 64, 136, 264, 1032, 2400]))
+    palette = rng.normal(0, 1, (num_rows // int(rng.integers(2, 5)) + 1, num_columns))
+    rows = palette[rng.integers(len(palette), size=num_rows)].astype(rng.choice(["float32", "float16", "float64"]))
+    for row in rng.integers(num_rows, size=num_rows // 10):
+        rows[row, rng.integers(num_columns)] = rng.choice([np.nan, 0.0, 7.0])
+    return rows

@@ -21,7 +21,7 @@ from .cases import CASES
 from .current_device import watch
 from .fuzz import check, same_counts
 from .inputs import LAYOUTS, place
-from .random_inputs import random_case
+from .random_inputs import random_case, small_bundles
 
 core, missing = emulation.load()
 pytestmark = pytest.mark.skipif(core is None, reason=f"{emulation.NAME}: NOT TESTED HERE ({missing})")
@@ -504,6 +504,34 @@ def test_many_rows(layout: str, seed: int) -> None:
     assert found.label_counts.tolist() == right.label_counts.tolist()
     assert found.starts.tolist() == right.starts.tolist()
     assert found.num_conflicting_rows == right.num_conflicting_rows
+
+
+@pytest.mark.parametrize("seed", range(16))
+@pytest.mark.parametrize("rows_of_a_block", [0, 4])
+def test_many_small_bundles(seed: int, rows_of_a_block: int) -> None:
+    """Neighbours in a comparison have leaders of their own; rows differ behind the places that the sample reads."""
+    for num_rows in (3, 40, 200):
+        run_as(seed, SHAPES[seed % len(SHAPES)], rows_of_a_block, bits=ROUTING_BITS[seed % len(ROUTING_BITS)])
+        acts, labels = small_bundles(seed, num_rows), np.arange(num_rows) % 3
+        here = place(acts, NAME)
+        grid = cb.UpdateGrid(learning_rate=0.1, batch_size=8, weight_amplitude=0.7) if seed % 4 == 3 else None
+        assert cb.bundle_rows(here, backend=NAME).tolist() == cb.bundle_rows(acts, backend="reference").tolist()
+        found = cb.bundle_entropy(here, labels, grid=grid, backend=NAME)
+        right = cb.bundle_entropy(acts, labels, grid=grid, backend="reference")
+        assert (found.num_bundles, found.num_conflicting, found.num_nan_rows) == (
+            right.num_bundles,
+            right.num_conflicting,
+            right.num_nan_rows,
+        )
+        assert found.entropy.hex() == right.entropy.hex()
+    assert hooks.counters()["errors"] == 0
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_more_rows_than_one_block_groups(seed: int) -> None:
+    run_as(seed, (0, 0))
+    acts = small_bundles(seed, 4500)[:, :8].copy()
+    assert cb.bundle_rows(acts, backend=NAME).tolist() == cb.bundle_rows(acts, backend="reference").tolist()
 
 
 @pytest.mark.parametrize("seed", range(4))

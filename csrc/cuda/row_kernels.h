@@ -163,8 +163,8 @@ CBKERNELS_DEVICE uint64_t sum_blocks(const Elements& e, const uint32_t (&rows)[1
   uint64_t row_sum = 0;
   unsigned nan_here = 0;  // bit r: in row r, by this lane; one register
 #pragma unroll 1
-  for (int64_t block = begin; block < end; ++block) {
-    const int64_t left = e.num_chunks - block * chunks_per_block;
+  for (int num_blocks = static_cast<int>(end - begin); num_blocks > 0; --num_blocks, ++begin) {
+    const int64_t left = e.num_chunks - begin * chunks_per_block;
     const int num_chunks = left < chunks_per_block ? static_cast<int>(left) : chunks_per_block;
     // the last block is padded with zeros to a multiple of 16 words
     constexpr int padding = 16 / Kind::words_per_chunk;
@@ -193,7 +193,7 @@ CBKERNELS_DEVICE uint64_t sum_blocks(const Elements& e, const uint32_t (&rows)[1
     const uint64_t block_sum = reduce_sixteen(reinterpret_cast<uint64_t (&)[16]>(sums));
     const int s = lane % num_sums;
     row_sum +=
-        fingerprint::row_term(block_sum, fingerprint::row_key(block, 2 * s), fingerprint::row_key(block, 2 * s + 1));
+        fingerprint::row_term(block_sum, fingerprint::row_key(begin, 2 * s), fingerprint::row_key(begin, 2 * s + 1));
 #pragma unroll
     for (int r = 0; r < num_rows; ++r) start[r] += chunks_per_block;
   }
@@ -259,7 +259,7 @@ CBKERNELS_DEVICE int64_t num_blocks_of(const Elements& e) {
   return (e.num_words + fingerprint::block_words - 1) / fingerprint::block_words;
 }
 
-// --- rows against their leader --------------------------------------------------------------------------------------
+// --- rows against their leaders -------------------------------------------------------------------------------------
 // Short rows lie side by side in a warp: `width` lanes (a power of two) read one row, so a warp holds 8 * 32 / width
 // rows.
 
@@ -270,23 +270,25 @@ CBKERNELS_DEVICE int lanes_per_row(const Elements& e) {
   while (width < warp_size && width < e.num_chunks) width *= 2;
   return width;
 }
-CBKERNELS_DEVICE int rows_per_tile(const Elements& e) { return rows_per_lane * (warp_size / lanes_per_row(e)); }
+CBKERNELS_DEVICE int rows_of_comparison(const Elements& e) { return rows_per_lane * (warp_size / lanes_per_row(e)); }
 
-struct Comparison {
-  unsigned differs;  // bit r: the row r of this lane differs from the leader in what this lane has seen
+struct Comparison {  // bit r: of row r of this lane, in what this lane has seen
+  unsigned differs;
   unsigned holds_nan;
-  bool leader_holds_nan;
+  unsigned leader_holds_nan;
 };
 
 CBKERNELS_DEVICE bool differ(const FourWords& a, const FourWords& b) {
   return ((a.word[0] ^ b.word[0]) | (a.word[1] ^ b.word[1]) | (a.word[2] ^ b.word[2]) | (a.word[3] ^ b.word[3])) != 0;
 }
 
-// Chunks [begin, end) of eight rows a lane against the leader. A row may be named twice, or be the leader.
+// Chunks [begin, end) of eight rows a lane against the leader of all. A row may be named twice, or be the leader.
 template <class Kind>
-CBKERNELS_DEVICE Comparison compare_rows(const Elements& e, int64_t leader, const uint32_t (&rows)[rows_per_lane],
-                                         int64_t begin, int64_t end, int width) {
-  Comparison seen{0, 0, false};
+CBKERNELS_DEVICE Comparison compare_with_one_leader(const Elements& e, uint32_t leader,
+                                                    const uint32_t (&rows)[rows_per_lane], int64_t begin, int64_t end,
+                                                    int width) {
+  unsigned differs = 0, with_nan = 0;
+  bool leader_holds_nan = false;
   const uint4* const leader_start = reinterpret_cast<const uint4*>(row_start(e.rows, leader));
   const uint4* start[rows_per_lane];
 #pragma unroll
@@ -299,43 +301,86 @@ CBKERNELS_DEVICE Comparison compare_rows(const Elements& e, int64_t leader, cons
     for (int r = 0; r < rows_per_lane; ++r) raw[r] = __ldcs(start[r] + chunk);
 #pragma unroll
     for (int part = 0; part < Kind::words_per_chunk / 4; ++part) {
-      const FourWords expected = Kind::words(e, leaders, part, seen.leader_holds_nan);
+      const FourWords expected = Kind::words(e, leaders, part, leader_holds_nan);
 #pragma unroll
       for (int r = 0; r < rows_per_lane; ++r) {
         bool holds_nan = false;
-        if (differ(Kind::words(e, raw[r], part, holds_nan), expected)) seen.differs |= 1u << r;
-        if (holds_nan) seen.holds_nan |= 1u << r;
+        if (differ(Kind::words(e, raw[r], part, holds_nan), expected)) differs |= 1u << r;
+        if (holds_nan) with_nan |= 1u << r;
       }
+    }
+  }
+  return {differs, with_nan, leader_holds_nan ? (1u << rows_per_lane) - 1 : 0};
+}
+
+// The same, every row against its own leader: as many loads of leaders, most from the L1 cache when rows share one.
+template <class Kind>
+CBKERNELS_DEVICE Comparison compare_with_own_leaders(const Elements& e, const uint32_t (&leaders)[rows_per_lane],
+                                                     const uint32_t (&rows)[rows_per_lane], int64_t begin, int64_t end,
+                                                     int width) {
+  constexpr int at_once = rows_per_lane / 2;  // twice as many loads; more take too many registers
+  Comparison seen{0, 0, 0};
+#pragma unroll
+  for (int first = 0; first < rows_per_lane; first += at_once) {
+    const uint4 *start[at_once], *leader_start[at_once];
+#pragma unroll
+    for (int r = 0; r < at_once; ++r) {
+      start[r] = reinterpret_cast<const uint4*>(row_start(e.rows, rows[first + r]));
+      leader_start[r] = reinterpret_cast<const uint4*>(row_start(e.rows, leaders[first + r]));
+    }
+#pragma unroll 1
+    for (int64_t chunk = begin + lane_index() % width; chunk < end; chunk += width) {
+      uint4 raw[at_once], raw_leader[at_once];
+#pragma unroll
+      for (int r = 0; r < at_once; ++r) {
+        raw[r] = __ldcs(start[r] + chunk);
+        raw_leader[r] = leader_start[r][chunk];
+      }
+#pragma unroll
+      for (int part = 0; part < Kind::words_per_chunk / 4; ++part)
+#pragma unroll
+        for (int r = 0; r < at_once; ++r) {
+          bool holds_nan = false, leader_holds_nan = false;
+          const FourWords expected = Kind::words(e, raw_leader[r], part, leader_holds_nan);
+          if (differ(Kind::words(e, raw[r], part, holds_nan), expected)) seen.differs |= 1u << (first + r);
+          if (holds_nan) seen.holds_nan |= 1u << (first + r);
+          if (leader_holds_nan) seen.leader_holds_nan |= 1u << (first + r);
+        }
     }
   }
   return seen;
 }
 
 // The same value by value, one row after the other.
-CBKERNELS_DEVICE Comparison compare_gathered_rows(const Elements& e, int64_t leader,
+CBKERNELS_DEVICE Comparison compare_gathered_rows(const Elements& e, const uint32_t (&leaders)[rows_per_lane],
                                                   const uint32_t (&rows)[rows_per_lane], int64_t begin, int64_t end,
                                                   int width) {
-  Comparison seen{0, 0, false};
+  Comparison seen{0, 0, 0};
 #pragma unroll 1
   for (int64_t chunk = begin + lane_index() % width; chunk < end; chunk += width) {
-    const GatheredWords expected = gather_words(e, leader, chunk);
-    seen.leader_holds_nan |= expected.holds_nan;
+    GatheredWords expected{};
 #pragma unroll 1
     for (int r = 0; r < rows_per_lane; ++r) {
+      if (r == 0 || leaders[r] != leaders[r - 1]) expected = gather_words(e, leaders[r], chunk);
       const GatheredWords words = gather_words(e, rows[r], chunk);
       if (words.holds_nan) seen.holds_nan |= 1u << r;
+      if (expected.holds_nan) seen.leader_holds_nan |= 1u << r;
       if (differ(words.four, expected.four)) seen.differs |= 1u << r;
     }
   }
   return seen;
 }
 
-CBKERNELS_DEVICE Comparison compare_rows_of_any_kind(const Elements& e, int64_t leader,
-                                                     const uint32_t (&rows)[rows_per_lane], int64_t begin, int64_t end,
-                                                     int width) {
-  if (e.element == Element::any) return compare_gathered_rows(e, leader, rows, begin, end, width);
-  Comparison seen{0, 0, false};
-  with_vector_kind(e, [&](auto kind) { seen = compare_rows<decltype(kind)>(e, leader, rows, begin, end, width); });
+// have_one_leader: the rows of all lanes; the same for the whole warp.
+CBKERNELS_DEVICE Comparison compare_rows(const Elements& e, bool have_one_leader,
+                                         const uint32_t (&leaders)[rows_per_lane],
+                                         const uint32_t (&rows)[rows_per_lane], int64_t begin, int64_t end, int width) {
+  if (e.element == Element::any) return compare_gathered_rows(e, leaders, rows, begin, end, width);
+  Comparison seen{0, 0, 0};
+  with_vector_kind(e, [&](auto kind) {
+    seen = have_one_leader ? compare_with_one_leader<decltype(kind)>(e, leaders[0], rows, begin, end, width)
+                           : compare_with_own_leaders<decltype(kind)>(e, leaders, rows, begin, end, width);
+  });
   return seen;
 }
 
