@@ -147,7 +147,7 @@ CBKERNELS_DEVICE bool group_by_hash(const Team& team, const Layer& layer, uint32
         [&](uint32_t other) { return work.sums[2 * static_cast<int64_t>(other)]; }, slot);
 #pragma unroll
     for (int j = 0; j < batch_size; ++j)
-      if (takes_part[j]) work.rank[row[j]] = slot[j];
+      if (batch.there[j]) work.rank[row[j]] = takes_part[j] ? slot[j] : 0;  // it is read for every row
   });
   team.sync();
   bool has_members = false;
