@@ -292,6 +292,17 @@ def test_chosen_phases_come_with_those_they_need(
     assert next(tmp_path.glob("*.json")).stem.endswith("-part1-partial")
 
 
+def test_a_run_never_overwrites_an_earlier_one(gpu_check: Any, tmp_path: Path) -> None:
+    paths = []
+    for _ in range(3):
+        report = report_of(gpu_check, tmp_path)
+        report.write()
+        paths.append(report.path.name)
+    assert len(set(paths)) == 3
+    assert paths[1] == paths[0].replace(".json", "-2.json")
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 @pytest.mark.parametrize(("states", "expected"), [
     (["passed", "passed"], "passed"), (["passed", "skipped"], "incomplete"), (["refused", "passed"], "incomplete"),
     (["passed", "failed", "skipped"], "failed"), (["passed", "timed out"], "failed"), ([], "incomplete"),

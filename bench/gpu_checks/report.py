@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import os
 import platform
@@ -26,7 +27,7 @@ class Report:
         stamp, self.commit = f"{now:%Y-%m-%d}", commit()
         device = re.sub(r"[^a-z0-9]+", "-", found[0]["name"].lower()).strip("-")
         marks = f"-part{part}" + ("" if is_whole else "-partial") + ("-rehearsal" if is_rehearsal else "")
-        self.path = folder / f"gpu-{device}-{stamp}-{self.commit['short']}{marks}.json"
+        self.path = _free(folder / f"gpu-{device}-{stamp}-{self.commit['short']}{marks}.json")
         self.content: Json = {
             "format": 2, "what": "gpu-check", "part": part, "is_rehearsal": is_rehearsal,
             "date": now.isoformat(timespec="seconds"), "commit": self.commit, "device": found[0],
@@ -49,6 +50,12 @@ class Report:
         logs = sorted(place.log("x").parent.glob("*.log"), key=lambda path: path.stat().st_mtime)
         parts = [f"######## {path.stem}\n{_shortened(text_of(path))}\n" for path in logs]
         _write(self.path.with_name(self.path.stem + "-logs.txt"), "".join(parts))
+
+
+def _free(path: Path) -> Path:
+    """The path, or with the first number behind it that no earlier run of the day has taken."""
+    numbered = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
+    return next(candidate for candidate in itertools.chain([path], numbered) if not candidate.exists())
 
 
 def _shortened(text: str) -> str:
