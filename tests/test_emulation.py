@@ -535,6 +535,16 @@ def test_many_small_bundles(seed: int, rows_of_a_block: int) -> None:
     assert hooks.counters()["errors"] == 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("order", range(12))
+def test_small_bundles_in_many_orders(order: int) -> None:
+    """A grouping with fewer waits was wrong in one order of thirty here, and right in every other test."""
+    acts = small_bundles(67, 200)
+    run_as(order, (2, 96) if order % 2 == 0 else (3, 64), 3, bits=2)
+    found = cb.bundle_rows(place(acts, NAME), backend=NAME)
+    assert found.tolist() == cb.bundle_rows(acts, backend="reference").tolist()
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_more_rows_than_one_block_groups(seed: int) -> None:
     run_as(seed, (0, 0))

@@ -41,8 +41,8 @@ CBKERNELS_DEVICE void count(const Team& team, const Launch& launch, uint32_t* sl
   for (int64_t i = team.rank(); i < work.num_rows; i += team.size())
     work.leader[i] = work.holds_nan[i] ? static_cast<uint32_t>(i) : slots[work.rank[i]];
   team.sync();
-  const uint32_t num_bundles = number_bundles(team, work, nullptr);
-  count_labels(team, work, num_bundles, slots, launch.labels, work.out, &launch.state->out_used);
+  number_bundles(team, work, nullptr);
+  count_labels(team, work, slots, launch.labels, work.out, &launch.state->out_used);
 }
 
 __global__ void __launch_bounds__(threads_of_a_block, 2)
@@ -72,7 +72,7 @@ BundleCounts count_fingerprints(const FingerprintBlock& rows, bool may_hold_nan,
   results.reserve(workspace, 1, rows.num_rows);
   const LaunchShape shape = shape_for(reinterpret_cast<const void*>(count_fingerprints_kernel), threads_of_a_block,
                                       sizeof(ScanSpace), (rows.num_rows + warp_size - 1) / warp_size, stream);
-  const size_t of_block = workspace.reserve<uint64_t>(2 * shape.blocks);
+  const size_t of_block = workspace.reserve<uint64_t>(shape.blocks);
   Launch arguments{};
   const WorkMemory memory(workspace, rows.num_rows);
   workspace.allocate();

@@ -29,9 +29,9 @@ __global__ void __launch_bounds__(threads_of_a_block, 2)
   for (int64_t item = warp_of_grid(); item < num_items; item += warps_of_grid()) {
     const int64_t first = item / num_spans * rows_per_item, begin = item % num_spans * blocks_per_span;
     const int64_t end = begin + blocks_per_span < num_blocks ? begin + blocks_per_span : num_blocks;
-    uint32_t rows[rows_per_item];
+    int64_t rows[rows_per_item];
 #pragma unroll
-    for (int r = 0; r < rows_per_item; ++r) rows[r] = static_cast<uint32_t>(first + r < last ? first + r : last);
+    for (int r = 0; r < rows_per_item; ++r) rows[r] = first + r < last ? first + r : last;
     unsigned with_nan;
     const uint64_t sum = sum_blocks_of_any_kind<num_sums>(e, rows, begin, end, block_keys, &with_nan);
     const int64_t row = first + lane / num_sums;

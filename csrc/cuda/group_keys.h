@@ -12,8 +12,6 @@ CBKERNELS_DEVICE uint32_t first_slot(uint64_t hash, uint32_t num_slots) {
 }
 CBKERNELS_DEVICE uint32_t next_slot(uint32_t slot, uint32_t num_slots) { return slot + 1 == num_slots ? 0 : slot + 1; }
 
-constexpr int slots_of_a_group = 4;  // see find_slots
-
 // The slot of the row's key. same_key(other): has that row this row's key? Every row in the table has its key written
 // before; rows of one slot have one key.
 template <class SameKey>
@@ -84,158 +82,26 @@ CBKERNELS_DEVICE uint32_t count_together(uint32_t* counters, uint32_t key, bool 
   return before + __popc(peers & ((1u << lane) - 1));
 }
 
+// Appends the values of the lanes that take part; their order is that of the lanes. Whole warps.
+CBKERNELS_DEVICE void append(uint32_t* list, uint32_t* size, uint32_t value, bool takes_part) {
+  const int lane = lane_index();
+  const unsigned peers = __ballot_sync(whole_warp, takes_part);
+  if (peers == 0) return;
+  const int first = __ffs(peers) - 1;
+  uint32_t before = 0;
+  if (lane == first) before = atomicAdd(size, static_cast<uint32_t>(__popc(peers)));
+  before = __shfl_sync(whole_warp, before, first);
+  if (takes_part) list[before + __popc(peers & ((1u << lane) - 1))] = value;
+}
+
 // for (k of this thread; k < count) with whole warps: `there` says whether the thread has an item.
 template <class Body>
 CBKERNELS_DEVICE void for_each_in_warps(const Team& team, int64_t count, const Body& body) {
   for (int64_t k = team.rank(); k - lane_index() < count; k += team.size()) body(k, k < count);
 }
 
-// Four slots at a time.
 CBKERNELS_DEVICE void clear_slots(const Team& team, uint32_t* slots, uint32_t num_slots) {
-  uint4* const groups = reinterpret_cast<uint4*>(slots);
-  for (int64_t i = team.rank(); i < num_slots / slots_of_a_group; i += team.size())
-    groups[i] = make_uint4(no_row, no_row, no_row, no_row);
-}
-
-// --- several items of every thread at once --------------------------------------------------------------------------
-// A pass over rows is a chain of loads, each of which waits for the one before it. With four rows a thread, four chains
-// are under way: every loop below goes over the rows of a batch, and nothing in it waits for the row before.
-
-constexpr int batch_size = 4;
-template <class T>
-using OfBatch = T[batch_size];
-
-struct Batch {
-  uint32_t k[batch_size];  // the first one where there is none: it may be read
-  bool there[batch_size];
-};
-
-// Whole warps; neighbours have neighbouring items.
-template <class Body>
-CBKERNELS_DEVICE void for_each_batch(const Team& team, int64_t count, const Body& body) {
-#pragma unroll 1
-  for (int64_t first = team.rank(); first - lane_index() < count; first += batch_size * team.size()) {
-    Batch batch;
-#pragma unroll
-    for (int j = 0; j < batch_size; ++j) {
-      const int64_t k = first + j * team.size();
-      batch.there[j] = k < count;
-      batch.k[j] = k < count ? static_cast<uint32_t>(k) : 0;
-    }
-    body(batch);
-  }
-}
-
-// Groups rows by hash alone: the slots of the rows that take part. Four slots side by side are read at once. Lanes of
-// one hash let the first one search. Whole warps.
-template <class HashOf>
-CBKERNELS_DEVICE void find_slots(uint32_t* slots, uint32_t num_slots, const OfBatch<uint64_t>& hash,
-                                 const OfBatch<uint32_t>& row, const OfBatch<bool>& takes_part, const HashOf& hash_of,
-                                 OfBatch<uint32_t>& slot) {
-  const int lane = lane_index();
-  int first[batch_size];
-  unsigned open = 0;  // bit j: row j has no slot yet
-#pragma unroll
-  for (int j = 0; j < batch_size; ++j) {
-    const unsigned peers = __match_any_sync(whole_warp, static_cast<unsigned long long>(hash[j])) &
-                           __ballot_sync(whole_warp, takes_part[j]);
-    first[j] = takes_part[j] ? __ffs(peers) - 1 : lane;
-    if (takes_part[j] && first[j] == lane) open |= 1u << j;
-    slot[j] = first_slot(hash[j], num_slots / slots_of_a_group) * slots_of_a_group;
-  }
-  while (open != 0) {
-    uint32_t there[batch_size][slots_of_a_group];
-    uint64_t key[batch_size][slots_of_a_group];
-#pragma unroll
-    for (int j = 0; j < batch_size; ++j)
-#pragma unroll
-      for (int g = 0; g < slots_of_a_group; ++g)
-        there[j][g] = (open >> j & 1u) != 0 ? read_now(slots + slot[j] + g) : no_row;
-#pragma unroll
-    for (int j = 0; j < batch_size; ++j)
-#pragma unroll
-      for (int g = 0; g < slots_of_a_group; ++g) key[j][g] = there[j][g] != no_row ? hash_of(there[j][g]) : 0;
-    uint32_t at[batch_size], other[batch_size];  // the first slot that is free or has the hash
-    bool is_free[batch_size];
-#pragma unroll
-    for (int j = 0; j < batch_size; ++j) {
-      at[j] = slots_of_a_group;
-      other[j] = no_row;
-      is_free[j] = false;
-#pragma unroll
-      for (int g = slots_of_a_group - 1; g >= 0; --g) {
-        if (there[j][g] != no_row && key[j][g] != hash[j]) continue;
-        at[j] = g;
-        other[j] = there[j][g];
-        is_free[j] = there[j][g] == no_row;
-      }
-      if ((open >> j & 1u) == 0) is_free[j] = false;
-    }
-    uint32_t taken[batch_size];
-#pragma unroll
-    for (int j = 0; j < batch_size; ++j)
-      taken[j] = is_free[j] ? atomicCAS(slots + slot[j] + at[j], no_row, row[j]) : no_row;
-#pragma unroll
-    for (int j = 0; j < batch_size; ++j) {
-      if ((open >> j & 1u) == 0 || taken[j] != no_row) continue;  // another took it: read the group again
-      if (at[j] == slots_of_a_group) {
-        slot[j] = slot[j] + slots_of_a_group == num_slots ? 0 : slot[j] + slots_of_a_group;
-        continue;
-      }
-      slot[j] += at[j];
-      open &= ~(1u << j);
-      if (!is_free[j] && row[j] < other[j]) atomicMin(slots + slot[j], row[j]);
-    }
-  }
-#pragma unroll
-  for (int j = 0; j < batch_size; ++j) {
-    const uint32_t row_of_first = __shfl_sync(whole_warp, row[j], first[j]);
-    const uint32_t slot_of_first = __shfl_sync(whole_warp, slot[j], first[j]);
-    if (!takes_part[j] || first[j] == lane) continue;
-    slot[j] = slot_of_first;
-    if (row[j] < row_of_first) atomicMin(slots + slot_of_first, row[j]);
-  }
-}
-
-// count_together for every row of a batch.
-CBKERNELS_DEVICE void count_together(uint32_t* counters, const OfBatch<uint32_t>& key, const OfBatch<bool>& takes_part,
-                                     OfBatch<uint32_t>& before) {
-  const int lane = lane_index();
-  unsigned peers[batch_size];
-#pragma unroll
-  for (int j = 0; j < batch_size; ++j)
-    peers[j] = __match_any_sync(whole_warp, takes_part[j] ? key[j] : 0x80000000u + lane);
-#pragma unroll
-  for (int j = 0; j < batch_size; ++j)
-    before[j] = takes_part[j] && lane == __ffs(peers[j]) - 1
-                    ? atomicAdd(counters + key[j], static_cast<uint32_t>(__popc(peers[j])))
-                    : 0;
-#pragma unroll
-  for (int j = 0; j < batch_size; ++j)
-    before[j] = __shfl_sync(whole_warp, before[j], __ffs(peers[j]) - 1) + __popc(peers[j] & ((1u << lane) - 1));
-}
-
-// Appends the values of a batch that take part; true for the warp that appended the first. Whole warps.
-CBKERNELS_DEVICE bool append(uint32_t* list, uint32_t* size, const OfBatch<uint32_t>& value,
-                             const OfBatch<bool>& takes_part) {
-  const int lane = lane_index();
-  unsigned peers[batch_size];
-  uint32_t num_values = 0, at = 0;
-#pragma unroll
-  for (int j = 0; j < batch_size; ++j) {
-    peers[j] = __ballot_sync(whole_warp, takes_part[j]);
-    num_values += static_cast<uint32_t>(__popc(peers[j]));
-  }
-  if (num_values == 0) return false;
-  if (lane == 0) at = atomicAdd(size, num_values);
-  at = __shfl_sync(whole_warp, at, 0);
-  const bool is_first = at == 0;
-#pragma unroll
-  for (int j = 0; j < batch_size; ++j) {
-    if (takes_part[j]) list[at + __popc(peers[j] & ((1u << lane) - 1))] = value[j];
-    at += static_cast<uint32_t>(__popc(peers[j]));
-  }
-  return is_first;
+  for (int64_t i = team.rank(); i < num_slots; i += team.size()) slots[i] = no_row;
 }
 
 }  // namespace cbkernels::cuda

@@ -93,9 +93,9 @@ __global__ void __launch_bounds__(threads_of_a_block, 2) group_near_rows_kernel(
     }
     barrier.wait();
   }
-  const uint32_t num_bundles = number_bundles(team, work, launch.ids);
+  number_bundles(team, work, launch.ids);
   if (launch.labels.data != nullptr)
-    count_labels(team, work, num_bundles, work.slots, launch.labels, work.out, &launch.state->out_used);
+    count_labels(team, work, work.slots, launch.labels, work.out, &launch.state->out_used);
 }
 
 }  // namespace
@@ -110,7 +110,7 @@ void group_near_rows(const RowsView& rows, const Tolerance& tolerance, const Lab
   results.reserve(workspace, 1, num_rows);
   const LaunchShape shape = shape_for(reinterpret_cast<const void*>(group_near_rows_kernel), threads_of_a_block,
                                       sizeof(ScanSpace), num_rows, stream);
-  const size_t of_block = workspace.reserve<uint64_t>(2 * shape.blocks), search = workspace.reserve<Search>(1);
+  const size_t of_block = workspace.reserve<uint64_t>(shape.blocks), search = workspace.reserve<Search>(1);
   const WorkMemory memory(workspace, num_rows);
   workspace.allocate();
   results.clear(workspace, stream);

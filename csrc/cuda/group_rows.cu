@@ -30,8 +30,8 @@ struct Launch {
   uint64_t* of_block;
 };
 
-CBKERNELS_DEVICE uint32_t items_of(int64_t rows, int rows_of_an_item) {
-  return divide(static_cast<uint32_t>(rows) + rows_of_an_item - 1, rows_of_an_item).quotient;
+CBKERNELS_DEVICE int64_t tiles_of(int64_t rows, int64_t rows_of_a_tile) {
+  return (rows + rows_of_a_tile - 1) / rows_of_a_tile;
 }
 
 // Layers of one launch have the same number of rows. Few rows: a block groups a layer, with a table in shared memory;
@@ -47,7 +47,7 @@ struct Layers {
     const int step = team.is_block ? static_cast<int>(gridDim.x) : 1;
     for (int l = team.is_block ? static_cast<int>(blockIdx.x) : 0; l < count; l += step) {
       body(layer[l], team.is_block ? shared_slots : layer[l].work.slots);
-      if (team.is_block) __syncthreads();  // the next layer's table is in the same place
+      team.sync();
     }
   }
 };
@@ -67,100 +67,78 @@ __global__ void __launch_bounds__(threads_of_grouping, 1)
   fill_block_keys(block_keys);
   __syncthreads();
   for_each_item(
-      num_layers, [&](int l) { return items_of(layer[l].work.num_rows, rows_per_sample(layer[l].places)); },
-      [&](int l, uint32_t item) { sample_item(layer[l], item, block_keys, launch.routing_mask); });
-  if (!team.is_block)
-    layers.for_each([&](const Layer& of, uint32_t* slots) { clear_slots(team, slots, of.work.num_slots); });
+      num_layers, [&](int l) { return tiles_of(layer[l].work.num_rows, rows_per_sample); },
+      [&](int l, int64_t item) { sample_item(layer[l], item, block_keys, launch.routing_mask); });
   barrier.wait();
 
   // 0: group by the sample, compare. 1: list what differs or nothing has read to its end; hash it, or scan it for NaN.
-  // 2: group what differed by its hash, compare. What decides is in `state`, written in one phase and read behind the
-  // barrier, so it is the same for every block; registers are short where rows are hashed.
+  // 2: group what differed by its hash, compare.
 #pragma unroll 1
   for (int step = 0; step < 3; ++step) {
-    bool compares = false;
     layers.for_each([&](const Layer& of, uint32_t* slots) {
+      const LayerWork work = of.work;
       if (step == 1) {
-        list_pending(team, of, state->differs[0] != 0, launch.scan_for_nan, state);
+        list_pending(team, of, launch.scan_for_nan);
+        if (team.rank() != 0) return;
+        if (work.counters->num_pending != 0) atomicAdd(&state->num_pending, 1u);
+        if (work.counters->num_scanned != 0) atomicAdd(&state->num_scanned, 1u);
         return;
       }
       if (step == 2) finish_hashes(team, of, launch.routing_mask);
-      if (group_by_hash(team, of, slots, step == 2 ? of.work.pending : nullptr,
-                        step == 2 ? of.work.counters->num_pending : of.work.num_rows))
-        compares = true;
+      group_by_hash(team, of, slots, step == 2 ? work.pending : nullptr,
+                    step == 2 ? work.counters->num_pending : work.num_rows);
+      if (team.rank() == 0 && work.counters->num_tiles != 0) atomicAdd(&state->num_tiles, 1u);
     });
-    if (team.is_block && compares && threadIdx.x == 0) state->has_members[step / 2] = 1;
-    if (team.is_block || compares || step == 1) barrier.wait();  // a team of all blocks knows already
-    if (team.is_block) compares = state->has_members[step / 2] != 0;
-    if (step == 1) {
-      if (state->has_pending != 0) {
-        constexpr int rows_per_hash = 8;
-        for_each_item(
-            num_layers,
-            [&](int l) {
-              return items_of(layer[l].work.counters->num_pending, rows_per_hash) * layer[l].num_hash_spans;
-            },
-            [&](int l, uint32_t item) { hash_item(layer[l], item, block_keys); });
-      }
-      compares = state->has_scanned != 0;
+    barrier.wait();
+    // Read once, so that every block decides the same: the next step adds to these, behind a barrier that a block which
+    // has not read them yet holds up.
+    const uint32_t num_tiles = state->num_tiles, num_pending = state->num_pending, num_scanned = state->num_scanned;
+    const bool is_scan = step == 1;
+    const bool is_last = step == 0 ? num_tiles == 0 && !launch.scan_for_nan : is_scan && num_pending == 0;
+    if (is_last && !(is_scan && num_scanned != 0)) break;  // no block has anything to read: no second wait
+    if (is_scan && num_pending != 0) {
+      constexpr int rows_per_hash = 8;
+      for_each_item(
+          num_layers,
+          [&](int l) { return tiles_of(layer[l].work.counters->num_pending, rows_per_hash) * layer[l].num_hash_spans; },
+          [&](int l, int64_t item) { hash_item(layer[l], item, block_keys); });
     }
-    if (compares)
+    if (is_scan ? num_scanned != 0 : num_tiles != 0)
       for_each_item(
           num_layers,
           [&](int l) {
             const LayerCounters& counters = *layer[l].work.counters;
-            return layer[l].num_spans * items_of(step == 1 ? counters.num_scanned : counters.num_members,
-                                                 rows_of_comparison(layer[l].elements));
+            return layer[l].num_spans *
+                   (is_scan ? tiles_of(counters.num_scanned, rows_per_tile(layer[l].elements)) : counters.num_tiles);
           },
-          [&](int l, uint32_t item) { compare_item(layer[l], item, step == 1, &state->differs[step / 2]); });
-    if (compares || (step == 1 && state->has_pending != 0)) barrier.wait();
-    if (step == 0 && state->differs[0] == 0 && !launch.scan_for_nan) break;
-    if (step == 1 && state->has_pending == 0) break;
+          [&](int l, int64_t item) { tile_item(layer[l], item, is_scan); });
+    barrier.wait();
+    if (is_last) break;
   }
 
-  const bool has_lost = state->differs[1] != 0;  // behind the barrier of the last comparison, if there was one
   layers.for_each([&](const Layer& of, uint32_t* slots) {
-    if (has_lost) settle(team, of);
-    note_work(team, of.work);
-    const uint32_t num_bundles = number_bundles(team, of.work, of.ids);
-    if (launch.labels.data != nullptr)
-      count_labels(team, of.work, num_bundles, slots, launch.labels, of.work.out, &state->out_used);
+    settle(team, of);
+    number_bundles(team, of.work, of.ids);
+    if (launch.labels.data != nullptr) count_labels(team, of.work, slots, launch.labels, of.work.out, &state->out_used);
   });
 }
 
-Places places_of(const Elements& e) {
-  const int64_t lines = e.num_chunks / lanes_per_sample;
-  Places places{};
-  places.count = static_cast<int32_t>(std::clamp<int64_t>(lines / 8, lines >= 4 ? 2 : 1, most_places));
-  while (places.count > 1 << places.log_loads) ++places.log_loads;
-  if (e.element == Element::any) places.log_loads = log_most_places;
-  const bool is_whole_row = e.num_chunks <= places.count * lanes_per_sample;
-  places.first = is_whole_row ? 0 : lines / (2 * places.count) * lanes_per_sample;
-  places.step = is_whole_row ? lanes_per_sample : lines / places.count * lanes_per_sample;
-  return places;
-}
-
 // How a launch reads a layer: what is a piece of work depends on how much work there is for so many warps.
-Layer plan(const RowsView& rows, const UpdateGrid& grid, int64_t num_layers) {
+Layer plan(const RowsView& rows, const UpdateGrid& grid, int64_t rows_of_all_layers) {
   Layer layer{};
   layer.elements = elements_of(rows, grid, ColumnOrder::any);
   const Elements& e = layer.elements;
-  layer.places = places_of(e);
-  layer.sample_is_whole_row = e.num_chunks <= layer.places.count * lanes_per_sample;
-  layer.has_few_rows = e.rows.num_rows <= most_rows_of_a_block(num_layers);
+  const int64_t lines = e.num_chunks / lanes_per_sample;
+  layer.num_places = static_cast<int32_t>(std::clamp<int64_t>(lines / 8, lines >= 4 ? 2 : 1, most_places));
+  layer.sample_is_whole_row = e.num_chunks <= layer.num_places * lanes_per_sample;
+  layer.has_few_rows = e.rows.num_rows <= most_rows_of_a_block();
   // 2 to 8 KiB of eight rows: many pieces for one small layer, few for many layers
-  layer.chunks_per_span = num_layers * e.rows.num_rows * e.num_chunks > (int64_t{1} << 24) ? 512 : 128;
+  layer.chunks_per_span = rows_of_all_layers * e.num_chunks > (int64_t{1} << 24) ? 512 : 128;
+  layer.num_spans = std::max<int64_t>(1, (e.num_chunks + layer.chunks_per_span - 1) / layer.chunks_per_span);
+  const int64_t num_blocks = (e.num_words + fingerprint::block_words - 1) / fingerprint::block_words;
   layer.blocks_per_hash_span = 4;
-  // Items are counted in 32 bits; more layers of so many rows have no room in any memory.
-  const int64_t eights = std::max<int64_t>(1, num_layers * ((e.rows.num_rows + 7) / 8));
-  const int64_t most_spans = std::max<int64_t>(1, (int64_t{1} << 30) / eights);
-  const auto split = [most_spans](int64_t count, int64_t* size) {
-    *size = std::max(*size, (count + most_spans - 1) / most_spans);
-    return static_cast<uint32_t>(std::max<int64_t>(1, (count + *size - 1) / *size));
-  };
-  layer.num_spans = split(e.num_chunks, &layer.chunks_per_span);
   layer.num_hash_spans =
-      split((e.num_words + fingerprint::block_words - 1) / fingerprint::block_words, &layer.blocks_per_hash_span);
+      std::max<int64_t>(1, (num_blocks + layer.blocks_per_hash_span - 1) / layer.blocks_per_hash_span);
   return layer;
 }
 
@@ -171,7 +149,7 @@ class Grouping {
            int64_t* ids, const Stream& stream)
       : stream_(stream), workspace_(stream) {
     const int64_t num_rows = views[0].num_rows(), num_layers = static_cast<int64_t>(views.size());
-    for (const RowsView& view : views) layers_.push_back(plan(view, grid, num_layers));
+    for (const RowsView& view : views) layers_.push_back(plan(view, grid, num_rows * num_layers));
     layers_[0].ids = ids;
     results_.reserve(workspace_, num_layers, num_rows);
     const size_t table = num_layers > 1 ? workspace_.reserve<Layer>(num_layers) : 0;
@@ -179,7 +157,7 @@ class Grouping {
     const size_t shared_bytes = keys_and_scan_bytes + shared_table_bytes();
     const LaunchShape shape = shape_for(reinterpret_cast<const void*>(group_rows_kernel), threads_of_grouping,
                                         shared_bytes, wanted_warps, stream);
-    const size_t of_block = workspace_.reserve<uint64_t>(2 * shape.blocks);
+    const size_t of_block = workspace_.reserve<uint64_t>(shape.blocks);
     std::vector<WorkMemory> memory;
     for (int64_t l = 0; l < num_layers; ++l) memory.emplace_back(workspace_, num_rows);
     workspace_.allocate();
@@ -206,7 +184,7 @@ class Grouping {
       const RowLayout& rows = layer.elements.rows;
       row_bytes.push_back(rows.num_columns * rows.itemsize);
       work.bytes_total += rows.num_rows * row_bytes.back();
-      const int64_t sampled = layer.places.count * lanes_per_sample * chunk_bytes;
+      const int64_t sampled = layer.num_places * lanes_per_sample * chunk_bytes;
       work.bytes_touched += rows.num_rows * std::min(row_bytes.back(), sampled);
       work.rows_sampled += rows.num_rows;
     }
@@ -218,13 +196,13 @@ class Grouping {
     int64_t rows = 0;
     for (const Layer& layer : layers_)
       if (layer.has_few_rows) rows = std::max<int64_t>(rows, layer.elements.rows.num_rows);
-    return num_slots_for(rows) * sizeof(uint32_t);
+    return static_cast<size_t>(std::max<int64_t>(64, 2 * rows)) * sizeof(uint32_t);
   }
   int64_t wanted_warps() const {  // of the phase with the most items
     int64_t items = 0;
     for (const Layer& layer : layers_) {
       const int64_t rows = layer.elements.rows.num_rows;
-      items += (rows + 3) / 4 * std::max<int64_t>(1, layer.num_spans / 2);
+      items += std::max((rows + rows_per_sample - 1) / rows_per_sample, (rows + 7) / 8 * layer.num_spans);
     }
     return items;
   }

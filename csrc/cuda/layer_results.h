@@ -57,7 +57,7 @@ class LayerResults {
     work.out = workspace.at<uint32_t>(out_);
     // A block that groups a layer has its table in shared memory: the one in global memory is free. The grid takes
     // layer after layer, and what it puts out stays behind the places of the layers that it is done with.
-    const bool has_few_rows = work.num_rows <= most_rows_of_a_block(num_layers_);
+    const bool has_few_rows = work.num_rows <= most_rows_of_a_block();
     work.pending = has_few_rows ? work.slots : work.out + l * out_of_layer_;
   }
 

@@ -9,8 +9,8 @@ constexpr int64_t most_rows = (int64_t{1} << 30) - 1;  // of one launch: two slo
 constexpr int64_t largest_shared_table = 4096;  // rows whose table fits the shared memory of every GPU
 
 struct LayerCounters {  // start at 0
-  uint32_t has_members;  // as soon as that is known
   uint32_t num_members;  // rows behind a leader, in `order`
+  uint32_t num_tiles;
   uint32_t num_pending;  // rows that differ from their leader
   uint32_t num_scanned;  // rows that only a scan for NaN has read
   uint32_t num_lost;     // rows whose hashes collided
@@ -30,11 +30,11 @@ struct LayerWork {
   uint64_t* sums;   // (N, 2) hashes; when they are done, counts of pairs of bundle and label
   uint32_t* leader;
   uint32_t* order;    // rows behind a leader, side by side
-  uint32_t* led_by;   // their leaders; later: rows to scan for NaN
+  uint32_t* tiles;    // where in `order` a tile begins; later rows to scan
   uint32_t* pending;  // shares its memory with `out`
   uint32_t* members;  // of a leader: how many rows are behind it; later: how many labels they have
   uint32_t* begin;    // of a leader: where they are in `order`; later: where its label counts go
-  uint32_t* filled;      // of a leader: how many label counts are in their place
+  uint32_t* first_tile;  // of a leader; later: how many label counts are there
   uint32_t* rank;        // of a row in its bundle; later: of a leader among leaders
   uint8_t* holds_nan;
   uint8_t* differs;  // from the leader
@@ -46,29 +46,23 @@ struct LayerWork {
 
 struct LaunchState {  // starts at 0
   unsigned arrived;   // at the barrier of the grid
-  // Of all layers, 0 or 1. Of the first and the second comparison: is there one, and did a row differ?
-  uint32_t has_members[2], differs[2];
-  uint32_t has_pending, has_scanned;
+  uint32_t num_tiles, num_pending, num_scanned;  // of all layers
   unsigned long long out_used;
 };
-
-constexpr uint32_t num_slots_for(int64_t num_rows) {  // in groups of four
-  return static_cast<uint32_t>(2 * num_rows < 64 ? 64 : (2 * num_rows + 3) / 4 * 4);
-}
 
 // Calls `take(pointer, count)` for every array of a layer. The order puts large types first, so all are aligned.
 template <class Take>
 void lay_out_work(LayerWork& work, int64_t num_rows, const Take& take) {
   work.num_rows = num_rows;
-  work.num_slots = num_slots_for(num_rows);
-  take(work.sums, num_rows < 16 ? 32 : 2 * num_rows);  // pairs are counted in num_slots words of it
+  work.num_slots = static_cast<uint32_t>(2 * num_rows < 64 ? 64 : 2 * num_rows);
+  take(work.sums, 2 * num_rows < 32 ? 32 : 2 * num_rows);  // pairs are counted in num_slots words of it
   take(work.slots, work.num_slots);
   take(work.leader, num_rows);
   take(work.order, num_rows);
-  take(work.led_by, num_rows);
+  take(work.tiles, num_rows);
   take(work.members, num_rows);
   take(work.begin, num_rows);
-  take(work.filled, num_rows);
+  take(work.first_tile, num_rows);
   take(work.rank, num_rows);
   take(work.holds_nan, num_rows);
   take(work.differs, num_rows);

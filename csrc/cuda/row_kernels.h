@@ -31,103 +31,69 @@ CBKERNELS_DEVICE void load_keys(const uint32_t* block_keys, int at, uint4 (&keys
     keys[s] = *reinterpret_cast<const uint4*>(block_keys + at + fingerprint::toeplitz_shift * s);
 }
 
-// --- a few places of several rows ------------------------------------------------------------------------------
-// Eight lanes a row; a place is 128 bytes. Places are spread evenly: the beginning of a row is often the same. A lane
-// issues eight loads at once: one row with eight places, or up to eight rows with one.
+// --- a few places of four rows ---------------------------------------------------------------------------------
+// Eight lanes a row; a place is 128 bytes. Places are spread evenly: the beginning of a row is often the same.
 
 constexpr int lanes_per_sample = 8;
+constexpr int rows_per_sample = warp_size / lanes_per_sample;
 constexpr int most_places = 8;
-constexpr int log_most_places = 3;
 
-// The places of every row of a layer. Its first chunks are `step` apart: divisions are the host's.
-struct Places {
-  int32_t count;
-  int32_t log_loads;    // a row takes 2^log_loads of a lane's loads, at least `count`
-  int64_t first, step;  // chunks
-};
-
-CBKERNELS_DEVICE int rows_per_sample(const Places& places) {
-  return warp_size / lanes_per_sample << (log_most_places - places.log_loads);
+CBKERNELS_DEVICE int64_t first_chunk_of_place(int64_t num_chunks, int num_places, int place) {
+  if (num_chunks <= num_places * lanes_per_sample) return place * lanes_per_sample;  // the whole row
+  return num_chunks / lanes_per_sample * (2 * place + 1) / (2 * num_places) * lanes_per_sample;
 }
 
-struct RowSample {
-  int64_t row;  // of this lane; < 0: none
+struct RowSample {  // complete in the first of the row's eight lanes
   uint64_t hash;
   bool holds_nan;  // in the places read
 };
 
-// Sums of 16 values over eight lanes by exchanging halves: lane l of them gets those of the values 2 l and 2 l + 1.
-CBKERNELS_DEVICE void reduce_sample(uint64_t (&values)[2 * most_places]) {
-  const int lane = lane_index();
-#pragma unroll
-  for (int half = most_places; half > 1; half /= 2) {
-    const bool upper = (lane & (half / 2)) != 0;
-#pragma unroll
-    for (int i = 0; i < most_places; ++i) {
-      if (i >= half) continue;  // so that the compiler unrolls both loops
-      const uint64_t sent = upper ? values[i] : values[i + half], kept = upper ? values[i + half] : values[i];
-      values[i] = kept + __shfl_xor_sync(whole_warp, sent, half / 2);
-    }
-  }
-}
-
-// Rows from `first_row` on, as many as rows_per_sample says.
-CBKERNELS_DEVICE RowSample sample_rows(const Elements& e, const Places& places, int64_t first_row,
-                                       const uint32_t* block_keys) {
-  const int lane = lane_index() % lanes_per_sample, last_load = (1 << places.log_loads) - 1;
-  const int64_t last = static_cast<int64_t>(e.rows.num_rows) - 1;
-  const int64_t first = first_row + (lane_index() / lanes_per_sample << (log_most_places - places.log_loads));
-  uint64_t sums[2 * most_places] = {};  // of a lane's load l: 2 l and 2 l + 1
-  unsigned with_nan = 0;                // bit l: load l
-  const auto add = [&](const FourWords& words, int at, uint64_t* to) {
+CBKERNELS_DEVICE RowSample sample_row(const Elements& e, int64_t row, int num_places, const uint32_t* block_keys) {
+  const int lane = lane_index() % lanes_per_sample;
+  uint64_t sums[2] = {0, 0};
+  bool holds_nan = false;
+  const auto add = [&](const FourWords& words, int at) {
     uint4 keys[2];
     load_keys(block_keys, at, keys);
-    add_words(words, keys, to);
+    add_words(words, keys, sums);
   };
-  if (e.element == Element::any) {  // one row
+  if (e.element == Element::any) {
 #pragma unroll 1
-    for (int place = 0; place < places.count; ++place) {
-      const int64_t chunk = places.first + place * places.step + lane;
+    for (int place = 0; place < num_places; ++place) {
+      const int64_t chunk = first_chunk_of_place(e.num_chunks, num_places, place) + lane;
       if (chunk >= e.num_chunks) continue;
-      const GatheredWords words = gather_words(e, first < last ? first : last, chunk);
-      if (words.holds_nan) with_nan = 1;
-      add(words.four, 4 * (place * lanes_per_sample + lane), sums);
+      const GatheredWords words = gather_words(e, row, chunk);
+      holds_nan |= words.holds_nan;
+      add(words.four, 4 * (place * lanes_per_sample + lane));
     }
   } else {
+    const uint4* const start = reinterpret_cast<const uint4*>(row_start(e.rows, row));
     uint4 raw[most_places];
 #pragma unroll
-    for (int l = 0; l < most_places; ++l) {
-      const int place = l & last_load;
-      const int64_t row = first + (l >> places.log_loads), chunk = places.first + place * places.step + lane;
-      const uint4* const start = reinterpret_cast<const uint4*>(row_start(e.rows, row < last ? row : last));
-      raw[l] = place < places.count && chunk < e.num_chunks ? __ldcs(start + chunk) : make_uint4(0, 0, 0, 0);
+    for (int place = 0; place < most_places; ++place) {
+      const int64_t chunk = first_chunk_of_place(e.num_chunks, num_places, place) + lane;
+      raw[place] = place < num_places && chunk < e.num_chunks ? __ldcs(start + chunk) : make_uint4(0, 0, 0, 0);
     }
     with_vector_kind(e, [&](auto kind) {
       using Kind = decltype(kind);
 #pragma unroll
-      for (int l = 0; l < most_places; ++l) {
-        const int place = l & last_load;
-        if (place >= places.count) continue;
-        bool holds_nan = false;
+      for (int place = 0; place < most_places; ++place) {
+        if (place >= num_places) break;
 #pragma unroll
         for (int part = 0; part < Kind::words_per_chunk / 4; ++part)
-          add(Kind::words(e, raw[l], part, holds_nan),
-              (place * lanes_per_sample + lane) * Kind::words_per_chunk + 4 * part, sums + 2 * l);
-        if (holds_nan) with_nan |= 1u << l;
+          add(Kind::words(e, raw[place], part, holds_nan),
+              (place * lanes_per_sample + lane) * Kind::words_per_chunk + 4 * part);
       }
     });
   }
-  reduce_sample(sums);
+  const unsigned with_nan = __ballot_sync(whole_warp, holds_nan);
 #pragma unroll
-  for (int step = 1; step < lanes_per_sample; step *= 2) {
-    with_nan |= __shfl_xor_sync(whole_warp, with_nan, step);
-    if (step > last_load) continue;  // of another row; the same for the whole warp
+  for (int step = lanes_per_sample / 2; step > 0; step /= 2) {
     sums[0] += __shfl_xor_sync(whole_warp, sums[0], step);
     sums[1] += __shfl_xor_sync(whole_warp, sums[1], step);
   }
-  const int64_t row = first + (lane >> places.log_loads);
-  return {row <= last && (lane & last_load) == 0 ? row : -1, fingerprint::mix(sums[0] ^ fingerprint::mix(sums[1])),
-          (with_nan >> lane & ((2u << last_load) - 1)) != 0};
+  const int first_lane = lane_index() / lanes_per_sample * lanes_per_sample;
+  return {fingerprint::mix(sums[0] ^ fingerprint::mix(sums[1])), (with_nan >> first_lane & 0xffu) != 0};
 }
 
 // --- whole blocks of several rows --------------------------------------------------------------------------------
@@ -151,7 +117,7 @@ CBKERNELS_DEVICE uint64_t reduce_sixteen(uint64_t (&values)[16]) {
 // Row sums of 16 / num_sums rows over blocks [begin, end): lane l gets that of row (l % 16) / num_sums and sum
 // l % num_sums. Bit r of *with_nan: row r holds a NaN there. A row may be named twice.
 template <class Kind, int num_sums>
-CBKERNELS_DEVICE uint64_t sum_blocks(const Elements& e, const uint32_t (&rows)[16 / num_sums], int64_t begin,
+CBKERNELS_DEVICE uint64_t sum_blocks(const Elements& e, const int64_t (&rows)[16 / num_sums], int64_t begin,
                                      int64_t end, const uint32_t* block_keys, unsigned* with_nan) {
   constexpr int num_rows = 16 / num_sums;
   constexpr int chunks_per_block = fingerprint::block_words / Kind::words_per_chunk;
@@ -161,10 +127,10 @@ CBKERNELS_DEVICE uint64_t sum_blocks(const Elements& e, const uint32_t (&rows)[1
   for (int r = 0; r < num_rows; ++r)
     start[r] = reinterpret_cast<const uint4*>(row_start(e.rows, rows[r])) + begin * chunks_per_block;
   uint64_t row_sum = 0;
-  unsigned nan_here = 0;  // bit r: in row r, by this lane; one register
+  bool holds_nan[num_rows] = {};
 #pragma unroll 1
-  for (int num_blocks = static_cast<int>(end - begin); num_blocks > 0; --num_blocks, ++begin) {
-    const int64_t left = e.num_chunks - begin * chunks_per_block;
+  for (int64_t block = begin; block < end; ++block) {
+    const int64_t left = e.num_chunks - block * chunks_per_block;
     const int num_chunks = left < chunks_per_block ? static_cast<int>(left) : chunks_per_block;
     // the last block is padded with zeros to a multiple of 16 words
     constexpr int padding = 16 / Kind::words_per_chunk;
@@ -182,9 +148,7 @@ CBKERNELS_DEVICE uint64_t sum_blocks(const Elements& e, const uint32_t (&rows)[1
         load_keys(block_keys, c * Kind::words_per_chunk + 4 * part, keys);
 #pragma unroll
         for (int r = 0; r < num_rows; ++r) {
-          bool holds_nan = false;
-          FourWords words = Kind::words(e, raw[r], part, holds_nan);
-          if (holds_nan) nan_here |= 1u << r;
+          FourWords words = Kind::words(e, raw[r], part, holds_nan[r]);
           if (Kind::moves_zero && is_padding) words = {{0, 0, 0, 0}};
           add_words(words, keys, sums + r * num_sums);
         }
@@ -193,20 +157,20 @@ CBKERNELS_DEVICE uint64_t sum_blocks(const Elements& e, const uint32_t (&rows)[1
     const uint64_t block_sum = reduce_sixteen(reinterpret_cast<uint64_t (&)[16]>(sums));
     const int s = lane % num_sums;
     row_sum +=
-        fingerprint::row_term(block_sum, fingerprint::row_key(begin, 2 * s), fingerprint::row_key(begin, 2 * s + 1));
+        fingerprint::row_term(block_sum, fingerprint::row_key(block, 2 * s), fingerprint::row_key(block, 2 * s + 1));
 #pragma unroll
     for (int r = 0; r < num_rows; ++r) start[r] += chunks_per_block;
   }
   *with_nan = 0;
 #pragma unroll
   for (int r = 0; r < num_rows; ++r)
-    if (__any_sync(whole_warp, (nan_here >> r & 1u) != 0)) *with_nan |= 1u << r;
+    if (__any_sync(whole_warp, holds_nan[r])) *with_nan |= 1u << r;
   return row_sum;
 }
 
 // The same value by value, one row after the other.
 template <int num_sums>
-CBKERNELS_DEVICE uint64_t sum_gathered_blocks(const Elements& e, const uint32_t (&rows)[16 / num_sums], int64_t begin,
+CBKERNELS_DEVICE uint64_t sum_gathered_blocks(const Elements& e, const int64_t (&rows)[16 / num_sums], int64_t begin,
                                               int64_t end, const uint32_t* block_keys, unsigned* with_nan) {
   constexpr int num_rows = 16 / num_sums, chunks_per_block = fingerprint::block_words / 4;
   const int lane = lane_index(), s = lane % num_sums;
@@ -245,9 +209,8 @@ CBKERNELS_DEVICE uint64_t sum_gathered_blocks(const Elements& e, const uint32_t 
 }
 
 template <int num_sums>
-CBKERNELS_DEVICE uint64_t sum_blocks_of_any_kind(const Elements& e, const uint32_t (&rows)[16 / num_sums],
-                                                 int64_t begin, int64_t end, const uint32_t* block_keys,
-                                                 unsigned* with_nan) {
+CBKERNELS_DEVICE uint64_t sum_blocks_of_any_kind(const Elements& e, const int64_t (&rows)[16 / num_sums], int64_t begin,
+                                                 int64_t end, const uint32_t* block_keys, unsigned* with_nan) {
   if (e.element == Element::any) return sum_gathered_blocks<num_sums>(e, rows, begin, end, block_keys, with_nan);
   uint64_t row_sum = 0;
   with_vector_kind(
@@ -259,7 +222,7 @@ CBKERNELS_DEVICE int64_t num_blocks_of(const Elements& e) {
   return (e.num_words + fingerprint::block_words - 1) / fingerprint::block_words;
 }
 
-// --- rows against their leaders -------------------------------------------------------------------------------------
+// --- rows against their leader --------------------------------------------------------------------------------------
 // Short rows lie side by side in a warp: `width` lanes (a power of two) read one row, so a warp holds 8 * 32 / width
 // rows.
 
@@ -270,25 +233,23 @@ CBKERNELS_DEVICE int lanes_per_row(const Elements& e) {
   while (width < warp_size && width < e.num_chunks) width *= 2;
   return width;
 }
-CBKERNELS_DEVICE int rows_of_comparison(const Elements& e) { return rows_per_lane * (warp_size / lanes_per_row(e)); }
+CBKERNELS_DEVICE int rows_per_tile(const Elements& e) { return rows_per_lane * (warp_size / lanes_per_row(e)); }
 
-struct Comparison {  // bit r: of row r of this lane, in what this lane has seen
-  unsigned differs;
+struct Comparison {
+  unsigned differs;  // bit r: the row r of this lane differs from the leader in what this lane has seen
   unsigned holds_nan;
-  unsigned leader_holds_nan;
+  bool leader_holds_nan;
 };
 
 CBKERNELS_DEVICE bool differ(const FourWords& a, const FourWords& b) {
   return ((a.word[0] ^ b.word[0]) | (a.word[1] ^ b.word[1]) | (a.word[2] ^ b.word[2]) | (a.word[3] ^ b.word[3])) != 0;
 }
 
-// Chunks [begin, end) of eight rows a lane against the leader of all. A row may be named twice, or be the leader.
+// Chunks [begin, end) of eight rows a lane against the leader. A row may be named twice, or be the leader.
 template <class Kind>
-CBKERNELS_DEVICE Comparison compare_with_one_leader(const Elements& e, uint32_t leader,
-                                                    const uint32_t (&rows)[rows_per_lane], int64_t begin, int64_t end,
-                                                    int width) {
-  unsigned differs = 0, with_nan = 0;
-  bool leader_holds_nan = false;
+CBKERNELS_DEVICE Comparison compare_rows(const Elements& e, int64_t leader, const int64_t (&rows)[rows_per_lane],
+                                         int64_t begin, int64_t end, int width) {
+  Comparison seen{0, 0, false};
   const uint4* const leader_start = reinterpret_cast<const uint4*>(row_start(e.rows, leader));
   const uint4* start[rows_per_lane];
 #pragma unroll
@@ -301,86 +262,43 @@ CBKERNELS_DEVICE Comparison compare_with_one_leader(const Elements& e, uint32_t 
     for (int r = 0; r < rows_per_lane; ++r) raw[r] = __ldcs(start[r] + chunk);
 #pragma unroll
     for (int part = 0; part < Kind::words_per_chunk / 4; ++part) {
-      const FourWords expected = Kind::words(e, leaders, part, leader_holds_nan);
+      const FourWords expected = Kind::words(e, leaders, part, seen.leader_holds_nan);
 #pragma unroll
       for (int r = 0; r < rows_per_lane; ++r) {
         bool holds_nan = false;
-        if (differ(Kind::words(e, raw[r], part, holds_nan), expected)) differs |= 1u << r;
-        if (holds_nan) with_nan |= 1u << r;
+        if (differ(Kind::words(e, raw[r], part, holds_nan), expected)) seen.differs |= 1u << r;
+        if (holds_nan) seen.holds_nan |= 1u << r;
       }
-    }
-  }
-  return {differs, with_nan, leader_holds_nan ? (1u << rows_per_lane) - 1 : 0};
-}
-
-// The same, every row against its own leader: as many loads of leaders, most from the L1 cache when rows share one.
-template <class Kind>
-CBKERNELS_DEVICE Comparison compare_with_own_leaders(const Elements& e, const uint32_t (&leaders)[rows_per_lane],
-                                                     const uint32_t (&rows)[rows_per_lane], int64_t begin, int64_t end,
-                                                     int width) {
-  constexpr int at_once = rows_per_lane / 2;  // twice as many loads; more take too many registers
-  Comparison seen{0, 0, 0};
-#pragma unroll
-  for (int first = 0; first < rows_per_lane; first += at_once) {
-    const uint4 *start[at_once], *leader_start[at_once];
-#pragma unroll
-    for (int r = 0; r < at_once; ++r) {
-      start[r] = reinterpret_cast<const uint4*>(row_start(e.rows, rows[first + r]));
-      leader_start[r] = reinterpret_cast<const uint4*>(row_start(e.rows, leaders[first + r]));
-    }
-#pragma unroll 1
-    for (int64_t chunk = begin + lane_index() % width; chunk < end; chunk += width) {
-      uint4 raw[at_once], raw_leader[at_once];
-#pragma unroll
-      for (int r = 0; r < at_once; ++r) {
-        raw[r] = __ldcs(start[r] + chunk);
-        raw_leader[r] = leader_start[r][chunk];
-      }
-#pragma unroll
-      for (int part = 0; part < Kind::words_per_chunk / 4; ++part)
-#pragma unroll
-        for (int r = 0; r < at_once; ++r) {
-          bool holds_nan = false, leader_holds_nan = false;
-          const FourWords expected = Kind::words(e, raw_leader[r], part, leader_holds_nan);
-          if (differ(Kind::words(e, raw[r], part, holds_nan), expected)) seen.differs |= 1u << (first + r);
-          if (holds_nan) seen.holds_nan |= 1u << (first + r);
-          if (leader_holds_nan) seen.leader_holds_nan |= 1u << (first + r);
-        }
     }
   }
   return seen;
 }
 
 // The same value by value, one row after the other.
-CBKERNELS_DEVICE Comparison compare_gathered_rows(const Elements& e, const uint32_t (&leaders)[rows_per_lane],
-                                                  const uint32_t (&rows)[rows_per_lane], int64_t begin, int64_t end,
+CBKERNELS_DEVICE Comparison compare_gathered_rows(const Elements& e, int64_t leader,
+                                                  const int64_t (&rows)[rows_per_lane], int64_t begin, int64_t end,
                                                   int width) {
-  Comparison seen{0, 0, 0};
+  Comparison seen{0, 0, false};
 #pragma unroll 1
   for (int64_t chunk = begin + lane_index() % width; chunk < end; chunk += width) {
-    GatheredWords expected{};
+    const GatheredWords expected = gather_words(e, leader, chunk);
+    seen.leader_holds_nan |= expected.holds_nan;
 #pragma unroll 1
     for (int r = 0; r < rows_per_lane; ++r) {
-      if (r == 0 || leaders[r] != leaders[r - 1]) expected = gather_words(e, leaders[r], chunk);
       const GatheredWords words = gather_words(e, rows[r], chunk);
       if (words.holds_nan) seen.holds_nan |= 1u << r;
-      if (expected.holds_nan) seen.leader_holds_nan |= 1u << r;
       if (differ(words.four, expected.four)) seen.differs |= 1u << r;
     }
   }
   return seen;
 }
 
-// have_one_leader: the rows of all lanes; the same for the whole warp.
-CBKERNELS_DEVICE Comparison compare_rows(const Elements& e, bool have_one_leader,
-                                         const uint32_t (&leaders)[rows_per_lane],
-                                         const uint32_t (&rows)[rows_per_lane], int64_t begin, int64_t end, int width) {
-  if (e.element == Element::any) return compare_gathered_rows(e, leaders, rows, begin, end, width);
-  Comparison seen{0, 0, 0};
-  with_vector_kind(e, [&](auto kind) {
-    seen = have_one_leader ? compare_with_one_leader<decltype(kind)>(e, leaders[0], rows, begin, end, width)
-                           : compare_with_own_leaders<decltype(kind)>(e, leaders, rows, begin, end, width);
-  });
+CBKERNELS_DEVICE Comparison compare_rows_of_any_kind(const Elements& e, int64_t leader,
+                                                     const int64_t (&rows)[rows_per_lane], int64_t begin, int64_t end,
+                                                     int width) {
+  if (e.element == Element::any) return compare_gathered_rows(e, leader, rows, begin, end, width);
+  Comparison seen{0, 0, false};
+  with_vector_kind(e, [&](auto kind) { seen = compare_rows<decltype(kind)>(e, leader, rows, begin, end, width); });
   return seen;
 }
 

@@ -171,10 +171,9 @@ void use_launch_shape(int blocks, int threads, int64_t rows_of_a_block) {
   rows_of_a_block_for_tests = rows_of_a_block;
 }
 
-int64_t most_rows_of_a_block(int64_t num_layers) {
+int64_t most_rows_of_a_block() {
   const int64_t for_tests = rows_of_a_block_for_tests;
-  if (for_tests > 0) return for_tests;
-  return num_layers > 1 ? largest_shared_table : largest_shared_table / 2;  // all blocks are free for the only layer
+  return for_tests > 0 ? for_tests : largest_shared_table;
 }
 
 LaunchShape shape_for(const void* kernel, int threads, size_t shared_bytes, int64_t wanted_warps, const Stream& stream,

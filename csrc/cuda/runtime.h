@@ -85,8 +85,8 @@ void launch(void (*kernel)(Parameters...), const LaunchShape& shape, size_t shar
   ++last_work().launches;
 }
 
-// Layers of more rows are grouped by the whole grid, one after the other.
-int64_t most_rows_of_a_block(int64_t num_layers);
+// A layer of more rows is grouped by the whole grid.
+int64_t most_rows_of_a_block();
 
 void copy_to_host(void* host, const void* device, size_t bytes, const Stream& stream);
 // Through pinned memory of our own: `host` may go at once. Never waits. Not for a stream that is being captured, whose

@@ -15,7 +15,6 @@ namespace cbkernels::cuda {
 struct GridBarrier {
   unsigned* arrived;
   unsigned expected = 0;
-  unsigned num_sums = 0;  // that a team of all blocks has taken
 
   CBKERNELS_DEVICE void wait() {
     __syncthreads();
@@ -24,9 +23,7 @@ struct GridBarrier {
     if (threadIdx.x == 0) {
       __threadfence();  // what this block wrote, before its arrival
       atomicAdd(arrived, 1u);
-      // A sleep may be long: the others are usually about to come.
-      for (int polls = 0; static_cast<int>(read_now(arrived) - expected) < 0; ++polls)
-        if (polls > 500) __nanosleep(32);
+      while (static_cast<int>(read_now(arrived) - expected) < 0) __nanosleep(32);
       __threadfence();  // what the others wrote, after theirs
     }
     __syncthreads();
@@ -62,7 +59,7 @@ struct Team {
   bool is_block;  // else the whole grid
   ScanSpace* space;
   GridBarrier* barrier;
-  uint64_t* of_block;  // two for each block of the grid, in global memory
+  uint64_t* of_block;  // one for each block of the grid, in global memory
 
   CBKERNELS_DEVICE int64_t rank() const {
     return is_block ? threadIdx.x : static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -79,53 +76,51 @@ struct Team {
   CBKERNELS_DEVICE uint64_t exclusive_sum(uint64_t value, uint64_t* total) const {
     const uint64_t in_block = block_exclusive_sum(value, space, total);
     if (is_block || gridDim.x == 1) return in_block;
-    // In turn: a block that still reads may be one sum behind the others, never two.
-    uint64_t* const sums = of_block + (barrier->num_sums++ % 2) * gridDim.x;
-    if (threadIdx.x == 0) sums[blockIdx.x] = *total;
+    if (threadIdx.x == 0) of_block[blockIdx.x] = *total;
     barrier->wait();
     uint64_t before = 0, all = 0;
     for (unsigned b = threadIdx.x; b < gridDim.x; b += blockDim.x) {
-      if (b < blockIdx.x) before += sums[b];
-      all += sums[b];
+      if (b < blockIdx.x) before += of_block[b];
+      all += of_block[b];
     }
     block_exclusive_sum(before, space, &before);
     block_exclusive_sum(all, space, total);
+    barrier->wait();  // of_block may be written again
     return before + in_block;
   }
 };
 
-// The items of one warp of a team: a contiguous share of [0, count), so that prefix sums are in order, which the warp
-// walks side by side.
+// The items of one team member: a contiguous share of [0, count), so that prefix sums are in order.
 struct Share { int64_t begin, end; };
-CBKERNELS_DEVICE Share share_of_warp(const Team& team, int64_t count) {
-  const int64_t num_warps = team.size() / warp_size, lines = (count + warp_size - 1) / warp_size;
-  const int64_t each = (lines + num_warps - 1) / num_warps * warp_size;
-  const int64_t begin = team.rank() / warp_size * each;
+CBKERNELS_DEVICE Share share_of(const Team& team, int64_t count) {
+  const int64_t each = (count + team.size() - 1) / team.size();
+  const int64_t begin = team.rank() * each;
   return {begin < count ? begin : count, begin + each < count ? begin + each : count};
 }
 
 // Deals the work items of all layers to the warps of the grid in turn: body(layer, item) with whole warps.
-// count(layer) may differ from layer to layer and must be the same in every warp; all together at most 2^30.
+// count(layer) may differ from layer to layer and must be the same in every warp.
 template <class Count, class Body>
 CBKERNELS_DEVICE void for_each_item(int num_layers, const Count& count, const Body& body) {
   const int lane = lane_index();
-  uint32_t end = 0, next = static_cast<uint32_t>(warp_of_grid());
+  int64_t before = 0, next = warp_of_grid();
+  const int64_t num_warps = warps_of_grid();
   for (int first = 0; first < num_layers; first += warp_size) {
-    const uint32_t mine = first + lane < num_layers ? count(first + lane) : 0;
-    uint32_t inclusive = mine;
+    const int64_t mine = first + lane < num_layers ? count(first + lane) : 0;
+    int64_t inclusive = mine;
 #pragma unroll
     for (int step = 1; step < warp_size; step *= 2) {
-      const uint32_t add = __shfl_up_sync(whole_warp, inclusive, step);
+      const int64_t add = __shfl_up_sync(whole_warp, inclusive, step);
       if (lane >= step) inclusive += add;
     }
-    const uint32_t begin = end + inclusive - mine;  // of this lane's layer; little is kept while the body runs
-    end += __shfl_sync(whole_warp, inclusive, warp_size - 1);
+    const int64_t end = before + __shfl_sync(whole_warp, inclusive, warp_size - 1);
     while (next < end) {
-      // the last layer that begins here or before: those without items begin where the next one does
-      const int owner = 31 - __clz(static_cast<int>(__ballot_sync(whole_warp, begin <= next)));
-      body(first + owner, next - __shfl_sync(whole_warp, begin, owner));
-      next += static_cast<uint32_t>(warps_of_grid());
+      const int owner = __ffs(__ballot_sync(whole_warp, before + inclusive > next)) - 1;
+      const int64_t begin_of_layer = before + __shfl_sync(whole_warp, inclusive - mine, owner);
+      body(first + owner, next - begin_of_layer);
+      next += num_warps;
     }
+    before = end;
   }
 }
 

@@ -20,7 +20,7 @@ from tests import emulation
 from tests.cases import CASES
 from tests.fuzz import check, same_counts
 from tests.inputs import place
-from tests.random_inputs import random_case, small_bundles
+from tests.random_inputs import random_case
 
 NAME = emulation.NAME
 SHAPES = [(0, 0), (3, 64), (2, 96), (3, 256), (1, 32)]
@@ -61,14 +61,6 @@ def many_rows() -> None:
         found = cb.bundle_entropy(rows, labels, backend=NAME)
         right = cb.bundle_entropy(rows, labels, backend="reference")
         require((found.entropy.hex(), found.num_bundles) == (right.entropy.hex(), right.num_bundles), f"rows {number}")
-
-
-def many_small_bundles() -> None:
-    for number in range(24):
-        prepare(number, (64, 64, 4)[number % 3])
-        rows = small_bundles(number, (40, 150, 260)[number % 3])
-        found, right = (cb.bundle_rows(rows, backend=backend) for backend in (NAME, "reference"))
-        require(np.array_equal(found, right), f"small bundles {number}")
 
 
 def layers_of_one_launch() -> None:
@@ -125,14 +117,7 @@ def main() -> int:
     if core is None:
         raise SystemExit(f"{NAME}: {missing}")
     backends.TABLE[NAME] = backends._Cuda(NAME, core.cuda)
-    for part in (
-        random_inputs,
-        many_rows,
-        many_small_bundles,
-        layers_of_one_launch,
-        fingerprints_and_margins,
-        named_cases,
-    ):
+    for part in (random_inputs, many_rows, layers_of_one_launch, fingerprints_and_margins, named_cases):
         part()
     print(f"probe: {emulation.launches()} kernel launches emulated, no difference")
     return 0
