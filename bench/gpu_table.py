@@ -1,4 +1,6 @@
-"""`python -m bench.gpu_table PART1.json PART2.json [--print]`: the measured part of docs/gpu.md, from a run on a GPU.
+"""`python -m bench.gpu_table PART1.json PART2.json [MORE.json ...] [--print]`: the measured part of docs/gpu.md.
+
+What MORE files of part 2 hold takes the place of the same phases in PART2, with the commit that they ran on.
 
 Replaces what stands between `<!-- gpu:begin -->` and `<!-- gpu:end -->`; with --print it goes to stdout. Every figure
 and every verdict is computed from the JSON that `gpu_check.py` has written.
@@ -20,15 +22,16 @@ Entry = dict[str, Any]
 
 def main(arguments: list[str]) -> int:
     paths = [Path(a) for a in arguments if not a.startswith("-")]
-    if len(paths) != 2:
-        print("usage: python -m bench.gpu_table PART1.json PART2.json [--print]", file=sys.stderr)
+    if len(paths) < 2:
+        print("usage: python -m bench.gpu_table PART1.json PART2.json [MORE.json ...] [--print]", file=sys.stderr)
         return 1
     parts = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-    content = "\n\n".join(sections(*parts, [path.name for path in paths]))
+    one, two, *more = parts
+    content = "\n\n".join(sections(one, completed(two, more), [path.name for path in paths]))
     if "--print" in arguments:
         print(content)
         return 0
-    if any(part["is_rehearsal"] for part in parts) or [part["part"] for part in parts] != [1, 2]:
+    if any(part["is_rehearsal"] for part in parts) or [part["part"] for part in parts] != [1, 2] + [2] * len(more):
         print("these are not parts 1 and 2 of a run on a GPU: not for the documentation; use --print", file=sys.stderr)
         return 1
     text = DOCUMENT.read_text(encoding="utf-8")
@@ -57,6 +60,17 @@ def sections(one: Entry, two: Entry, names: list[str]) -> list[str]:
     ]  # fmt: skip
 
 
+def completed(two: Entry, more: list[Entry]) -> Entry:
+    """Part 2 with the phases of later runs in the place of its own; each phase knows its commit."""
+    phases = {phase["name"]: phase | {"commit": two["commit"]["short"]} for phase in two["phases"]}
+    for part in more:
+        needed = ("install", "facts")
+        phases |= {
+            p["name"]: p | {"commit": part["commit"]["short"]} for p in part["phases"] if p["name"] not in needed
+        }
+    return two | {"phases": list(phases.values())}
+
+
 def of_phase(part: Entry, name: str) -> Entry:
     return next((phase for phase in part["phases"] if phase["name"] == name), {})
 
@@ -65,8 +79,8 @@ def header(one: Entry, two: Entry, names: list[str], times: Entry) -> str:
     device, versions, rates = one["device"], one["versions"], times["yardsticks"]
     copy, read = (f"{rates[kind] / 1e12:.2f} TB/s" for kind in ("copy_bytes_per_s", "read_bytes_per_s"))
     return (
-        f"From `{names[0]}` and `{names[1]}` ({one['date'][:10]}, commits `{one['commit']['short']}` and "
-        f"`{two['commit']['short']}`): {device['name']}, {device['multiprocessors']} multiprocessors, "
+        f"From {', '.join(f'`{name}`' for name in names)} ({one['date'][:10]}): {device['name']}, "
+        f"{device['multiprocessors']} multiprocessors, "
         f"{device['l2_bytes'] >> 20} MiB of L2 cache, driver {versions['driver']}, nvcc {versions['nvcc']}, torch "
         f"{versions['torch']}, Python {versions['python']}. The card copies {copy} (bytes read plus bytes "
         f"written) and reads {read}; the smallest launch takes {rates['smallest_launch']['median_us']:.1f} us. "
@@ -76,7 +90,7 @@ def header(one: Entry, two: Entry, names: list[str], times: Entry) -> str:
 
 
 def phases(one: Entry, two: Entry) -> str:
-    lines = ["| part | phase | outcome | seconds | found |", "|---|---|---|---|---|"]
+    lines = ["| part | phase | commit | outcome | seconds | found |", "|---|---|---|---|---|---|"]
     for part in (one, two):
         for phase in part["phases"]:
             found = [f"{phase[key]} {word}" for key, word in
@@ -85,7 +99,8 @@ def phases(one: Entry, two: Entry) -> str:
                      if key in phase]  # fmt: skip
             found += [f"{name}: {p['calls']} calls, {p['outcome']}" for name, p in phase.get("parts", {}).items()
                       if "calls" in p]  # fmt: skip
-            cells = (part["part"], phase["name"], phase["outcome"], f"{phase['seconds']:.0f}", "; ".join(found))
+            on = phase.get("commit", part["commit"]["short"])
+            cells = (part["part"], phase["name"], on, phase["outcome"], f"{phase['seconds']:.0f}", "; ".join(found))
             lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 

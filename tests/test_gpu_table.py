@@ -70,11 +70,11 @@ def parts(tmp_path: Path) -> list[Path]:
 def test_every_figure_is_that_of_the_run(gpu_table: Any, parts: list[Path]) -> None:
     assert gpu_table.main([str(path) for path in parts]) == 0
     text = gpu_table.DOCUMENT.read_text()
-    assert text.startswith(f"before\n{gpu_table.BEGIN}\nFrom `one.json` and `two.json` (2026-01-02, commits `c0ffee01`")
+    assert text.startswith(f"before\n{gpu_table.BEGIN}\nFrom `one.json`, `two.json` (2026-01-02): NVIDIA H999")
     assert text.endswith(f"{gpu_table.END}\nafter\n")
     assert "of another run" not in text
     for line in (
-        "| 1 | smoke | failed | 3 |  |",
+        "| 1 | smoke | c0ffee01 | failed | 3 |  |",
         "| (10, 10) float32 | 64 | - | 1000 (0.50) | - | -, - | 27 |",
         "| (3, 10, 10) float32 equal | 100 | 0.50 | 1200 |",
         "| (10, 10) float32 distinct | 500 | 1.00 | 112 | - |",
@@ -85,6 +85,15 @@ def test_every_figure_is_that_of_the_run(gpu_table: Any, parts: list[Path]) -> N
         assert line in text, line
     assert "copies 2.00 TB/s" in text
     assert text.split("### Beside training")[1].strip().startswith("Not measured.")
+
+
+def test_a_later_run_completes_an_earlier_one(gpu_table: Any, parts: list[Path], tmp_path: Path) -> None:
+    later = part(2, {"name": "peers", "outcome": "timed out", "seconds": 9.0, "measured": None})
+    (tmp_path / "later.json").write_text(json.dumps(later | {"commit": {"short": "decaf000"}}))
+    assert gpu_table.main([*map(str, parts), str(tmp_path / "later.json")]) == 0
+    text = gpu_table.DOCUMENT.read_text()
+    assert "| 2 | peers | decaf000 | timed out | 9 |  |" in text
+    assert "`two.json`, `later.json`" in text
 
 
 def test_a_rehearsal_never_gets_into_the_document(
