@@ -58,6 +58,7 @@ def write(document: Path, folder: Path) -> None:
         new = [drawn for drawn in sorted(folder.rglob("*.png")) if f"-{old.name}".endswith(f"-{drawn.name}")]
         if new:
             shutil.copyfile(new[0], old)
+        print(f"{old}: {'drawn anew' if new else 'left as it is, for this run drew none of that name'}")
     document.write_text(text, encoding="utf-8")
 
 
