@@ -17,7 +17,8 @@ from .inputs import FLOATS, INTEGERS, LAYOUTS, not_a_number, place, special_valu
 core, missing = emulation.load()
 pytestmark = pytest.mark.skipif(core is None, reason=f"{emulation.NAME}: NOT TESTED HERE ({missing})")
 
-LAUNCHES = [(0, 0, 0), (1, 1, 32), (2, 2, 96), (3, 3, 256)]
+_SLOW = [pytest.param((0, 0, 0), marks=pytest.mark.slow), pytest.param((2, 2, 96), marks=pytest.mark.slow)]
+LAUNCHES = [(1, 1, 32), (3, 3, 256), *_SLOW]
 """(seed of the order, blocks, threads a block); zeros: the normal choice."""
 SHAPES = [(2, 5000), (3, 1), (5, 0), (70, 3000), (64, 999), (130, 700)]
 """One block's tile cut, one value, none, three tiles cut in two, rows that are not in chunks, six tiles not cut."""
