@@ -128,7 +128,7 @@ bench: $(STAMPS)/test ## measure: bench/results/*.json and the table in docs/per
 	@$(BIN)/python -m bench $(ARGS)
 
 gpu-check: ## part 1 of the GPU check, then part 2, with PYTHON's own torch; without a GPU: tests nothing
-	@$(PYTHON) bench/gpu_check.py --part 1 $(ARGS); $(PYTHON) bench/gpu_check.py --part 2 $(ARGS)
+	@status=0; for part in 1 2; do $(PYTHON) bench/gpu_check.py --part $$part $(ARGS) || status=$$?; done; exit $$status
 
 # --- checking ---------------------------------------------------------------------------------------------
 

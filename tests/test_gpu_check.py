@@ -881,4 +881,5 @@ def test_goals_are_those_of_this_card(times: Any) -> None:
 def test_makefile_has_the_target() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     recipe = makefile[makefile.index("\ngpu-check:") :].split("\n\n")[0]
-    assert "bench/gpu_check.py --part 1" in recipe
+    assert "for part in 1 2; do $(PYTHON) bench/gpu_check.py --part $$part $(ARGS) || status=$$?" in recipe
+    assert recipe.endswith("exit $$status"), "a failure of part 1 must not be lost"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +114,11 @@ def test_a_rehearsal_never_gets_into_the_document(
 def test_the_document_has_its_place_for_it() -> None:
     text = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
     assert text.count("<!-- gpu:begin -->") == text.count("<!-- gpu:end -->") == 1
+
+
+def test_every_run_that_the_document_names_is_kept() -> None:
+    text = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(gpu-[a-z0-9-]+\.json)`", text))
+    assert len(named) >= 3
+    missing = [name for name in sorted(named) if not (ROOT / "bench" / "results" / name).is_file()]
+    assert missing == []

@@ -44,12 +44,12 @@ class Report:
         )  # fmt: skip
 
     def write(self) -> None:
-        _write(self.path, json.dumps(self.content, indent=1) + "\n")
+        write_aside(self.path, json.dumps(self.content, indent=1) + "\n")
 
     def write_logs(self, place: Place) -> None:
         logs = sorted(place.log("x").parent.glob("*.log"), key=lambda path: path.stat().st_mtime)
         parts = [f"######## {path.stem}\n{_shortened(text_of(path))}\n" for path in logs]
-        _write(self.path.with_name(self.path.stem + "-logs.txt"), "".join(parts))
+        write_aside(self.path.with_name(self.path.stem + "-logs.txt"), "".join(parts))
 
 
 def _free(path: Path) -> Path:
@@ -65,7 +65,8 @@ def _shortened(text: str) -> str:
     return f"{text[:half]}\n[... {len(text) - 2 * half} characters left out ...]\n{text[-half:]}"
 
 
-def _write(path: Path, text: str) -> None:
+def write_aside(path: Path, text: str) -> None:
+    """Never half written: into a file beside it, which then takes its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.write_text(text, encoding="utf-8")

@@ -6,7 +6,6 @@ The JSON OUT is written aside and renamed after every case; the lines printed ar
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 import doors  # type: ignore[import-not-found]
 import torch
 from clocks import Clock, Events, WallClock, host_times, rounds_for, summary  # type: ignore[import-not-found]
+from gpu_checks.report import write_aside  # type: ignore[import-not-found]
 from known_layers import (  # type: ignore[import-not-found]
     DATA,
     GRID,
@@ -205,10 +205,7 @@ def lines_of(entry: Json, copy_rate: float) -> list[str]:
 
 
 def write(path: Path, content: Json) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    write_aside(path, json.dumps(content, indent=1) + "\n")
 
 
 def race(path: Path, seconds: float, device: str, clock: Clock, cases: Sequence[Any], copy_bytes: int) -> Json:
