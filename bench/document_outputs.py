@@ -3,7 +3,7 @@
 A chaotic training gives other figures on every kind of processor: a document's text says what holds on all of them, and
 fenced blocks show one run. The words of a fence say where its lines come from: ``text printed by this block`` (of
 python, right above), ``text printed by cbkernels ...`` (that command), ``text machine`` (where all of it ran). Pictures
-that the run leaves replace those of the same name beside the document. tests/test_readme.py runs documents as a test.
+that the run leaves replace those of the same name beside the document; tests/house/test_readme.py runs documents too.
     python -m bench.document_outputs docs/tutorial.md
 """
 

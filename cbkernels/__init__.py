@@ -3,7 +3,7 @@
     r = cbkernels.bundle_entropy(acts, labels)
 
 Importing needs NumPy only. Start with ``bundle.py`` (one call), ``streaming.py`` (many batches),
-``monitor.py`` (a model that trains) or ``surgery.py`` (removing what conflicts).
+``models/monitor.py`` (a model that trains) or ``surgery/surgery.py`` (removing what conflicts).
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ if _core.version != __version__:
 
 from . import training
 from .bundle import bundle_entropy, bundle_entropy_layers, bundle_rows, conflict_margin
+from .findings.history import History
+from .findings.layer_report import LayerReport
 from .grid import UpdateGrid
-from .monitor import LayerMonitor
-from .reports.history import History
-from .reports.report import LayerReport
+from .models.monitor import LayerMonitor
 from .result import BundleResult
 from .streaming import BundleEntropy
-from .surgery import Surgery, remove_layers
+from .surgery.surgery import Surgery, remove_layers
 
 __all__ = [
     "BundleEntropy",

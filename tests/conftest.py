@@ -37,8 +37,8 @@ _LAUNCHES_OF_WORKERS: list[int] = []
 _LEFT_OUT: set[str] = set()
 """Slow tests that ``-m "not slow"`` left out."""
 _LONGEST_FIRST = (
-    "test_torch_operators.py", "test_surgery.py", "test_random_against_reference.py", "test_repr_training.py",
-    "test_repr.py", "test_removal.py", "test_surgery_files.py",
+    "test_torch_operators.py", "test_surgery.py", "test_random_against_reference.py", "test_train_with_repr.py",
+    "test_repr.py", "test_remove.py", "test_files.py",
 )  # fmt: skip
 """Files late in the alphabet; a worker that got one of them last would let the others wait."""
 _TOO_LARGE_FOR_EMULATION = {

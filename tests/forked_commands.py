@@ -15,8 +15,8 @@ import tempfile
 import time
 from typing import Any
 
-import cbkernels.reports.run_report
-import cbkernels.training.autotuning  # noqa: F401
+import cbkernels.page.run_page
+import cbkernels.training.procedures.autotune  # noqa: F401
 from cbkernels.command_line import main
 from cbkernels.commands import training_command
 

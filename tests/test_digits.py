@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from cbkernels.training.data_sets import load_digits, split
+from cbkernels.training.data.data_sets import load_digits, split
 
 PINNED = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
 PINNED_TEST_IMAGES = "44e3cea3f071a4d2b38655d132c7324e6c38dff0281b2953f2cfad0ab4fa5b37"

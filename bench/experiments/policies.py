@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from cbkernels.reports.figures import add_caption, new_figure, save, style_axes
+from cbkernels.drawing.figures import add_caption, new_figure, save, style_axes
 from cbkernels.tables import format_table
 from cbkernels.training.config import POLICIES, AutotuneConfig
 

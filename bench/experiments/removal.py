@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from cbkernels.reports.figures import add_caption, new_figure, save, style_axes
+from cbkernels.drawing.figures import add_caption, new_figure, save, style_axes
 
 KINDS = {"lowest_margin": "#1864ab", "any": "#495057", "non_conflicting": "#868e96", "conflicting": "#d9480f"}
 WITHIN = 0.01

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from cbkernels.reports.figures import add_caption, new_figure, save
+from cbkernels.drawing.figures import add_caption, new_figure, save
 from cbkernels.training.config import TrainConfig
 
 from .many_runs import run_all

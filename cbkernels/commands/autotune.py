@@ -32,7 +32,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def run(arguments: argparse.Namespace) -> int:
     """Auto-tune, and print what came of it."""
     require_torch_for("autotune")
-    from ..training.autotuning import autotune_configured
+    from ..training.procedures.autotune import autotune_configured
 
     return run_training(arguments, "autotune", AutotuneConfig, autotune_configured, text)
 

@@ -36,7 +36,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def run(arguments: argparse.Namespace) -> int:
     """Auto-tune, and print what came of it."""
     require_torch_for("demo")
-    from ..training.autotuning import autotune_configured
+    from ..training.procedures.autotune import autotune_configured
 
     vars(arguments).update({**PRESET, **vars(arguments)})
     given = {name: getattr(arguments, name) for name in (*PRESET, "policy", "seed", "out")}

@@ -15,13 +15,13 @@ import sys
 from typing import Any
 
 from .._version import __version__
-from ..array_files import StoredArray, open_arrays, split_key
 from ..bundle import bundle_entropy, conflict_margin
+from ..files.array_files import StoredArray, open_arrays, split_key
 from ..grid import UpdateGrid
-from ..progress import Progress
 from ..result import BundleResult
 from ..streaming import BundleEntropy
 from ..tables import format_table
+from .progress import Progress
 
 EXIT_ABOVE = 2
 PIECE_BYTES = 64 << 20

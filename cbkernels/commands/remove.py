@@ -9,12 +9,12 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from ..command_options import add_config_options, given_options
-from ..progress import Progress
+from ..models.architecture import Architecture
+from ..runs.stored_runs import stored_config
 from ..tables import format_table
-from ..training.architecture import Architecture
 from ..training.config import RemoveConfig, from_dict
-from ..training.stored_runs import stored_config
+from .config_options import add_config_options, given_options
+from .progress import Progress
 from .training_command import require_torch_for, write_report
 
 _WIDTH = 110
@@ -46,8 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
     require_torch_for("remove")
     out = Path(arguments.out or Path(arguments.run_folder) / "removal")
     config = _config(arguments, out)
-    from ..training.removal import remove_blocks
-    from ..training.training_run import load_trained
+    from ..training.procedures.remove import remove_blocks
+    from ..training.trained_run import load_trained
 
     with Progress(log=True) as progress:
         trained = load_trained(arguments.run_folder, device=config.device, data_dir=arguments.data_dir)

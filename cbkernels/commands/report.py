@@ -28,7 +28,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the page and the pictures, print where they are."""
-    from ..reports.run_report import pictures_folder, write_report
+    from ..page.run_page import pictures_folder, write_report
 
     out = arguments.out or (Path(arguments.runs[0]) / "report.html" if len(arguments.runs) == 1 else "report.html")
     folder = arguments.pictures or pictures_folder(out)

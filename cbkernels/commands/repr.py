@@ -10,10 +10,10 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from ..command_options import add_config_options, given_options
-from ..progress import Progress
 from ..tables import format_table
 from ..training.config import COMPARED, TrainConfig, from_dict
+from .config_options import add_config_options, given_options
+from .progress import Progress
 from .training_command import require_torch_for, write_report
 
 DEFAULTS: dict[str, Any] = {"model": "cnn", "depth": 3, "width": 32, "epochs": 100}
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise ValueError(f"--{name.replace('_', '-')} is decided by --criteria here; leave it out")
     config = from_dict(TrainConfig, {**DEFAULTS, **given})
     out = Path(arguments.out)
-    from ..training.repr_comparison import compare, run_of
+    from ..training.procedures.compare_repr import compare, run_of
 
     with Progress(log=True) as progress:
         content = compare(config, out, criteria=arguments.criteria, seeds=arguments.seeds, show=progress.epoch)
@@ -66,9 +66,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _draw(content: dict[str, Any], config: TrainConfig, out: Path) -> str | None:
-    from ..reports.figures import save
-    from ..reports.repr_pictures import comparison_picture
-    from ..training.repr_comparison import history_of, run_of
+    from ..drawing.figures import save
+    from ..drawing.repr_figures import comparison_picture
+    from ..training.procedures.compare_repr import history_of, run_of
 
     histories = {
         row["criterion"]: [history_of(run_of(out, row["criterion"], seed)) for seed in content["seeds"]]

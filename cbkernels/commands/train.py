@@ -25,7 +25,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def run(arguments: argparse.Namespace) -> int:
     """Train, and print what came of it."""
     require_torch_for("train")
-    from ..training.single_training import train
+    from ..training.procedures.train import train
 
     return run_training(arguments, "train", TrainConfig, train, _text)
 

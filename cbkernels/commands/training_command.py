@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..command_options import add_config_options, given_options
-from ..progress import Progress
+from ..runs.stored_runs import read_json, stored_config
 from ..training.config import from_dict
-from ..training.stored_runs import read_json, stored_config
+from .config_options import add_config_options, given_options
+from .progress import Progress
 
 EXIT_DIVERGED = 1
 
@@ -79,7 +79,7 @@ def require_torch_for(command: str) -> None:
 
 def write_report(folders: list[Path], out: Path) -> str | None:
     """The report of a run; without what draws it the run is whole all the same, and stderr says what is missing."""
-    from ..reports.run_report import write_report as write
+    from ..page.run_page import write_report as write
 
     try:
         return str(write(folders, out))

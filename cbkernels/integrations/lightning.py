@@ -9,9 +9,9 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from ..probing.evaluation import require_torch
-from ..reports.history import History
-from ..reports.report import LayerReport
+from ..findings.history import History
+from ..findings.layer_report import LayerReport
+from ..models.evaluation import require_torch
 from . import require_package
 from .training_monitor import TrainingMonitor, interval
 

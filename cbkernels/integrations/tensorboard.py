@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..reports.history import History
-from ..reports.report import LayerReport
+from ..findings.history import History
+from ..findings.layer_report import LayerReport
 
 
 def write(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from ..reports.report import LayerReport
+from ..findings.layer_report import LayerReport
 
 
 class Log(Protocol):

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from ..findings.history import History
+from ..findings.layer_report import LayerReport
 from ..grid import UpdateGrid
-from ..monitor import LayerMonitor
-from ..probing.evaluation import unwrapped
-from ..reports.history import History
-from ..reports.report import LayerReport
+from ..models.evaluation import unwrapped
+from ..models.monitor import LayerMonitor
 
 if TYPE_CHECKING:
     from torch import nn

@@ -10,8 +10,8 @@ import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from ..reports.history import History
-from ..reports.report import LayerReport
+from ..findings.history import History
+from ..findings.layer_report import LayerReport
 from . import require_package
 from .training_monitor import TrainingMonitor, interval
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..bundle import bundle_entropy
+from ..findings.layer_report import LayerReport
 from ..grid import UpdateGrid
-from ..monitor import LayerMonitor
-from ..probing.evaluation import unwrapped
-from ..reports.report import LayerReport
+from ..models.evaluation import unwrapped
+from ..models.monitor import LayerMonitor
 
 if TYPE_CHECKING:
     from torch import nn

@@ -6,35 +6,35 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .architecture import Architecture
-    from .autotuning import Autotuned, autotune, autotune_configured
+    from ..filters.criteria import register_criterion
+    from ..filters.repr import RePr
+    from ..models.architecture import Architecture
     from .config import AutotuneConfig, RemoveConfig, TrainConfig
-    from .exported_networks import load_exported
-    from .filter_criteria import register_criterion
-    from .removal import remove_blocks
-    from .repr import RePr
-    from .repr_comparison import compare
+    from .networks.exported import load_exported
+    from .procedures.autotune import Autotuned, autotune, autotune_configured
+    from .procedures.compare_repr import compare
+    from .procedures.remove import remove_blocks
+    from .procedures.train import train
     from .shrinking import shrink
-    from .single_training import train
-    from .training_run import TrainedRun, load_trained
+    from .trained_run import TrainedRun, load_trained
 
 _WHERE = {
-    "RePr": "repr",
-    "compare": "repr_comparison",
-    "register_criterion": "filter_criteria",
-    "Architecture": "architecture",
-    "AutotuneConfig": "config",
-    "Autotuned": "autotuning",
-    "RemoveConfig": "config",
-    "TrainConfig": "config",
-    "TrainedRun": "training_run",
-    "autotune": "autotuning",
-    "autotune_configured": "autotuning",
-    "load_exported": "exported_networks",
-    "load_trained": "training_run",
-    "remove_blocks": "removal",
-    "shrink": "shrinking",
-    "train": "single_training",
+    "RePr": "..filters.repr",
+    "compare": ".procedures.compare_repr",
+    "register_criterion": "..filters.criteria",
+    "Architecture": "..models.architecture",
+    "AutotuneConfig": ".config",
+    "Autotuned": ".procedures.autotune",
+    "RemoveConfig": ".config",
+    "TrainConfig": ".config",
+    "TrainedRun": ".trained_run",
+    "autotune": ".procedures.autotune",
+    "autotune_configured": ".procedures.autotune",
+    "load_exported": ".networks.exported",
+    "load_trained": ".trained_run",
+    "remove_blocks": ".procedures.remove",
+    "shrink": ".shrinking",
+    "train": ".procedures.train",
 }
 __all__ = [
     "Architecture",
@@ -60,7 +60,7 @@ def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        return getattr(import_module(f".{_WHERE[name]}", __name__), name)
+        return getattr(import_module(_WHERE[name], __name__), name)
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise

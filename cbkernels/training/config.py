@@ -1,6 +1,6 @@
 """Everything that decides a run's numbers, as frozen dataclasses; ``config.json`` holds them. Needs no torch.
 
-A field's ``metadata`` holds what the command line says of it; ``command_options.py`` makes the options.
+A field's ``metadata`` holds what the command line says of it; ``commands/config_options.py`` makes the options.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
-from .architecture import Architecture
+from ..models.architecture import Architecture
 
 MODELS = ("fnn", "cnn", "vgg", "resnet")
 OF_ONE_STAGE = ("fnn", "cnn")

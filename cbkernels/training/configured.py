@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from ..commands.info import installation
-from .architecture import Architecture
+from ..models.architecture import Architecture
 from .config import TrainConfig
-from .data_sets import DataSet, load_data_set
-from .networks import build_network
-from .samples import Samples
+from .data.data_sets import DataSet, load_data_set
+from .data.samples import Samples
+from .networks.build import build_network
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-import cbkernels.training.single_training  # noqa: F401  (imported once, for all ranks)
+import cbkernels.training.procedures.train  # noqa: F401  (imported once, for all ranks)
 
 
 def run_as(rank: int, count: int, port: int, command: list[str]) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
-from cbkernels.training.repr import RePr
+from cbkernels.filters.repr import RePr
 
 
 def run(rank: int) -> dict[str, Any]:

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import distributed
 
-from cbkernels import run_folder
-from cbkernels.training import checkpoints
+from cbkernels.runs import checkpoints
+from cbkernels.runs import folder as run_folder
 from cbkernels.training.config import TrainConfig
-from cbkernels.training.single_training import train
-from cbkernels.training.training import Training
+from cbkernels.training.loop.training import Training
+from cbkernels.training.procedures.train import train
 
 FNN = TrainConfig(
     depth=12, width=8, train_size=400, test_size=101, batch_size=32, epochs=3, probe_size=50, learning_rate=0.01,

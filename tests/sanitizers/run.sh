@@ -103,9 +103,9 @@ echo "==> tests under $kind"
 # left out: what runs no kernel, what measures memory (a sanitizer's is a multiple of it), and what asks for
 # more memory than there is (a sanitizer's `operator new` ends the process instead of throwing bad_alloc)
 instrumented -m pytest tests --import-mode=importlib -p no:cacheprovider -q -W error --capture=sys \
-  --ignore tests/test_codebase.py --ignore tests/test_install.py --ignore tests/test_readme.py \
+  --ignore tests/house/test_codebase.py --ignore tests/house/test_install.py --ignore tests/house/test_readme.py \
   --ignore tests/test_memory.py \
-  --deselect tests/test_command_line.py::test_streaming_a_large_file_takes_little_memory \
+  --deselect tests/commands/test_command_line.py::test_streaming_a_large_file_takes_little_memory \
   --deselect tests/test_refusals.py::test_memory_that_cannot_be_had_is_an_exception "$@"
 if [ -n "$emulation" ]; then
   SECONDS=0

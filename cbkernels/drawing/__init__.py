@@ -1,0 +1,1 @@
+"""Figures of findings and of runs."""

@@ -1,0 +1,1 @@
+"""Files on disk: arrays, JSON, and writing a file whole."""

@@ -1,0 +1,74 @@
+"""What is built: a kind of network and its blocks per stage. Needs no torch. See ``training/networks/build.py``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network by its blocks per stage: what auto-tune shortens.
+
+    Args:
+        blocks: blocks of every stage, each at least 0; a fully connected network has one stage, its depth.
+        model: "fnn", "cnn", "vgg", "resnet", or a word of your own for your own ``build``.
+        width: units a layer of "fnn", filters a layer of "cnn".
+        width_multiplier: of the filters of "vgg" and "resnet".
+
+    Raises:
+        ValueError: a number is out of range.
+
+    Example:
+        >>> from cbkernels.models.architecture import Architecture
+        >>> print(Architecture((50,), "fnn", width=10), Architecture((3, 4, 6, 3), "vgg"), sep="; ")
+        fnn, 50 layers of 10; vgg, 3-4-6-3 blocks
+    """
+
+    blocks: tuple[int, ...]
+    model: str = "own"
+    width: int = 10
+    width_multiplier: float = 1.0
+
+    def __post_init__(self) -> None:
+        blocks = (self.blocks,) if isinstance(self.blocks, int) else tuple(self.blocks)
+        object.__setattr__(self, "blocks", blocks)
+        if not blocks or any(isinstance(b, bool) or not isinstance(b, int) or b < 0 for b in blocks):
+            raise ValueError(f"blocks is {blocks!r}; pass whole numbers, one for each stage and each at least 0")
+        if isinstance(self.width, bool) or not isinstance(self.width, int) or self.width < 1:
+            raise ValueError(f"width is {self.width!r}; it must be a positive integer")
+        if not (isinstance(self.width_multiplier, (int, float)) and 0 < self.width_multiplier < math.inf):
+            raise ValueError(f"width_multiplier is {self.width_multiplier!r}; it must be positive and finite")
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of all stages."""
+        return sum(self.blocks)
+
+    def with_blocks(self, blocks: Iterable[int]) -> Architecture:
+        """The same network with other blocks per stage."""
+        return replace(self, blocks=tuple(blocks))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types."""
+        return {**asdict(self), "blocks": list(self.blocks)}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Architecture:
+        """What ``to_dict`` gave.
+
+        Raises:
+            ValueError: not such a dict.
+        """
+        try:
+            return cls(**{**content, "blocks": tuple(content["blocks"])})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{content!r} is not an architecture; it needs blocks, model, width") from error
+
+    def __str__(self) -> str:
+        if self.model in ("fnn", "cnn") and len(self.blocks) == 1:
+            return f"{self.model}, {self.blocks[0]} layers of {self.width}"
+        scaled = "" if self.width_multiplier == 1 else f", {self.width_multiplier:g} of the width"
+        return f"{self.model}, {'-'.join(map(str, self.blocks))} blocks{scaled}"

@@ -1,0 +1,274 @@
+"""Which layers of a model conflict, measured while it trains: one object, one call an epoch.
+
+A monitor keeps a probe batch and hooks the model only during its own forward pass; nothing stays on
+the model. Needs torch when it is used. Read next, in ``probing``: ``layer_selection.py`` (which layers),
+``layer_measurement.py`` (what happens inside the hooks); in ``reports``: ``findings/layer_report.py`` (what comes out).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from .. import backends
+from ..findings.history import History
+from ..findings.layer_report import LayerReport
+from ..grid import GRID_DTYPES, UpdateGrid
+from .evaluation import device_of, evaluating, require_torch, unwrapped
+from .layer_measurement import AcrossBatches, AtOnce, Measured
+from .layer_selection import Selection, chosen_by_user, observe
+from .probe import ProbeBatch, Reduction, as_probe, check_reduction
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class LayerMonitor:
+    """Bundle entropy of a model's layers on a fixed probe batch.
+
+    Args:
+        model: any ``torch.nn.Module``; DDP and ``torch.compile`` are looked through.
+        probe: training samples, some hundred to a few thousand: ``(x, y)``, where ``x`` is what the model
+            takes (a tensor, a tuple of positional or a dict of keyword arguments) and ``y`` (N,) integer
+            labels; a dict with an entry "labels"; or a list or loader of those, which is read once, kept,
+            and measured as a stream of 128-bit fingerprints.
+        layers: "auto": residual blocks and their branches if there are any, else the outputs of activation
+            functions, else those of leaf layers; never the logits. Or a regular expression that matches whole
+            names of ``named_modules()``, a list of names, or a function ``(name, module) -> bool``.
+        optimizer: of the training; with ``batch_size`` it gives the update grid.
+        batch_size: of the training, not of the probe.
+        grid: "optimizer" takes the paper's grid anew at every measurement, at the precision that the weights
+            are stored in; None compares values as they are; an ``UpdateGrid``, or a function that returns one.
+        dtype: measures as if the weights were stored in "bfloat16", "float16", "float32" or "float64".
+        reduce: what of a sequence output (N, T, C) is a sample's row: "flatten", the first value "cls",
+            the "last" one, the "mean", or a function of (output, mask) that returns (N, ...).
+            Values that the mask leaves out never count.
+        mask: (N, T) padding mask, or the name of the one among the probe's keyword arguments.
+        margin: also measure the conflict margin of every layer.
+        process_group: None measures what this process holds. "world" or a group: every rank holds a part of
+            the probe, also an empty one, every rank calls ``measure``, and all get the result of the whole.
+        autocast: type of an autocast to measure under, "bfloat16" or "float16"; None leaves it as it is.
+        backend: as in ``bundle_entropy``.
+
+    Raises:
+        TypeError, ValueError: one sentence that quotes the argument.
+        ImportError: torch is missing.
+
+    One batch is measured exactly. Across batches or ranks rows travel as fingerprints (wrong with probability
+    2**-120 a pair) and there is no margin; what the model itself computes may differ in the last bits with the
+    size of a batch.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> probe = (torch.zeros(6, 8), torch.tensor([0, 1, 0, 1, 0, 1]))
+        >>> monitor = LayerMonitor(model, probe, optimizer=optimizer, batch_size=64)
+        >>> monitor.measure(step=0).conflicting()
+        ['1']
+    """
+
+    history: History
+    """All reports so far, but for those of ``measure(dtype=...)``."""
+    probe: list[ProbeBatch]
+    """The samples that are measured."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        probe: object,
+        *,
+        layers: str | Iterable[str] | Callable[[str, nn.Module], bool] = "auto",
+        optimizer: torch.optim.Optimizer | None = None,
+        batch_size: int | None = None,
+        grid: UpdateGrid | str | Callable[[], UpdateGrid] | None = "optimizer",
+        dtype: str | None = None,
+        reduce: str | Reduction = "flatten",
+        mask: torch.Tensor | str | None = "attention_mask",
+        margin: bool = True,
+        process_group: Any = None,
+        autocast: str | None = None,
+        backend: str = "auto",
+    ) -> None:
+        require_torch("LayerMonitor")
+        inner = unwrapped(model)
+        check_reduction(reduce)
+        backends.require_name(backend)
+        _check_grid(grid, optimizer, batch_size)
+        _check_dtype(dtype, grid)
+        if autocast not in (None, "bfloat16", "float16"):
+            raise ValueError(f"autocast is {autocast!r}; choose 'bfloat16', 'float16' or None")
+        self.model = model
+        self.history = History()
+        self.probe = as_probe(probe, mask)
+        self._is_auto = isinstance(layers, str) and layers == "auto"
+        self._selection = None if self._is_auto else Selection(chosen_by_user(inner, layers))
+        self._optimizer, self._batch_size = optimizer, batch_size
+        self._grid, self._dtype = grid, dtype
+        self._reduce, self._margin = reduce, margin
+        self._process_group, self._autocast, self._backend = process_group, autocast, backend
+        self._overwritten: set[str] = set()
+        self._ended: float | None = None
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the modules that are measured; for "auto" the first use runs the model."""
+        with self._evaluating() as inner:
+            return list(self._selected(inner).names)
+
+    def measure(self, step: int | None = None, *, dtype: str | None = None) -> LayerReport:
+        """Measure all layers as they are now.
+
+        Args:
+            step: what the history calls this moment, usually the epoch; None counts on.
+            dtype: a question beside the history: as if the weights were stored in this type.
+
+        Returns:
+            The report, which the history keeps unless ``dtype`` was given.
+
+        Raises:
+            ValueError: no grid can be taken (learning rate 0, diverged weights), no chosen layer was
+                called, or the model's own error; the model and the history are then as before.
+        """
+        _check_dtype(dtype, self._grid)
+        if step is None:
+            steps = self.history.steps
+            step = steps[-1] + 1 if steps else 0
+        started = time.perf_counter()
+        with self._evaluating() as inner:
+            grid = self._current_grid(dtype or self._dtype)
+            measured, selection = self._measured(inner, grid)
+            autocast = _autocast_in_use(inner)
+        ended = time.perf_counter()
+        report = LayerReport(
+            measured.results,
+            step=step,
+            margins=measured.margins,
+            amplitudes=measured.amplitudes,
+            blocks={layer: selection.blocks[of] for layer, of in measured.modules.items() if of in selection.blocks},
+            skipped=measured.skipped,
+            model=type(inner).__name__,
+            autocast=autocast,
+            reduce=self._reduce if isinstance(self._reduce, str) else getattr(self._reduce, "__name__", "function"),
+            seconds=ended - started,
+            seconds_since_last=None if self._ended is None else started - self._ended,
+        )
+        if dtype is None:
+            self.history.append(report)
+        self._ended = time.perf_counter()
+        return report
+
+    def _measured(self, inner: nn.Module, grid: UpdateGrid | None) -> tuple[Measured, Selection]:
+        """Run the probe; across ranks every rank comes back, with a result or with the same error."""
+        if self._process_group is None:
+            selection = self._selected(inner)
+            if len(self.probe) == 1:
+                at_once = AtOnce(grid, self._backend, self._reduce, self._margin, self._overwritten)
+                return at_once.measure(inner, selection.names, self._batches_for(inner)[0]), selection
+            stream = AcrossBatches(grid, self._backend, self._reduce)
+            stream.add_all(inner, selection.names, self._batches_for(inner))
+            return stream.measured(), selection
+        from ..distributed import compute_across_ranks, told_by_all
+
+        stream, selection, error = AcrossBatches(grid, self._backend, self._reduce), Selection([]), None
+        failure: Exception | None = None
+        try:
+            batches = [batch for batch in self._batches_for(inner) if batch.num_rows]
+            if batches:
+                selection = self._selected(inner)
+                stream.add_all(inner, selection.names, batches)
+        except Exception as raised:  # the other ranks wait for this one: it must take part, then fail
+            failure, error = raised, f"{type(raised).__name__}: {raised}"
+        try:
+            results = compute_across_ranks(stream.metrics, self._process_group, error=error)
+        except Exception as refused:
+            if failure is not None:
+                raise failure from refused
+            raise
+        measured = stream.measured(results)
+        # a rank without samples learns from the first one that has some what the layers are
+        told = told_by_all((measured.modules, measured.skipped, selection), self._process_group)
+        measured.modules, measured.skipped, selection = next((t for t in told if t[0]), told[0])
+        return measured, selection
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[nn.Module]:
+        torch = require_torch("LayerMonitor")
+        with ExitStack() as stack:
+            inner = stack.enter_context(evaluating(self.model))
+            if self._autocast is not None:
+                kind = getattr(torch, self._autocast)
+                stack.enter_context(torch.autocast(device_of(inner).type, kind))
+            yield inner
+
+    def _batches_for(self, inner: nn.Module) -> list[ProbeBatch]:
+        device = device_of(inner)
+        return [batch.to(device) for batch in self.probe]
+
+    def _selected(self, inner: nn.Module) -> Selection:
+        """The choice of layers; "auto" looks once, and again when a module it found is gone (surgery)."""
+        selection = self._selection
+        modules = dict(inner.named_modules())
+        if selection is not None and all(name in modules for name in selection.names):
+            return selection
+        if selection is not None and not self._is_auto:
+            kept = [name for name in selection.names if name in modules]
+            if not kept:
+                gone = ", ".join(map(repr, selection.names[:6]))
+                raise ValueError(f"none of the layers {gone} is in the model any more; make a new monitor")
+            return Selection(kept, selection.blocks)
+        batch = next((batch for batch in self._batches_for(inner) if batch.num_rows), None)
+        if batch is None:
+            raise ValueError("the probe has no sample, so 'auto' finds no layers; name them")
+        self._selection = observe(inner, lambda: inner(*batch.args, **batch.kwargs))
+        return self._selection
+
+    def _current_grid(self, dtype: str | None) -> UpdateGrid | None:
+        grid = self._grid
+        if isinstance(grid, str):
+            assert self._optimizer is not None
+            assert self._batch_size is not None
+            return UpdateGrid.from_optimizer(unwrapped(self.model), self._optimizer, self._batch_size, dtype=dtype)
+        if callable(grid):
+            grid = grid()
+            if not isinstance(grid, UpdateGrid):
+                raise TypeError(f"the function grid returned {grid!r}; it must return an UpdateGrid")
+        if grid is None or dtype is None:
+            return grid
+        return UpdateGrid(grid.learning_rate, grid.batch_size, grid.weight_amplitude, dtype)
+
+
+def _check_grid(grid: object, optimizer: object, batch_size: object) -> None:
+    if grid is None or isinstance(grid, UpdateGrid) or callable(grid):
+        return
+    if grid != "optimizer":
+        raise ValueError(f"grid is {grid!r}; pass 'optimizer', an UpdateGrid, a function that returns one, or None")
+    if optimizer is None or batch_size is None:
+        missing = "optimizer" if optimizer is None else "batch_size"
+        raise ValueError(
+            f"grid is 'optimizer' but {missing} is None; pass {missing}=, or grid=None to compare values as they are"
+        )
+    if not hasattr(optimizer, "param_groups"):
+        raise TypeError(f"optimizer is a {type(optimizer).__name__}; pass a torch.optim.Optimizer")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size!r}; it must be a positive integer")
+
+
+def _check_dtype(dtype: str | None, grid: object) -> None:
+    if dtype is None:
+        return
+    if dtype not in GRID_DTYPES:
+        raise ValueError(f"dtype is {dtype!r}; choose one of {', '.join(GRID_DTYPES)}")
+    if grid is None:
+        raise ValueError(f"dtype is {dtype!r} but grid is None; a precision of weights needs an update grid")
+
+
+def _autocast_in_use(model: nn.Module) -> str | None:
+    torch = require_torch("LayerMonitor")
+    kind = device_of(model).type
+    if not torch.is_autocast_enabled(kind):
+        return None
+    return str(torch.get_autocast_dtype(kind)).removeprefix("torch.")

@@ -1,0 +1,1 @@
+"""The page that reports a run, made from its record only."""

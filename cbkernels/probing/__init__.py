@@ -1,1 +1,0 @@
-"""Looking into a user's model by running it: samples, layers, residual blocks, cost. ``monitor.py`` is the way in."""

@@ -1,1 +1,0 @@
-"""What was measured, as objects, text, files and pictures; needs no torch."""

@@ -1,0 +1,267 @@
+"""A cut model in two files, ``model.safetensors`` and ``surgery.json``, that apply to a fresh model of its class.
+
+Nothing in them is ever executed, and a file that is damaged or of another model is one clear error. Both are
+written aside and renamed; the JSON file holds the weights' checksum, so a torn pair is told.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..models.evaluation import require_torch
+from ..models.layer_stacks import find_layer_stacks
+from ..runs.folder import RunFolder
+from .optimizer_parameters import require_droppable
+from .plan import RemovedBlock
+from .surgery import RECORD, Surgery, carried_out, described, own_module, record_of
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+WEIGHTS, STEPS = "model.safetensors", "surgery.json"
+_FORMAT, _VERSION = "cbkernels surgery", 1
+
+
+def save_cut_model(surgery: Surgery, folder: str | os.PathLike[str], model: nn.Module) -> None:
+    """See ``Surgery.save``."""
+    safetensors = require_safetensors("a file of a surgery")
+    inner = own_module(model)
+    if surgery.removed and RECORD not in vars(inner):
+        raise ValueError(
+            f"the model ({type(inner).__name__}) was not cut, but the surgery removed {surgery.removed}; "
+            "pass the model that remove_layers returned, or a copy of it"
+        )
+    tensors, aliases = _distinct(inner)
+    target = RunFolder(folder)
+    aside = target.path / f".{WEIGHTS}.{os.getpid()}.aside"
+    try:
+        try:
+            safetensors.torch.save_file(tensors, str(aside), metadata={"format": "pt"})
+        except (TypeError, ValueError, KeyError) as error:
+            raise ValueError(f"safetensors cannot store the model's weights: {error}") from error
+        content = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "model": type(inner).__name__,
+            **record_of(inner),
+            "aliases": aliases,
+            "weights_sha256": _checksum(aside),
+        }
+        os.replace(aside, target.path / WEIGHTS)
+    finally:
+        aside.unlink(missing_ok=True)
+    target.write_json(STEPS, content)
+
+
+def load_cut_model(
+    folder: str | os.PathLike[str], model: nn.Module, optimizer: torch.optim.Optimizer | None = None
+) -> tuple[nn.Module, Surgery]:
+    """See ``Surgery.load``."""
+    require_safetensors("a file of a surgery")
+    inner = own_module(model)
+    if optimizer is not None:
+        require_droppable(optimizer, inner)
+    path, weights = Path(folder) / STEPS, Path(folder) / WEIGHTS
+    content = _read(path)
+    operations = [[_step(path, step) for step in steps] for steps in content["operations"]]
+    _require_same(path, inner, content)
+    tensors = _read_tensors(weights, content)
+    record = {"before": content["before"], "operations": content["operations"]}
+    surgery = carried_out(inner, _verified(path, inner, operations), record, optimizer)
+    try:
+        _require_fit(weights, inner, tensors)
+    except BaseException:
+        surgery.undo()
+        raise
+    inner.load_state_dict(tensors)
+    return model, surgery
+
+
+def require_safetensors(what: str) -> Any:
+    """The package safetensors, with torch.
+
+    Args:
+        what: needs it, for the error.
+
+    Raises:
+        ImportError: one of them is missing.
+    """
+    require_torch(what)
+    try:
+        import safetensors.torch
+    except ImportError:
+        raise ImportError(f"{what} needs safetensors: pip install safetensors") from None
+    return safetensors
+
+
+# --- writing ----------------------------------------------------------------------------------------------
+
+
+def _distinct(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors of the ``state_dict``, each once, and alias -> name for those that are one tensor."""
+    torch = require_torch("Surgery.save")
+    tensors: dict[str, Any] = {}
+    aliases: dict[str, str] = {}
+    known: dict[Any, str] = {}
+    storages: set[int] = set()
+    for name, tensor in model.state_dict().items():
+        if not isinstance(tensor, torch.Tensor):
+            raise ValueError(f"the model's state holds {name!r}, a {type(tensor).__name__}; only tensors can be saved")
+        place = (tensor.data_ptr(), tensor.device, tensor.dtype, tuple(tensor.shape), tensor.stride())
+        if tensor.numel() and place in known:
+            aliases[name] = known[place]
+            continue
+        known[place] = name
+        storage = tensor.untyped_storage().data_ptr()
+        is_view = storage in storages or not tensor.is_contiguous()
+        storages.add(storage)
+        tensors[name] = tensor.clone(memory_format=torch.contiguous_format) if is_view else tensor
+    return tensors, aliases
+
+
+def _checksum(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+# --- reading ----------------------------------------------------------------------------------------------
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The checked content of ``surgery.json``."""
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}); pass a folder that Surgery.save wrote") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: it holds no JSON ({str(error)[:100]})") from error
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise ValueError(f"{path} was not written by Surgery.save: its format is not {_FORMAT!r}")
+    if content.get("version") != _VERSION:
+        raise ValueError(
+            f"{path} has version {content.get('version')!r} and this cbkernels reads {_VERSION}; install a newer one"
+        )
+    kinds = {"model": str, "before": dict, "operations": list, "aliases": dict, "weights_sha256": str}
+    for key, kind in kinds.items():
+        if not isinstance(content.get(key), kind):
+            raise ValueError(f"{path} is damaged: its entry {key!r} is {content.get(key)!r:.60}")
+    tensors = content["before"].values()
+    if not all(isinstance(t, list) and len(t) == 2 and isinstance(t[1], list) for t in tensors):
+        raise ValueError(f"{path} is damaged: its tensors have no types and shapes")
+    if not all(isinstance(steps, list) for steps in content["operations"]):
+        raise ValueError(f"{path} is damaged: its operations are not lists of steps")
+    if not all(isinstance(part, str) for pair in content["aliases"].items() for part in pair):
+        raise ValueError(f"{path} is damaged: its aliases are not names")
+    return content
+
+
+def _step(path: Path, step: object) -> RemovedBlock:
+    """One step of the file, its types checked."""
+    names = ("name", "kind", "class_name", "remains", "shortcut", "activation", "returns")
+    if not isinstance(step, dict) or set(step) != set(names):
+        raise ValueError(f"{path} is damaged: {step!r:.80} is no step")
+    texts = all(isinstance(step[key], str) for key in ("name", "kind", "class_name"))
+    parts = all(step[key] is None or isinstance(step[key], str) for key in ("shortcut", "activation"))
+    if not texts or not parts or step["remains"] not in ("nothing", "shortcut") or not _is_structure(step["returns"]):
+        raise ValueError(f"{path} is damaged: the step {step!r:.200} cannot be taken")
+    return RemovedBlock(**step)
+
+
+def _is_structure(returns: Any) -> bool:
+    if returns == "tensor":
+        return True
+    if not isinstance(returns, list) or len(returns) != 2:
+        return False
+    kind, shape = returns
+    if kind == "dict":
+        return isinstance(shape, list) and all(isinstance(key, str) for key in shape)
+    return kind in ("tuple", "list") and type(shape) is int and 1 <= shape <= 1000
+
+
+def _require_same(path: Path, model: nn.Module, content: dict[str, Any]) -> None:
+    """Refuse a model that is not as the saved one was before its first surgery."""
+    if content["model"] != type(model).__name__:
+        raise ValueError(f"{path} is of a {content['model']}, and the model is a {type(model).__name__}")
+    expected, here = content["before"], described(model)
+    if RECORD in vars(model):
+        raise ValueError(
+            f"{path} applies to a fresh {type(model).__name__}, and this one was cut already; make a new one"
+        )
+    for name in [*here, *expected]:
+        mine, theirs = here.get(name), expected.get(name)
+        if mine is None or theirs is None or mine[1] != theirs[1]:  # the type may have changed since
+            raise ValueError(
+                f"{path} is of another {type(model).__name__}: before its surgery {name!r} was {_told(theirs)}, "
+                f"and here it is {_told(mine)}; build the model with the settings it had at first"
+            )
+
+
+def _told(described: Any) -> str:
+    if isinstance(described, list) and len(described) == 2:
+        return f"{described[0]} {described[1]}"
+    return "missing" if described is None else repr(described)
+
+
+def _verified(path: Path, model: nn.Module, operations: list[list[RemovedBlock]]) -> Iterator[list[RemovedBlock]]:
+    """Operations, each checked against the model as the ones before left it."""
+    for steps in operations:
+        modules = dict(model.named_modules(remove_duplicate=False))
+        stacks = find_layer_stacks(model)
+        items = {name for stack in stacks for name in stack.item_names()}
+        for step in steps:
+            block = modules.get(step.name)
+            if not step.name or block is None:
+                raise ValueError(f"{path} removes {step.name!r}, and the model has no such module")
+            if type(block).__name__ != step.class_name:
+                raise ValueError(
+                    f"{path} removes {step.name!r}, a {step.class_name}, "
+                    f"and the model has a {type(block).__name__} there"
+                )
+            parts = [part for part in (step.shortcut, step.activation) if part not in (None, "relu")]
+            absent = [part for part in parts if not part or "." in part or part not in block._modules]
+            if absent or (step.remains == "nothing") != (step.name in items):
+                raise ValueError(f"{path} cannot be applied: {step.name!r} is built in another way in this model")
+        deleted = {step.name for step in steps if step.remains == "nothing"}
+        if any(set(stack.item_names()) <= deleted for stack in stacks):
+            raise ValueError(f"{path} is damaged: it removes all layers of a list")
+        yield steps
+
+
+def _read_tensors(path: Path, content: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights under all their names; memory maps, on the CPU."""
+    safetensors = require_safetensors("a file of a surgery")
+    try:
+        if _checksum(path) != content["weights_sha256"]:
+            raise ValueError(
+                f"{path} is damaged, or belongs to another {STEPS}: its checksum differs from the one there"
+            )
+        tensors: dict[str, Any] = safetensors.torch.load_file(str(path))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}); pass a folder that Surgery.save wrote") from error
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is no safetensors file: {error}") from error
+    for alias, name in content["aliases"].items():
+        if name not in tensors or alias in tensors:
+            raise ValueError(f"{path} does not fit {STEPS} beside it: {alias!r} stands for {name!r} there")
+        tensors[alias] = tensors[name]
+    return tensors
+
+
+def _require_fit(path: Path, model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+    here = described(model)
+    saved = {name: [str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in tensors.items()}
+    for name in [*here, *saved]:
+        if here.get(name) != saved.get(name):
+            raise ValueError(
+                f"{path} holds {name!r} as {_told(saved.get(name))}, and the cut model as {_told(here.get(name))}; "
+                "build the model with the settings and the type it had"
+            )

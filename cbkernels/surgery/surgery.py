@@ -1,0 +1,390 @@
+"""Removing residual blocks from a model, trained or not, and from its optimizer; and taking that back.
+
+What can be removed is decided in ``plan.py``; files are in ``files.py``.
+Needs torch when it is used.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from ..models.cost import Cost, call_with, measure_costs
+from ..models.evaluation import evaluating, require_torch, unwrapped
+from ..models.layer_stacks import LayerStack, find_layer_stacks, layout_of, rebuilt
+from ..models.residual_blocks import find_residual_blocks
+from ..tables import format_table
+from .edits import MISSING, Entry, put, take_back
+from .optimizer_parameters import dropped, require_droppable
+from .plan import RemovalPlan, RemovedBlock, changes
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+RECORD = "_cbkernels_surgery"
+"""Attribute of a cut model, of JSON types: what ``save`` writes; it survives ``deepcopy`` and ``pickle``."""
+
+
+def remove_layers(
+    model: nn.Module,
+    names: str | Iterable[str],
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+    example: object = None,
+    force: bool = False,
+) -> tuple[nn.Module, Surgery]:
+    """Remove residual blocks in place; everything is checked before the first change.
+
+    Of a residual block its shortcut remains, with the activation behind the addition and the projection if there is
+    one, under the same names. Layers of Hugging Face models and of ``nn.TransformerEncoder`` are deleted from their
+    list: later ones move up, and indices and configuration are corrected. Names always mean the model as it is now.
+
+    Args:
+        model: any ``torch.nn.Module``; ``torch.compile`` is looked through.
+        names: blocks, or anything inside of them such as ``report.conflicting()``, with or without ``#1``; none
+            is fine and changes nothing.
+        optimizer: loses exactly the parameters that are gone, and their state.
+        example: an input of the model: a tensor, a tuple of positional or a dict of keyword arguments. With it
+            blocks are judged by what they do in the model, and the model is run once more afterwards. Without
+            it blocks of unknown kind are tried alone, on random numbers.
+        force: remove any module whose output has the shape of its input; and the last residual block.
+
+    Returns:
+        The same model, and what was done.
+
+    Raises:
+        ValueError: one sentence on what cannot be removed and what can; nothing has changed then.
+        TypeError: another kind of model, names or optimizer.
+        ImportError: torch is missing.
+
+    Example:
+        >>> import torch
+        >>> class Block(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.norm, self.dense = torch.nn.LayerNorm(8), torch.nn.Linear(8, 8)
+        ...     def forward(self, x):
+        ...         return x + self.dense(self.norm(x))
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), Block(), Block(), torch.nn.Linear(8, 2))
+        >>> optimizer = torch.optim.Adam(model.parameters())
+        >>> model, surgery = remove_layers(model, ["2.dense"], optimizer=optimizer)
+        >>> surgery.removed, surgery.parameters_before, surgery.parameters_after
+        (['2'], 234, 146)
+        >>> surgery.undo()
+        >>> sum(p.numel() for p in model.parameters())
+        234
+    """
+    inner = own_module(model)
+    if optimizer is not None:
+        require_droppable(optimizer, inner)
+    plan = RemovalPlan(inner, names, example, force)
+    if not plan.steps:
+        return model, carried_out(inner, [], record_of(inner), None)
+    record = record_of(inner)
+    record = {**record, "operations": [*record["operations"], [step.to_dict() for step in plan.steps]]}
+    deleting = [s for s in find_layer_stacks(inner) if {step.name for step in plan.steps} & set(s.item_names())]
+    checks = [_check_of_configuration(inner, stack) for stack in deleting if not force]
+    surgery = carried_out(inner, [plan.steps], record, optimizer)
+    try:
+        for check in checks:
+            check()
+        if example is not None:
+            _run_once(inner, example, surgery.removed)
+    except BaseException:
+        surgery.undo()
+        raise
+    return model, surgery
+
+
+def carried_out(
+    model: nn.Module, operations: Iterable[list[RemovedBlock]], record: dict[str, Any], optimizer: object = None
+) -> Surgery:
+    """Make the changes and drop from the optimizer what the model then lacks.
+
+    Args:
+        model: unwrapped.
+        operations: one after the other, names as the ones before left them; whatever this iterable raises leaves
+            the model as it was.
+        record: what the model's attribute ``RECORD`` becomes, if there is any operation.
+        optimizer: passed ``require_droppable``; None: there is none.
+    """
+    before = list(model.parameters())
+    entries: list[Entry] = []
+    steps: list[RemovedBlock] = []
+    gone: list[Any] = []
+    try:
+        for operation in operations:
+            for step in operation:
+                block, parent = model.get_submodule(step.name), model.get_submodule(step.name.rpartition(".")[0])
+                gone.append((block, parent, parent.training))
+            new = changes(model, operation)
+            put(new)
+            entries, steps = entries + new, steps + operation
+    except BaseException:
+        take_back(entries)
+        raise
+    if steps:
+        entries.append(Entry(vars(model), RECORD, vars(model).get(RECORD, MISSING), record))
+        entries[-1].put()
+    kept = {id(p) for p in model.parameters()}
+    lost = [p for p in before if id(p) not in kept]
+    of_optimizer = [] if optimizer is None else dropped(optimizer, lost)
+    put(of_optimizer)
+    return Surgery(model, steps, sum(p.numel() for p in before), entries, of_optimizer, gone)
+
+
+class Surgery:
+    """What ``remove_layers`` did. Holds the removed blocks, and so their memory, until ``forget()``.
+
+    Attributes:
+        removed: names of the removed blocks, in the model as it was before.
+        steps: a ``RemovedBlock`` for each.
+        model_class: name of the model's class.
+        parameters_before: numbers in the model's parameters, shared ones counted once.
+        parameters_after: the same afterwards.
+
+    Example:
+        >>> import torch
+        >>> layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        >>> model = torch.nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
+        >>> model, surgery = remove_layers(model, "layers.1")
+        >>> surgery
+        Surgery(removed=['layers.1'], parameters=1800 -> 1200)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        steps: list[RemovedBlock],
+        parameters_before: int,
+        entries: list[Entry],
+        of_optimizer: list[Entry],
+        gone: list[Any],
+    ) -> None:
+        self.steps = tuple(steps)
+        self.removed = [step.name for step in steps]
+        self.model_class = type(model).__name__
+        self.parameters_before, self.parameters_after = parameters_before, _num_parameters(model)
+        self._model: nn.Module | None = model
+        self._entries, self._of_optimizer, self._gone = entries, of_optimizer, gone
+
+    def __repr__(self) -> str:
+        return f"Surgery(removed={self.removed}, parameters={self.parameters_before} -> {self.parameters_after})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """What was done, as JSON types."""
+        return {
+            "model": self.model_class,
+            "removed": list(self.removed),
+            "steps": [step.to_dict() for step in self.steps],
+            "parameters_before": self.parameters_before,
+            "parameters_after": self.parameters_after,
+        }
+
+    def undo(self) -> None:
+        """Put the blocks back where they were, and their parameters and state back into the optimizer.
+
+        Blocks come back as they left, on the device where they were; what stayed keeps what it learned since.
+
+        Raises:
+            ValueError: undone or forgotten already, or a later surgery of the same model is in the way.
+        """
+        if self._model is None:
+            raise ValueError(f"the surgery of {self.removed} was undone or forgotten already; it cannot be undone")
+        self._require_latest("undo")
+        take_back(self._of_optimizer)
+        take_back(self._entries)
+        for block, parent, was_training in self._gone:
+            if parent.training != was_training:  # train() or eval() was called while it was away
+                block.train(parent.training)
+        self.forget()
+
+    def forget(self) -> None:
+        """Let go of the removed blocks and of the model: frees memory; ``undo`` and ``summary`` then refuse."""
+        self._model, self._entries, self._of_optimizer, self._gone = None, [], [], []
+
+    def summary(self, example: object, *, repeats: int = 20) -> SurgerySummary:
+        """Cost before and after, with the weights as they are; the two are timed in turns.
+
+        Args:
+            example: as in ``remove_layers``; the cost is of this batch.
+            repeats: timed passes of each.
+
+        Raises:
+            ValueError: the surgery was undone or forgotten, or a later one is in the way.
+        """
+        if self._model is None:
+            raise ValueError(f"the surgery of {self.removed} was undone or forgotten; ask for a summary before that")
+        self._require_latest("summarise")
+        model, blocks = self._model, dict[str, int]()
+        states: dict[str, Callable[[], object]] = {
+            "before": lambda: take_back(self._entries),
+            "after": lambda: put(self._entries),
+        }
+        try:
+            for name, enter in states.items():
+                enter()
+                with evaluating(model) as inner:
+                    blocks[name] = len(find_residual_blocks(inner, lambda: call_with(model, example)))
+            costs = measure_costs(states, model, example, repeats=repeats)
+        finally:
+            put(self._entries)
+        return SurgerySummary(self.removed, blocks["before"], blocks["after"], costs["before"], costs["after"])
+
+    def save(self, folder: str | os.PathLike[str], model: nn.Module) -> None:
+        """Write ``model.safetensors`` and ``surgery.json``, all surgeries of this model so far included.
+
+        Args:
+            folder: made if it is missing; older files of these names are replaced at the end.
+            model: the cut model, or a copy of it.
+
+        Raises:
+            ValueError: not a model of this surgery, or it holds what safetensors cannot store.
+            OSError: the folder cannot be written.
+            ImportError: safetensors is missing.
+        """
+        from .files import save_cut_model
+
+        save_cut_model(self, folder, model)
+
+    @staticmethod
+    def load(
+        folder: str | os.PathLike[str], model: nn.Module, optimizer: torch.optim.Optimizer | None = None
+    ) -> tuple[nn.Module, Surgery]:
+        """Cut a fresh model like the saved one and load its weights; nothing from the files is executed.
+
+        Args:
+            folder: written by ``save``.
+            model: of the class and the settings that the saved one had before its first surgery.
+            optimizer: of the fresh model; loses the parameters that go.
+
+        Returns:
+            The same model, cut, and all surgeries as one.
+
+        Raises:
+            ValueError: one sentence that names the file that is missing, damaged, or of another model; the
+                model has not changed then.
+            ImportError: torch or safetensors is missing.
+        """
+        from .files import load_cut_model
+
+        return load_cut_model(folder, model, optimizer)
+
+    def _require_latest(self, verb: str) -> None:
+        record = next((entry for entry in self._entries if entry.key == RECORD), None)
+        if record is not None and vars(self._model).get(RECORD, MISSING) is not record.new:
+            raise ValueError(
+                f"a later surgery changed the model after {self.removed} went; {verb} or undo that one first"
+            )
+
+
+@dataclass(frozen=True)
+class SurgerySummary:
+    """Blocks and cost of a model before and after; ``print`` shows a table."""
+
+    removed: list[str]
+    """Names of the removed blocks."""
+    blocks_before: int
+    """Residual blocks found in the model before."""
+    blocks_after: int
+    """And afterwards."""
+    before: Cost
+    """What one pass of the example cost."""
+    after: Cost
+    """And afterwards."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON types."""
+        return {
+            "removed": list(self.removed),
+            "before": {"blocks": self.blocks_before, **self.before.to_dict()},
+            "after": {"blocks": self.blocks_after, **self.after.to_dict()},
+        }
+
+    def __str__(self) -> str:
+        fields = {
+            "parameters": "parameters", "MACs": "macs", "FLOPs": "flops", "latency, median (ms)": "latency_ms",
+            "latency, p10 (ms)": "latency_ms_p10", "latency, p90 (ms)": "latency_ms_p90",
+            "peak memory (bytes)": "peak_memory_bytes",
+        }  # fmt: skip
+        pairs = [("residual blocks", self.blocks_before, self.blocks_after)]
+        pairs += [(title, getattr(self.before, field), getattr(self.after, field)) for title, field in fields.items()]
+        rows = [[title, b, a, f"{100 * (a - b) / b:+.1f} %" if b else ""] for title, b, a in pairs]
+        return format_table(["", "before", "after", "change"], rows)
+
+
+def own_module(model: nn.Module) -> nn.Module:
+    """The user's module, inside of ``torch.compile`` and DataParallel; DDP is refused."""
+    torch = require_torch("remove_layers")
+    inner, layer = unwrapped(model), cast("Any", model)
+    while layer is not inner:
+        if isinstance(layer, torch.nn.parallel.DistributedDataParallel):
+            raise ValueError(
+                "model is wrapped in DistributedDataParallel, which keeps buckets of the old parameters; "
+                "pass model.module and wrap the result again"
+            )
+        layer = layer._modules["_orig_mod" if "_orig_mod" in layer._modules else "module"]
+    fixed: type = torch.jit.ScriptModule
+    if isinstance(inner, fixed):
+        raise ValueError(
+            f"model is a {type(inner).__name__}, whose parts are fixed; cut the module that it was made of"
+        )
+    return cast("nn.Module", inner)
+
+
+def record_of(model: nn.Module) -> dict[str, Any]:
+    """The surgeries of a model so far, and the names, shapes and types it had before the first."""
+    record: dict[str, Any] | None = vars(model).get(RECORD)
+    if record is not None:
+        return record
+    return {"before": described(model), "operations": []}
+
+
+def described(model: nn.Module) -> dict[str, list[Any]]:
+    """Name -> [type, shape] of the tensors in the ``state_dict``."""
+    return {
+        name: [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
+        for name, tensor in model.state_dict().items()
+        if hasattr(tensor, "dtype")
+    }
+
+
+def _num_parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def _check_of_configuration(model: nn.Module, stack: LayerStack) -> Callable[[], None]:
+    """A function that refuses if the changed configuration no longer describes the model; made before the change.
+
+    Layers of one stack may differ (a first layer that holds the position biases, every fourth one a mixture of
+    experts), so that fewer of them are not always a model of the same class.
+    """
+    with evaluating(model):
+        old = rebuilt(model, stack)
+    if old is None or old.layout != layout_of(model.get_submodule(old.name)):
+        return lambda: None  # not a model that its class makes of its configuration alone
+
+    def check() -> None:
+        part = model.get_submodule(old.name)
+        with evaluating(model):
+            new = rebuilt(model, stack)
+        if new is None or new.layout != layout_of(part) or old.keeps_settings > new.keeps_settings:
+            raise ValueError(
+                f"layers of {stack.name!r} differ in ways that the configuration of {type(part).__name__} cannot say "
+                "after this removal; choose others, or pass force=True and save with Surgery.save, not save_pretrained"
+            )
+
+    return check
+
+
+def _run_once(model: nn.Module, example: object, removed: list[str]) -> None:
+    with evaluating(model) as inner:
+        try:
+            call_with(inner, example)
+        except Exception as error:
+            raise ValueError(
+                f"without {removed} the model raises {type(error).__name__} ({error}); nothing was removed"
+            ) from error

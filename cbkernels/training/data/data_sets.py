@@ -1,0 +1,346 @@
+"""Data sets by name or path: images and labels to train on and to test on.
+
+Offline first: the digits table is inside of the package, everything else is looked for on disk before the
+Hugging Face hub is asked. The same arguments give the same samples with every version of NumPy. Read next:
+``image_files.py`` for what is found on disk, ``augmentation.py`` for what happens to images in training.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .image_files import Part, read_parts
+from .image_pixels import decoded, resized, stacked
+
+Array = npt.NDArray[Any]
+Images = npt.NDArray[np.float32]
+Labels = npt.NDArray[np.int64]
+
+ENVIRONMENT = "CBKERNELS_DATA"
+HUB = {
+    "mnist": ("ylecun/mnist", None),
+    "fashion_mnist": ("zalando-datasets/fashion_mnist", None),
+    "cifar10": ("uoft-cs/cifar10", None),
+    "svhn": ("ufldl-stanford/svhn", "cropped_digits"),
+    "imagenette": ("frgfm/imagenette", "160px"),
+}
+"""Name -> identity and configuration on the Hugging Face hub."""
+NAMES = ("digits", *HUB)
+TEST_SHARE = 0.2
+"""Of every class, where a set has no part to test on."""
+_IMAGE_SIZES = {"imagenette": 128}
+"""Pixels, as in the papers; of sets whose images differ in size."""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Images and labels.
+
+    Args:
+        name: as it was asked for.
+        train_images: (N, C, H, W) uint8, or float32 in 0 to 1.
+        train_labels: (N,) int64 in 0 to num_classes - 1.
+        test_images: (M, C, H, W) of the same type.
+        test_labels: (M,) int64.
+        num_classes: at least 2.
+        class_names: in the order of the labels, or None.
+        source: where it is from and how it was divided, in words.
+
+    Raises:
+        ValueError: shapes, types or labels that are not so.
+    """
+
+    name: str
+    train_images: Array
+    train_labels: Labels
+    test_images: Array
+    test_labels: Labels
+    num_classes: int
+    class_names: tuple[str, ...] | None = None
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        for part in ("train", "test"):
+            images, labels = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
+            if images.ndim != 4 or images.shape[1:] != self.train_images.shape[1:] or images.dtype not in _DTYPES:
+                raise ValueError(
+                    f"{part}_images is {images.dtype} of shape {images.shape}; "
+                    "pass (N, C, H, W) uint8 or float32, alike in training and test"
+                )
+            if labels.dtype != np.int64 or labels.shape != images.shape[:1] or not len(labels):
+                raise ValueError(
+                    f"{part}_labels is {labels.dtype} of shape {labels.shape}; "
+                    f"pass int64, one for each of the {len(images)} images and at least one"
+                )
+            if labels.min() < 0 or labels.max() >= self.num_classes:
+                raise ValueError(
+                    f"{part}_labels goes from {labels.min()} to {labels.max()}; "
+                    f"the labels of {self.num_classes} classes are 0 to {self.num_classes - 1}"
+                )
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        channels, height, width = self.train_images.shape[1:]
+        return int(channels), int(height), int(width)
+
+
+_DTYPES = (np.dtype(np.uint8), np.dtype(np.float32))
+
+
+def load_data_set(
+    name: str,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    train_size: int | None = None,
+    test_size: int | None = None,
+    image_size: int | None = None,
+    seed: int = 0,
+) -> DataSet:
+    """Load a data set.
+
+    Args:
+        name: "digits" (1,797 images of 8x8, inside of the package); "mnist", "fashion_mnist", "cifar10", "svhn",
+            "imagenette"; ``hf:ID`` or ``hf:ID:CONFIGURATION`` for any set of images of the Hugging Face hub; or
+            the path of a ``.npz`` or parquet file, of a folder of parquet files or of images
+            (``train/<class>/*.png``), see ``image_files.read_parts``.
+        data_dir: folder that holds ``<name>/``; then neither cache nor network are asked. Without it the
+            environment variable CBKERNELS_DATA may name such a folder; then the Hugging Face cache is asked, last
+            the network.
+        train_size: take so many training samples, of every class the same share to within a few, chosen by the seed;
+            fewer with the same seed are some of them. None: all.
+        test_size: the same of the test samples.
+        image_size: resize images to so many pixels in height and width, bilinear, whatever their proportions.
+            None: as they are stored; 128 for "imagenette".
+        seed: decides which samples ``train_size`` and ``test_size`` take, and, for a set that has no part to test
+            on, which fifth of every class is held back for it.
+
+    Returns:
+        A DataSet; both parts keep the order in which they are stored. Names of classes (folders, strings) are numbered
+        in alphabetical order. A part called "validation" is tested on when there is none called "test".
+
+    Raises:
+        ValueError: an unknown name, a size that cannot be had, or data that is damaged, ambiguous or no images
+            with at least two classes.
+        OSError: nothing there, or it cannot be read.
+        ImportError: a package is missing that reads it.
+
+    Example:
+        >>> from cbkernels.training.data.data_sets import load_data_set
+        >>> digits = load_data_set("digits", train_size=1000)
+        >>> digits.image_shape, digits.train_images.shape, digits.test_labels.shape, digits.num_classes
+        ((1, 8, 8), (1000, 1, 8, 8), (359,), 10)
+    """
+    for option, size in (("train_size", train_size), ("test_size", test_size), ("image_size", image_size)):
+        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+            raise ValueError(f"{option} is {size!r}; it must be a positive integer")
+    train, test, source = _found(name, data_dir)
+    if len(train) == 0 or (test is not None and len(test) == 0):
+        raise ValueError(f"{train.origin if len(train) == 0 or test is None else test.origin} holds no sample")
+    if test is None:
+        is_test = _is_test(train.labels, seed, TEST_SHARE)
+        train, test = train.taken(np.flatnonzero(~is_test)), train.taken(np.flatnonzero(is_test))
+        source += f"; {TEST_SHARE:.0%} of every class held back for the test with seed {seed}"
+        if len(test) == 0:
+            raise ValueError(f"{train.origin} has too few samples of each class to hold some back for the test")
+    train, test, num_classes = _numbered(train, test)
+    train = _subset(train, train_size, seed, "train_size")
+    test = _subset(test, test_size, seed, "test_size")
+    train_images, test_images = _pixels(train, test, image_size or _IMAGE_SIZES.get(name), source)
+    return DataSet(
+        name, train_images, train.labels, test_images, test.labels, num_classes, train.class_names, source
+    )  # fmt: skip
+
+
+# --- where
+
+
+def _found(name: str, data_dir: str | os.PathLike[str] | None) -> tuple[Part, Part | None, str]:
+    """Both parts and, in words, where they are from."""
+    if not isinstance(name, (str, os.PathLike)):
+        raise TypeError(f"dataset is {name!r}; pass a name or a path")
+    name = os.fspath(name)
+    if name == "digits":
+        images, labels = load_digits()
+        return Part(images.reshape(-1, 1, 8, 8), labels, "digits"), None, "inside of the package"
+    if name in HUB:
+        return _local_or_hub(name, *HUB[name], data_dir)
+    if name.startswith("hf:"):
+        identity, _, configuration = name[3:].partition(":")
+        if not identity.strip("/"):
+            raise ValueError(f"dataset is {name!r}; write the set's name on the hub behind hf:, like hf:owner/name")
+        return _local_or_hub(identity, identity, configuration or None, data_dir)
+    path = Path(name)
+    if not name or not path.exists():
+        raise FileNotFoundError(
+            f"dataset is {name!r}, which is no file or folder, and no name of a data set ({', '.join(NAMES)}, hf:ID)"
+        )
+    return *read_parts(path), str(path)
+
+
+def _local_or_hub(
+    name: str, identity: str, configuration: str | None, data_dir: str | os.PathLike[str] | None
+) -> tuple[Part, Part | None, str]:
+    given = data_dir if data_dir is not None else os.environ.get(ENVIRONMENT) or None
+    here = f"put train-*.parquet and test-*.parquet into DIR/{name}/ and name DIR by data_dir or {ENVIRONMENT}"
+    if given is not None:
+        folder = Path(given) / name
+        if folder.is_dir():
+            return *read_parts(folder, configuration), str(folder)
+        here = f"{folder} is no folder; put train-*.parquet and test-*.parquet there"
+        if data_dir is not None:
+            raise FileNotFoundError(f"dataset {name!r} was not found: {here}")
+    from .hub_data_sets import read_from_hub
+
+    try:
+        train, test = read_from_hub(identity, configuration)
+    except (ImportError, OSError) as error:
+        kind = ImportError if isinstance(error, ImportError) else OSError
+        raise kind(f"dataset {name!r} was not found: {error}; or do without the hub: {here}") from error
+    return train, test, f"Hugging Face hub: {identity}"
+
+
+# --- which samples
+
+
+def _numbered(train: Part, test: Part) -> tuple[Part, Part, int]:
+    """Labels as int64 in 0 to C - 1, alike in both parts, and C."""
+    origin = train.origin
+    names, are_words = train.class_names, train.labels.dtype.kind == "U"
+    if are_words != (test.labels.dtype.kind == "U") or names != test.class_names:
+        raise ValueError(f"{origin} and {test.origin} name their classes differently; write them alike")
+    if are_words:
+        names = tuple(map(str, np.unique(train.labels)))
+    present = set(np.unique(train.labels).tolist())
+    if unseen := sorted(set(np.unique(test.labels).tolist()) - present):
+        raise ValueError(f"{test.origin} has samples of class {unseen[0]!r} and {origin} has none; leave them out")
+    if len(present) < 2:
+        raise ValueError(f"all samples of {origin} are of class {present.pop()!r}; at least two classes are needed")
+    if are_words:
+        assert names is not None
+        numbers = [np.searchsorted(np.array(names), part.labels).astype(np.int64) for part in (train, test)]
+    else:
+        least, most = min(present), max(present)
+        num_classes = len(names) if names else len(present)
+        if least < 0 or most >= num_classes:
+            raise ValueError(
+                f"labels of {origin} go from {least} to {most} in {num_classes} classes; "
+                f"number the classes 0 to {num_classes - 1}"
+            )
+        numbers = [part.labels.astype(np.int64) for part in (train, test)]
+    train, test = (Part(p.images, n, p.origin, names) for p, n in zip((train, test), numbers, strict=True))
+    return train, test, len(names) if names else len(present)
+
+
+def _subset(part: Part, size: int | None, seed: int, option: str) -> Part:
+    if size is None:
+        return part
+    if size > len(part):
+        raise ValueError(f"{option} is {size}; {part.origin} has {len(part)} samples, pass at most so many")
+    return part.taken(stratified(part.labels, size, seed))
+
+
+def stratified(labels: npt.NDArray[Any], size: int, seed: int = 0) -> npt.NDArray[np.int64]:
+    """Choose samples, of every class nearly the same share.
+
+    Args:
+        labels: (N,) integers.
+        size: how many, at most N.
+        seed: the same seed chooses the same, and for a smaller size some of them.
+
+    Returns:
+        (size,) int64, their numbers in rising order. Of a class that makes up the share p of all N samples in C classes
+        there are ``p * size``, give or take ``(1 + C * p) / 2``.
+
+    Example:
+        >>> stratified(np.array([0, 0, 0, 0, 1, 1]), 3).shape
+        (3,)
+    """
+    random = np.random.RandomState(seed)
+    # each sample's place in its class, shuffled, as a share of the class: the smallest come first
+    place = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        place[random.permutation(members)] = (np.arange(len(members)) + 0.5) / len(members)
+    order = np.lexsort((random.permutation(len(labels)), place))
+    return np.sort(order[:size]).astype(np.int64)
+
+
+def _pixels(train: Part, test: Part, image_size: int | None, source: str) -> tuple[Array, Array]:
+    if isinstance(train.images, np.ndarray) and isinstance(test.images, np.ndarray):
+        if train.images.shape[1:] != test.images.shape[1:] or train.images.dtype != test.images.dtype:
+            raise ValueError(
+                f"images of {train.origin} are {train.images.dtype} of shape {train.images.shape[1:]}, those of "
+                f"{test.origin} {test.images.dtype} of shape {test.images.shape[1:]}; save them alike"
+            )
+        if image_size is None:
+            return train.images, test.images
+        return resized(train.images, image_size), resized(test.images, image_size)
+    train_images, test_images = stacked([decoded(p.images, p.origin, image_size) for p in (train, test)], source)
+    return train_images, test_images
+
+
+# --- the digits table
+
+
+class Split(NamedTuple):
+    """Images and labels to train on and to test on."""
+
+    train_images: Images
+    train_labels: Labels
+    test_images: Images
+    test_labels: Labels
+
+
+def load_digits() -> tuple[Images, Labels]:
+    """Handwritten digits: 1,797 grey images of 8x8 pixels.
+
+    Returns:
+        Images, (1797, 64) float32 in 0 to 1 (sixteenths), row by row, and labels, (1797,) int64 in
+        0 to 9.
+
+    Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning
+    Repository, 1998, CC BY 4.0; scikit-learn's copy (``cbkernels/data/README.md``).
+    """
+    stored = resources.files("cbkernels") / "data" / "digits.npz"
+    with stored.open("rb") as file, np.load(file, allow_pickle=False) as table:
+        images, labels = table["images"], table["labels"]
+    return images.astype(np.float32) / np.float32(16), labels.astype(np.int64)
+
+
+def split(images: Images, labels: npt.NDArray[Any], *, seed: int = 0, test_share: float = TEST_SHARE) -> Split:
+    """Divide into training and test data, the same share of every class.
+
+    Args:
+        images: (N, ...) samples.
+        labels: (N,) integers.
+        seed: the same seed gives the same split with every NumPy version.
+        test_share: part of every class, rounded, that is tested on; in (0, 1).
+
+    Returns:
+        A Split; both halves keep the order of the samples.
+
+    Raises:
+        ValueError: ``test_share`` is not in (0, 1).
+    """
+    if not 0 < test_share < 1:
+        raise ValueError(f"test_share is {test_share!r}; it must be between 0 and 1")
+    is_test = _is_test(labels, seed, test_share)
+    return Split(images[~is_test], labels[~is_test], images[is_test], labels[is_test])
+
+
+def _is_test(labels: npt.NDArray[Any], seed: int, test_share: float) -> npt.NDArray[np.bool_]:
+    # RandomState is frozen for good (NEP 19), default_rng is not
+    random = np.random.RandomState(seed)
+    is_test = np.zeros(len(labels), np.bool_)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        is_test[random.permutation(members)[: round(test_share * len(members))]] = True
+    return is_test

@@ -1,0 +1,204 @@
+"""The samples of a training, on its device: training part, held-back part, test part, and the fixed probe batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+
+from ...models.evaluation import device_of
+from ..config import TrainConfig
+from .augmentation import default_preparation, preparation
+
+if TYPE_CHECKING:
+    from .data_sets import DataSet
+
+_EVALUATED_AT_ONCE = 1000
+
+
+class Prepares(Protocol):
+    """Turns stored samples into a network's input, such as ``augmentation.Preparation``."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in files."""
+
+    def for_training(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Of a batch, with random variations from the generator."""
+
+    def for_testing(self, images: torch.Tensor) -> torch.Tensor:
+        """Of a batch, without."""
+
+
+class AsGiven:
+    """Samples of one's own, which the network takes as they are."""
+
+    name = "as given"
+
+    def for_training(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """The same tensor."""
+        return images
+
+    def for_testing(self, images: torch.Tensor) -> torch.Tensor:
+        """The same tensor."""
+        return images
+
+
+@dataclass
+class Samples:
+    """What a network is trained, guarded and tested on.
+
+    Args:
+        train: images, (N, ...), and labels, (N,), on the device; the indices below point into them.
+        test: the same, M of them; M may be 0.
+        preparation: turns images into what the network takes.
+        train_indices: (n,) int64 on the CPU: what is trained on.
+        validation_indices: (N - n,) int64: held back.
+        probe_indices: (p,) int64: training samples that are measured, the same for the whole run.
+        num_classes: labels are 0 to ``num_classes - 1``.
+    """
+
+    train: tuple[torch.Tensor, torch.Tensor]
+    test: tuple[torch.Tensor, torch.Tensor]
+    preparation: Prepares
+    train_indices: torch.Tensor
+    validation_indices: torch.Tensor
+    probe_indices: torch.Tensor
+    num_classes: int
+    name: str = "own"
+    class_names: tuple[str, ...] | None = field(default=None)
+
+    @property
+    def device(self) -> torch.device:
+        """Where images and labels are."""
+        return self.train[0].device
+
+    @property
+    def chance_accuracy(self) -> float:
+        """Accuracy of always naming the largest class of the test part (of the training part without one)."""
+        labels = self.test[1] if len(self.test[1]) else self.train[1]
+        return float(torch.bincount(labels.cpu(), minlength=1).max()) / max(1, len(labels))
+
+    def probe(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The probe batch as the network takes it, without augmentation."""
+        chosen = self.probe_indices.to(self.device)
+        return self.preparation.for_testing(self.train[0][chosen]), self.train[1][chosen]
+
+    def example(self, size: int) -> torch.Tensor:
+        """A batch of ``size`` samples (or all there are) to measure costs with."""
+        return self.preparation.for_testing(self.train[0][:size])
+
+
+def samples_of(data: DataSet, config: TrainConfig, device: torch.device) -> Samples:
+    """A data set on its device, divided as the config says.
+
+    Raises:
+        ValueError: too few samples for one batch or for the probe.
+    """
+    name = default_preparation(config.dataset) if config.augmentation == "auto" else config.augmentation
+    return divided(
+        (data.train_images, data.train_labels),
+        (data.test_images, data.test_labels),
+        preparation(name, data.image_shape),
+        config,
+        device,
+        data.num_classes,
+        name=data.name,
+        class_names=data.class_names,
+    )
+
+
+def divided(
+    train: tuple[Any, Any],
+    test: tuple[Any, Any] | None,
+    prepared: Prepares,
+    config: TrainConfig,
+    device: torch.device,
+    num_classes: int | None = None,
+    **named: Any,
+) -> Samples:
+    """Arrays or tensors as ``Samples``; a held-back part of the same share of every class.
+
+    Raises:
+        ValueError: lengths differ, labels are not 0, 1, ..., or there is not one whole batch.
+    """
+    images, labels = _pair(train, "train_data", device)
+    test_pair = (images[:0], labels[:0]) if test is None else _pair(test, "test_data", device)
+    # RandomState is frozen for good (NEP 19), default_rng is not
+    random = np.random.RandomState(config.data_seed)
+    of_labels = labels.cpu().numpy()
+    held_back = np.zeros(len(of_labels), np.bool_)
+    for label in np.unique(of_labels):
+        members = random.permutation(np.flatnonzero(of_labels == label))
+        held_back[members[: round(config.validation_share * len(members))]] = True
+    trained_on = np.flatnonzero(~held_back)
+    if len(trained_on) < config.batch_size:
+        raise ValueError(
+            f"{len(trained_on)} training samples do not fill one batch of {config.batch_size}; lower batch_size"
+        )
+    probe = np.sort(random.permutation(trained_on)[: config.probe_size])
+    return Samples(
+        (images, labels), test_pair, prepared,
+        torch.from_numpy(trained_on), torch.from_numpy(np.flatnonzero(held_back)), torch.from_numpy(probe),
+        int(labels.max()) + 1 if num_classes is None else num_classes, **named,
+    )  # fmt: skip
+
+
+def _pair(given: tuple[Any, Any], name: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    images, labels = (torch.as_tensor(each) for each in given)
+    if len(images) != len(labels) or labels.ndim != 1:
+        raise ValueError(f"{name} has {len(images)} samples and labels of shape {tuple(labels.shape)}; one label each")
+    if labels.is_floating_point() or (len(labels) and int(labels.min()) < 0):
+        raise ValueError(f"{name} has labels of {labels.dtype} from {labels.min()}; they must count from 0")
+    return images.to(device), labels.to(device, torch.int64)
+
+
+def accuracy_of(
+    model: torch.nn.Module,
+    images: Any,
+    labels: Any,
+    prepared: Prepares,
+    *,
+    batch_size: int = _EVALUATED_AT_ONCE,
+    device: torch.device | None = None,
+) -> float:
+    """Share of samples whose largest logit is their label's.
+
+    Args:
+        model: in evaluation mode afterwards.
+        images: (N, ...) tensor or array, as stored.
+        labels: (N,) integers.
+        prepared: turns images into what the model takes.
+        batch_size: samples at once.
+        device: where the model is; None: where its weights are.
+
+    Returns:
+        In 0 to 1; NaN without samples.
+    """
+    if not len(labels):
+        return float("nan")
+    return float(num_right(model, images, labels, prepared, batch_size=batch_size, device=device)) / len(labels)
+
+
+@torch.no_grad()
+def num_right(
+    model: torch.nn.Module,
+    images: Any,
+    labels: Any,
+    prepared: Prepares,
+    *,
+    batch_size: int = _EVALUATED_AT_ONCE,
+    device: torch.device | None = None,
+) -> torch.Tensor:
+    """Of how many samples the largest logit is their label's, () int64 on the device; see ``accuracy_of``."""
+    device = device_of(model) if device is None else device
+    images, labels = torch.as_tensor(images), torch.as_tensor(labels)
+    model.eval()
+    right = torch.zeros((), dtype=torch.int64, device=device)
+    for first in range(0, len(labels), batch_size):
+        part = slice(first, first + batch_size)
+        logits = model(prepared.for_testing(images[part].to(device)))
+        right += (logits.argmax(1) == labels[part].to(device)).sum()
+    return right

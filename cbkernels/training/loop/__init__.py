@@ -1,0 +1,1 @@
+"""One training: optimizer, losses, epochs, and what is measured after each of them."""

@@ -1,0 +1,1 @@
+"""One procedure a file, named like its command."""

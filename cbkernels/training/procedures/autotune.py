@@ -1,0 +1,378 @@
+"""Auto-tune: train, remove what conflicts early on, start again from scratch, until a network trains without conflict.
+
+After "Conflicting Bundles" (arXiv 2011.02956) and "Auto-tuning of Deep Neural Networks by Conflicting Layer Removal"
+(arXiv 2103.04331). Here is the loop; the policies are pure functions in ``shrinking.py``, an epoch is in
+``training/loop/measured_training.py``.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..._version import __version__
+from ...findings.layer_report import LayerReport
+from ...models.architecture import Architecture
+from ...models.cost import measure_cost
+from ...ranks import Ranks, device_named, joined
+from ...result import BundleResult
+from ...runs.log import RunLog
+from ...runs.stored_runs import open_folder
+from ..config import AutotuneConfig, TrainConfig, to_dict
+from ..configured import data_set_of, environment, network_of, settled, threads_of
+from ..data.samples import AsGiven, Samples, divided, samples_of
+from ..loop.measured_training import MeasuredTraining, progress_line, times
+from ..loop.training import Training
+from ..shrinking import BlockNames, Policy, conflicts, removed_blocks
+from ..trained_run import teacher_of
+
+Show = Callable[[str, int, int], None]
+"""Gets a line of progress, the epoch, and how many there are."""
+Build = Callable[[Architecture], nn.Module]
+
+
+@dataclass(frozen=True)
+class Autotuned:
+    """What auto-tune ended with."""
+
+    model: nn.Module | None
+    """The trained network; None when it ended as exhausted or diverged."""
+    architecture: Architecture
+    """Of the network; else the last one that was tried or would have been."""
+    result: dict[str, Any]
+    """``result.json``: status, reason, rounds, before, after."""
+
+
+def autotune(
+    build: Build,
+    architecture: Architecture | tuple[int, ...],
+    train_data: tuple[Any, Any],
+    test_data: tuple[Any, Any] | None = None,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    block_names: Callable[[nn.Module], BlockNames] | None = None,
+    policy: str | Policy = "all",
+    resume: bool = False,
+    overwrite: bool = False,
+    show: Show = lambda status, epoch, epochs: None,
+    **options: Any,
+) -> Autotuned:
+    """Auto-tune a network of your own.
+
+    Args:
+        build: makes a network with the blocks per stage of ``architecture.blocks``; called once a round, after
+            ``torch.manual_seed(seed)``.
+        architecture: where to start, an ``Architecture`` or the blocks per stage.
+        train_data: samples (N, ...), given to the network as they are, and labels (N,), integers from 0; arrays or
+            tensors.
+        test_data: the same, for the accuracies; None: there are none.
+        out: run folder; None: nothing is written.
+        block_names: names of the network's blocks, stage by stage, for ``named_modules()``; None: what the network's
+            method ``block_names()`` returns.
+        policy: "first", "all", "stage", or a function as in ``shrinking.py``.
+        resume, overwrite: go on with, or delete, the run in ``out``.
+        show: called after every epoch with a line of progress, the epoch, and the number of epochs.
+        options: fields of ``AutotuneConfig`` but those of data and network: epochs, seed, probe_size, ...
+
+    Returns:
+        The network, its architecture, and what happened.
+
+    Raises:
+        ValueError, TypeError: an option, the data or the names do not fit.
+
+    Example:
+        >>> import torch
+        >>> def build(architecture):
+        ...     block = lambda: torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU())
+        ...     blocks = [block() for _ in range(*architecture.blocks)]
+        ...     return torch.nn.Sequential(*blocks, torch.nn.Linear(4, 2))
+        >>> x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+        >>> tuned = autotune(build, (12,), (x, (x[:, 0] > 0).long()), epochs=2, batch_size=16,
+        ...                  block_names=lambda model: [[str(i) for i in range(len(model) - 1)]])
+        >>> tuned.result["status"], tuned.architecture.blocks < (12,)
+        ('trained', True)
+    """
+    of_network = {f.name for f in fields(TrainConfig) if f.metadata["group"] in ("data", "network")}
+    refused = sorted(of_network & set(options) - {"validation_share"})
+    if refused:
+        raise ValueError(
+            f"{refused[0]} is {options[refused[0]]!r}; it is decided by build and train_data, leave it out"
+        )
+    if not isinstance(architecture, Architecture):
+        architecture = Architecture(architecture)
+    named = policy if isinstance(policy, str) else "all"
+    config = AutotuneConfig(policy=named, **options)
+    device = device_named(config.device)
+    described = {name: value for name, value in to_dict(config).items() if name not in of_network}
+    described |= {"architecture": architecture.to_dict(), "policy": policy_name(policy)}
+
+    def built(wanted: Architecture) -> nn.Module:
+        torch.manual_seed(config.seed)
+        return build(wanted)
+
+    with joined(device) as ranks, settled(config.threads):
+        samples = divided(train_data, test_data, AsGiven(), config, device)
+        tuning = _Tuning(config, architecture, samples, ranks, built, block_names, policy, show)
+        return tuning.run(out, described, resume, overwrite)
+
+
+def autotune_configured(
+    config: AutotuneConfig,
+    out: str | os.PathLike[str],
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    show: Show = lambda status, epoch, epochs: None,
+) -> dict[str, Any]:
+    """``cbkernels autotune``: one of the package's networks on one of its data sets.
+
+    Args:
+        config: what and how.
+        out, resume, overwrite, show: as in ``train``.
+
+    Returns:
+        What ``result.json`` holds.
+
+    Raises:
+        ValueError, OSError, ImportError: as in ``train``.
+    """
+    device = device_named(config.device)
+    with joined(device) as ranks, settled(threads_of(config)):
+        samples = samples_of(data_set_of(config), config, device)
+
+        def build(architecture: Architecture) -> nn.Module:
+            network: nn.Module = network_of(config, architecture, samples)
+            return network
+
+        tuning = _Tuning(config, config.architecture, samples, ranks, build, None, config.policy, show)
+        return tuning.run(out, to_dict(config), resume, overwrite).result
+
+
+class _Tuning:
+    """The state of one run: the round, the rounds before, the training that is going on."""
+
+    def __init__(
+        self,
+        config: AutotuneConfig,
+        architecture: Architecture,
+        samples: Samples,
+        ranks: Ranks,
+        build: Build,
+        block_names: Callable[[nn.Module], BlockNames] | None,
+        policy: str | Policy,
+        show: Show,
+    ) -> None:
+        if config.repr:
+            raise ValueError("repr is True; auto-tune trains without RePr, take cbkernels train --repr")
+        if not architecture.num_blocks:
+            raise ValueError(f"architecture is {architecture}; it has no block to start with")
+        self.config, self.samples, self.ranks = config, samples, ranks
+        self.start, self.architecture = architecture, architecture
+        self.rounds: list[dict[str, Any]] = []
+        self.before: dict[str, Any] | None = None
+        self.seconds = {"training": 0.0, "measuring": 0.0, "evaluating": 0.0}
+        self.decision: dict[str, Any] | None = None
+        self.equality = ""
+        self._teacher = teacher_of(config, samples.device)
+        self._build, self._names, self._policy, self._show = build, block_names, policy, show
+
+    def run(
+        self, out: str | os.PathLike[str] | None, described: dict[str, Any], resume: bool, overwrite: bool
+    ) -> Autotuned:
+        """Rounds until one of the three ends."""
+        folder = None
+        with self.ranks.failing_together():
+            if out is not None and self.ranks.is_first:
+                folder = open_folder(out, "autotune", described, resume=resume, overwrite=overwrite)
+                folder.write_json("env.json", environment(self.samples.device))
+            log = RunLog(folder, margins=self.config.margin, tensorboard=self.config.tensorboard)
+            content = log.load() if resume else None
+        content = self.ranks.told_by_first(content)
+        if content is not None:
+            self._go_on(content)
+        status, reason, measured = "", "", None
+        while not status:
+            measured = self._measured_training()
+            if content is not None:
+                measured.load_state(content["measured"])
+                content = None
+            self._train(measured, log)
+            status, reason = self._closed(measured, log)
+        log.write()
+        log.close()
+        assert measured is not None
+        result = self._result(status, reason, measured, log)
+        if folder is not None:
+            folder.write_json("result.json", result)
+        return Autotuned(measured.training.model.eval() if status == "trained" else None, self.architecture, result)
+
+    def _measured_training(self) -> MeasuredTraining:
+        model = self._build(self.architecture)
+        training = Training(model, self.config, self.samples, self.ranks, self._teacher)
+        names = self._block_names(training.model)
+        counts = tuple(len(stage) for stage in names)
+        if counts != self.architecture.blocks:
+            raise ValueError(
+                f"block_names names {list(counts)} blocks a stage, the architecture has "
+                f"{list(self.architecture.blocks)}; name the output of every block"
+            )
+        return MeasuredTraining("autotune", len(self.rounds), training, names)
+
+    def _block_names(self, model: nn.Module) -> list[list[str]]:
+        of_model = self._names or getattr(type(model), "block_names", None)
+        if of_model is None:
+            raise ValueError(f"{type(model).__name__} has no method block_names(); pass block_names=function(model)")
+        return [list(stage) for stage in of_model(model)]
+
+    def _train(self, measured: MeasuredTraining, log: RunLog) -> None:
+        """One round, up to its end or to a decision; the first one goes on to its end for the comparison."""
+        goes_on = self.config.baseline and not self.rounds
+        for line in measured.lines(log, self.config.epochs):
+            if self.ranks.is_first:
+                self._show(progress_line(line, self.config.epochs), line["epoch"], self.config.epochs)
+            if measured.has_diverged:
+                return
+            self.equality = self.equality or (measured.reports[0].equality if measured.reports else "")
+            if self.decision is None and self._is_checked(measured.epoch):
+                self.decision = self.ranks.told_by_first(self._decided(measured))
+            if self.decision is not None and not goes_on:
+                return
+            with self.ranks.failing_together():
+                log.save(self._state(measured))
+
+    def _is_checked(self, epoch: int) -> bool:
+        """Policy "all" looks before an epoch, so at the initial weights too; the others after it."""
+        first = 0 if self._policy == "all" else 1
+        return first <= epoch < first + self.config.check_epochs
+
+    def _decided(self, measured: MeasuredTraining) -> dict[str, Any] | None:
+        report, names, least = of_blocks(measured.reports[0]), measured.block_names, self.config.min_conflicting_rows
+        if not conflicts(report, names, least):
+            return None
+        removed = removed_blocks(report, names, policy=self._policy, min_conflicting_rows=least)
+        last = next(stage[-1] for stage in reversed(names) if stage)
+        return {
+            "epoch": measured.epoch,
+            "removed": removed,
+            "entropy": _finite(report[last].entropy),
+            "blocks": [sum(name not in removed for name in stage) for stage in names],
+            "reason": self._reason(measured.epoch, last, report[last], removed),
+        }
+
+    def _reason(self, epoch: int, last: str, result: BundleResult, removed: list[str]) -> str:
+        when = f"after epoch {epoch}" if epoch else "before the training"
+        which = removed[0] if len(removed) == 1 else f"{len(removed)} blocks, {removed[0]} to {removed[-1]}"
+        bundles = f"{result.num_bundles} bundle{'s' if result.num_bundles > 1 else ''}"
+        return (
+            f"{when} the last block, {last}, had {bundles} of {result.num_rows} samples, {result.num_conflicting} with "
+            f"several labels: policy {policy_name(self._policy)!r} removed {which}"
+        )
+
+    def _closed(self, measured: MeasuredTraining, log: RunLog) -> tuple[str, str]:
+        """Write the round down; a status and its reason when it was the last one."""
+        summary = measured.summary(log)
+        for what, spent in measured.seconds.items():
+            self.seconds[what] += spent
+        decision, self.decision = self.decision, None
+        told = decision or {"epoch": None, "removed": [], "entropy": None}
+        end = self._end_of(measured) if decision is None else ("", decision["reason"])
+        epochs = measured.epoch if decision is None else decision["epoch"]
+        line = next(x for x in log.history if x["round"] == measured.round and x["epoch"] == epochs)
+        self.rounds.append({
+            "round": measured.round,
+            "architecture": self.architecture.to_dict(),
+            "name": str(self.architecture),
+            "epochs": epochs,
+            "conflict_epoch": told["epoch"],
+            "removed": told["removed"],
+            "entropy": told["entropy"],
+            "reason": end[1],
+            "test_accuracy": line["test_accuracy"],
+        })  # fmt: skip
+        if self.before is None:
+            self.before = {**summary, "diverged": measured.has_diverged}
+        if decision is None:
+            return end
+        self.architecture = self.architecture.with_blocks(decision["blocks"])
+        if not self.architecture.num_blocks:
+            return "exhausted", "every block conflicted and was removed; a network without blocks was not trained"
+        if len(self.rounds) >= self.config.max_rounds:
+            return (
+                "exhausted",
+                f"the last block still conflicted in round {len(self.rounds) - 1}; max_rounds is reached",
+            )
+        return "", ""
+
+    def _end_of(self, measured: MeasuredTraining) -> tuple[str, str]:
+        if measured.has_diverged:
+            return "diverged", f"the loss of epoch {measured.epoch} is {measured.loss}; lower the learning rate"
+        checked = min(self.config.check_epochs, self.config.epochs)
+        return "trained", f"the last block had no conflict in the first {checked} epochs; trained to the end"
+
+    # --- what is written --------------------------------------------------------------------------
+
+    def _state(self, measured: MeasuredTraining) -> dict[str, Any]:
+        return {
+            "architecture": self.architecture.to_dict(), "rounds": self.rounds, "before": self.before,
+            "seconds": self.seconds, "decision": self.decision, "equality": self.equality,
+            "measured": measured.state(),
+        }  # fmt: skip
+
+    def _go_on(self, content: dict[str, Any]) -> None:
+        self.architecture = Architecture.from_dict(content["architecture"])
+        self.rounds, self.before = content["rounds"], content["before"]
+        self.seconds, self.decision, self.equality = content["seconds"], content["decision"], content["equality"]
+
+    def _result(self, status: str, reason: str, measured: MeasuredTraining, log: RunLog) -> dict[str, Any]:
+        after = None
+        if status == "trained":
+            after = {**self._network(self.architecture, measured.training.model), **_accuracies(measured.summary(log))}
+        assert self.before is not None
+        return {
+            "command": "autotune",
+            "version": __version__,
+            "status": status,
+            "reason": reason,
+            "seed": self.config.seed,
+            "dataset": self.samples.name,
+            "policy": policy_name(self._policy),
+            "rounds": self.rounds,
+            "before": {**self._network(self.start, None), **_accuracies(self.before)},
+            "after": after,
+            "chance_accuracy": self.samples.chance_accuracy,
+            "equality": self.equality,
+            "ranks": self.ranks.size,
+            **times(self.seconds),
+        }
+
+    def _network(self, architecture: Architecture, model: nn.Module | None) -> dict[str, Any]:
+        """The architecture and what one forward pass of it costs, which no weight decides."""
+        model = model if model is not None else self._build(architecture).to(self.samples.device)
+        example = self.samples.example(self.config.batch_size)
+        cost = {**measure_cost(model, example).to_dict(), "latency_batch": len(example)}
+        return {"architecture": architecture.to_dict(), "name": str(architecture), **cost}
+
+
+def of_blocks(report: LayerReport) -> dict[str, BundleResult]:
+    """Block -> result; of a residual block, of which the branch was measured, the branch's."""
+    return {**{block: report[layer] for layer, block in report.blocks.items() if layer in report}, **report}
+
+
+def policy_name(policy: str | Policy) -> str:
+    """What a policy is called in files: the same in every process, unlike ``repr`` of a function."""
+    return policy if isinstance(policy, str) else str(getattr(policy, "__qualname__", type(policy).__qualname__))
+
+
+def _accuracies(summary: dict[str, Any]) -> dict[str, Any]:
+    names = ("test_accuracy", "mean_test_accuracy", "epochs", "num_conflicting_layers", "first_conflicting")
+    return {name: summary[name] for name in names}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

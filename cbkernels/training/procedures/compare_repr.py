@@ -1,0 +1,141 @@
+"""``cbkernels repr compare``: RePr against standard training on one network, equal epochs, several seeds.
+
+Every training is a run folder of ``cbkernels train``; this puts them into one table and one picture and says plainly
+when a difference is within the spread. The replications of RePr disagree, so the numbers of one's own network count.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from ..._version import __version__
+from ...filters.criteria import criterion_of
+from ...runs.folder import RunFolder
+from ..config import COMPARED, STANDARD, TrainConfig, to_dict
+from .train import train
+
+Show = Callable[[str, int, int], None]
+
+
+def compare(
+    config: TrainConfig,
+    out: str | os.PathLike[str],
+    *,
+    criteria: Sequence[str] = COMPARED,
+    seeds: int = 3,
+    show: Show = lambda status, epoch, epochs: None,
+) -> dict[str, Any]:
+    """Train with every criterion and seed; runs that are in ``out`` already are not trained again.
+
+    Args:
+        config: network, data, recipe and RePr's schedule; its seed is the first one.
+        out: folder of the runs, of ``comparison.json`` and of the picture.
+        criteria: "standard" for no RePr, and names of criteria.
+        seeds: how many, at least 2, so that there is a spread.
+        show: as in ``train``.
+
+    Returns:
+        What ``comparison.json`` holds: rows (criterion, accuracies, mean, std, difference to standard), the verdict on
+        each as a sentence, the cycles.
+
+    Raises:
+        ValueError: an option is out of range, or a folder holds a run of other options.
+        OSError: ``out`` cannot be written.
+    """
+    criteria = list(dict.fromkeys(criteria))
+    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 2:
+        raise ValueError(f"seeds is {seeds!r}; take at least 2, one alone has no spread")
+    if STANDARD not in criteria or len(criteria) < 2:
+        raise ValueError(f"criteria is {criteria}; name {STANDARD!r} and at least one criterion")
+    for name in criteria:
+        if name != STANDARD:
+            criterion_of(name)  # refuses unknown ones before hours of training
+    folder = RunFolder(out)
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in criteria}
+    for seed in range(config.seed, config.seed + seeds):
+        # standard last: what RePr refuses, such as a schedule that is too long, it refuses at its first training
+        for name in sorted(criteria, key=lambda each: each == STANDARD):
+            of_this = replace(config, seed=seed, repr=name != STANDARD)
+            if name != STANDARD:
+                of_this = replace(of_this, repr_criterion=name)
+
+            def told(status: str, epoch: int, epochs: int, name: str = name, seed: int = seed) -> None:
+                show(f"{name}, seed {seed}: {status}", epoch, epochs)
+
+            results[name].append(train(of_this, run_of(folder.path, name, seed), resume=True, show=told))
+    rows = [_row(name, results) for name in criteria]
+    content = {
+        "command": "repr compare",
+        "version": __version__,
+        "config": to_dict(config),
+        "seeds": list(range(config.seed, config.seed + seeds)),
+        "rows": rows,
+        "cycles": {name: [run.get("repr") for run in results[name]] for name in criteria if name != STANDARD},
+    }
+    folder.write_json("comparison.json", content)
+    return content
+
+
+def run_of(out: Path, criterion: str, seed: int) -> Path:
+    """The run folder of one training."""
+    return out / f"{criterion}-seed{seed}"
+
+
+def history_of(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run."""
+    return [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+
+
+def _row(name: str, results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """A criterion's test accuracies after the last epoch, and how they differ from the same seeds' standard.
+
+    Not a mean over the last epochs: those just after filters came back would count against RePr.
+    """
+    reached, standard = _accuracies(results[name]), _accuracies(results[STANDARD])
+    row: dict[str, Any] = {"criterion": name, "test_accuracies": reached, "diverged": reached.count(None)}
+    finite = [a for a in reached if a is not None]
+    row["mean"] = mean(finite) if finite else None
+    row["std"] = stdev(finite) if len(finite) > 1 else None
+    if name == STANDARD:
+        return {**row, "difference": None, "difference_std": None, "verdict": "what the others are compared with"}
+    pairs = [(a, b) for a, b in zip(reached, standard, strict=True) if a is not None and b is not None]
+    differences = [a - b for a, b in pairs]
+    if len(differences) < 2:
+        return {**row, "difference": None, "difference_std": None, "verdict": "too few trainings ended to compare"}
+    difference, spread = mean(differences), stdev(differences)
+    return {**row, "difference": difference, "difference_std": spread, "verdict": verdict(differences)}
+
+
+def verdict(differences: Sequence[float]) -> str:
+    """A sentence on differences to the standard training of the same seeds.
+
+    Called better or worse only when every seed agrees and the mean exceeds the seeds' standard deviation: with three
+    seeds one comparison in four of equal methods agrees by chance.
+
+    Example:
+        >>> verdict([0.02, 0.03, 0.025])
+        'better than standard by 2.5 points with every one of 3 seeds'
+        >>> verdict([0.02, -0.03, 0.025])
+        'within the spread: the difference of +0.5 points is not larger than its 3.0 points from seed to seed'
+    """
+    difference, spread = mean(differences), stdev(differences)
+    agree = all(d > 0 for d in differences) or all(d < 0 for d in differences)
+    if agree and abs(difference) > spread:
+        word = "better" if difference > 0 else "worse"
+        return f"{word} than standard by {100 * abs(difference):.1f} points with every one of {len(differences)} seeds"
+    if abs(difference) > spread:
+        return f"within the spread: {100 * difference:+.1f} points, but the seeds do not agree"
+    return (
+        f"within the spread: the difference of {100 * difference:+.1f} points is not larger than its "
+        f"{100 * spread:.1f} points from seed to seed"
+    )
+
+
+def _accuracies(results: Sequence[dict[str, Any]]) -> list[float | None]:
+    return [None if result["status"] == "diverged" else result["test_accuracy"] for result in results]

@@ -1,0 +1,105 @@
+"""``cbkernels train``: one network on one data set, measured every epoch, into a run folder.
+
+Read next: ``training/loop/measured_training.py`` (an epoch), ``training/loop/measuring.py`` (what is measured),
+``runs/log.py`` (what is written).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from ..._version import __version__
+from ...ranks import device_named, joined
+from ...runs.log import RunLog
+from ...runs.stored_runs import open_folder
+from ..config import TrainConfig, to_dict
+from ..configured import data_set_of, environment, network_of, settled, threads_of
+from ..data.samples import samples_of
+from ..loop.measured_training import MeasuredTraining, progress_line, times
+from ..loop.repr_cycles import cycles_of
+from ..loop.training import Training
+from ..trained_run import teacher_of
+
+Show = Callable[[str, int, int], None]
+"""Gets a line of progress, the epoch, and how many there are."""
+
+
+def train(
+    config: TrainConfig,
+    out: str | os.PathLike[str],
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    show: Show = lambda status, epoch, epochs: None,
+) -> dict[str, Any]:
+    """Train one network, measure it after every epoch, write the run folder.
+
+    Args:
+        config: what and how.
+        out: the run folder; made if it is missing.
+        resume: go on after the last epoch that was written; the result is that of an undisturbed run.
+        overwrite: delete the run that is in the folder.
+        show: called after every epoch, on rank 0, with a line of progress, the epoch, and the number of epochs.
+
+    Returns:
+        What ``result.json`` holds, on every rank.
+
+    Raises:
+        ValueError: an option, the data or the checkpoint do not fit; ``out`` holds another run.
+        OSError: ``out`` cannot be written, or the data are missing; what was written of the run is whole.
+        ImportError: safetensors, or what the data set needs, is missing.
+    """
+    device = device_named(config.device)
+    with joined(device) as ranks, settled(threads_of(config)):
+        samples = samples_of(data_set_of(config), config, device)
+        model = network_of(config, config.architecture, samples)
+        training = Training(model, config, samples, ranks, teacher_of(config, device))
+        folder = None
+        with ranks.failing_together():
+            if ranks.is_first:
+                folder = open_folder(out, "train", to_dict(config), resume=resume, overwrite=overwrite)
+                folder.write_json("env.json", environment(device))
+        measured = MeasuredTraining("train", 0, training, model.block_names())
+        log = RunLog(folder, margins=measured.measuring.is_residual or config.margin, tensorboard=config.tensorboard)
+        with ranks.failing_together():
+            content = log.load() if resume else None
+        content = ranks.told_by_first(content)
+        if content is not None:
+            measured.load_state(content["measured"])
+        for line in measured.lines(log, config.epochs):
+            if not measured.has_diverged:  # the last good weights stay
+                with ranks.failing_together():
+                    log.save({"architecture": config.architecture.to_dict(), "measured": measured.state()})
+            if ranks.is_first:
+                show(progress_line(line, config.epochs), line["epoch"], config.epochs)
+        log.write()
+        log.close()
+        result = {
+            "command": "train",
+            "version": __version__,
+            "status": "diverged" if measured.has_diverged else "trained",
+            "reason": _reason(measured),
+            "seed": config.seed,
+            "dataset": samples.name,
+            "architecture": config.architecture.to_dict(),
+            "name": str(config.architecture),
+            **measured.summary(log),
+            **({"repr": cycles_of(log.history, config)} if config.repr else {}),
+            "cost": measured.cost(),
+            "ranks": ranks.size,
+            **times(measured.seconds),
+        }
+        if folder is not None:
+            folder.write_json("result.json", result)
+    return result
+
+
+def _reason(measured: MeasuredTraining) -> str:
+    if measured.has_diverged:
+        return (
+            f"the loss of epoch {measured.epoch} is {measured.loss}; lower --learning-rate "
+            f"(the checkpoint holds the weights of epoch {measured.epoch - 1})"
+        )
+    return f"all {measured.epoch} epochs were trained"

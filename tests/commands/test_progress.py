@@ -1,0 +1,64 @@
+"""Progress on stderr: a bar in a terminal, a line an epoch in a log, nothing in stdout."""
+
+from __future__ import annotations
+
+import builtins
+import io
+from typing import Any
+
+import pytest
+
+from cbkernels.commands.progress import Progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_log_gets_a_line_an_epoch(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(log=True) as progress:
+        progress.epoch("one", 0, 2)
+        progress.epoch("two", 1, 2)
+    captured = capsys.readouterr()
+    assert captured.err == "one\ntwo\n"
+    assert captured.out == ""
+
+
+def test_a_silent_log_gets_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(log=False) as progress:
+        progress.epoch("one", 0, 2)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_terminal_gets_a_bar_that_starts_again_with_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tqdm", reason="the progress bar: NOT TESTED HERE (no tqdm)")
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    with Progress(log=True) as progress:
+        for epoch in range(3):
+            progress.epoch(f"first, epoch {epoch}", epoch, 2)
+        assert progress._bar.n == progress._bar.total == 2
+        progress.epoch("second, epoch 0", 0, 2)
+        assert progress._bar.n == 0
+    written = terminal.getvalue()
+    assert "first, epoch 2 |" in written
+    assert "█" in written or "#" in written
+    assert "\n" not in written  # nothing of it stays
+    assert written.split("\r")[-1].strip() == ""
+
+
+def test_a_terminal_without_tqdm_gets_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    imported = builtins.__import__
+
+    def without_tqdm(name: str, *rest: Any, **more: Any) -> Any:
+        if name == "tqdm":
+            raise ImportError(name)
+        return imported(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", without_tqdm)
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    with Progress(log=True) as progress:
+        progress.epoch("one", 0, 2)
+    assert terminal.getvalue().startswith("\rone")

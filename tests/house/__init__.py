@@ -1,0 +1,1 @@
+"""The code as a thing: names, rooms, documents, tools."""

@@ -1,0 +1,124 @@
+"""The measured part of docs/gpu.md comes from the JSON of a run on a GPU, and from nothing else."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.skipif(not (ROOT / "bench").is_dir(), reason="gpu_table: NOT TESTED HERE (no source tree)")
+
+
+@pytest.fixture
+def gpu_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    module = importlib.import_module("gpu_table")
+    document = tmp_path / "gpu.md"
+    document.write_text(f"before\n{module.BEGIN}\nof another run\n{module.END}\nafter\n")
+    monkeypatch.setattr(module, "DOCUMENT", document)
+    return module
+
+
+def summary(median: float) -> dict[str, float]:
+    return {"median_us": median}
+
+
+def part(number: int, *phases: dict[str, Any], is_rehearsal: bool = False) -> dict[str, Any]:
+    return {
+        "part": number, "is_rehearsal": is_rehearsal, "date": "2026-01-02T03:04:05+00:00",
+        "commit": {"short": f"c0ffee0{number}"}, "phases": list(phases),
+        "device": {"name": "NVIDIA H999", "multiprocessors": 77, "l2_bytes": 50 << 20},
+        "versions": {"driver": "580", "nvcc": "13.0", "torch": "2.11", "python": "3.12"},
+    }  # fmt: skip
+
+
+def case(shape: list[int], data: str, size: int, calls: dict[str, Any], **more: Any) -> dict[str, Any]:
+    name = f"{tuple(shape)} float32 {data}"
+    return {"name": name, "shape": shape, "data": data, "dtype": "float32", "bytes": size, "calls": calls, **more}
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> list[Path]:
+    equal = {"bundle_rows": {"graph": summary(1000.0), "host": summary(30.0)}}
+    distinct = {
+        "bundle_rows": {"graph": summary(64.0), "host": summary(27.0)},
+        "row_fingerprints": {"graph": summary(500.0)}, "update": {"host": summary(112.0)},
+    }  # fmt: skip
+    layers = {"bundle_entropy_layers, check_nan=False": {"host": summary(1200.0)}}
+    measured = {
+        "how": "events", "yardsticks": {"copy_bytes_per_s": 2e12, "read_bytes_per_s": 3e12,
+                                        "smallest_launch": summary(4.3)},
+        "cases": [case([10, 10], "distinct", 10**9, distinct), case([10, 10], "equal", 10**9, equal),
+                  case([3, 10, 10], "equal", 10**8, layers, kernels={"group_rows_kernel": summary(100.0)})],
+        "goals": [{"goal": "be quick", "limit_us": 45.0, "median_us": 64.0, "reached": False}],
+    }  # fmt: skip
+    one = part(1, {"name": "times", "outcome": "passed", "seconds": 22.4, "measured": measured},
+               {"name": "smoke", "outcome": "failed", "seconds": 3.0})  # fmt: skip
+    peers = {"cases": [{"name": "x", "bundle_rows": summary(25.0), "skipped": {"cupy": "slow"},
+                        "peers": {"torch": {"median_us": 5800.0, "ratio": 232.0}}}]}  # fmt: skip
+    two = part(2, {"name": "peers", "outcome": "passed", "seconds": 1.0, "measured": peers})
+    paths = [tmp_path / "one.json", tmp_path / "two.json"]
+    for path, content in zip(paths, (one, two), strict=True):
+        path.write_text(json.dumps(content))
+    return paths
+
+
+def test_every_figure_is_that_of_the_run(gpu_table: Any, parts: list[Path]) -> None:
+    assert gpu_table.main([str(path) for path in parts]) == 0
+    text = gpu_table.DOCUMENT.read_text()
+    assert text.startswith(f"before\n{gpu_table.BEGIN}\nFrom `one.json`, `two.json` (2026-01-02): NVIDIA H999")
+    assert text.endswith(f"{gpu_table.END}\nafter\n")
+    assert "of another run" not in text
+    for line in (
+        "| 1 | smoke | c0ffee01 | failed | 3 |  |",
+        "| (10, 10) float32 | 64 | - | 1000 (0.50) | - | -, - | 27 |",
+        "| (3, 10, 10) float32 equal | 100 | 0.50 | 1200 |",
+        "| (10, 10) float32 distinct | 500 | 1.00 | 112 | - |",
+        "| be quick | 45 | 64 | NOT reached |",
+        "| x | 25 | torch | 5800 | 232 |",
+        "| x | 25 | cupy | not measured: slow | |",
+    ):
+        assert line in text, line
+    assert "copies 2.00 TB/s" in text
+    assert text.split("### Beside training")[1].strip().startswith("Not measured.")
+
+
+def test_a_later_run_completes_an_earlier_one(gpu_table: Any, parts: list[Path], tmp_path: Path) -> None:
+    later = part(2, {"name": "peers", "outcome": "timed out", "seconds": 9.0, "measured": None})
+    (tmp_path / "later.json").write_text(json.dumps(later | {"commit": {"short": "decaf000"}}))
+    assert gpu_table.main([*map(str, parts), str(tmp_path / "later.json")]) == 0
+    text = gpu_table.DOCUMENT.read_text()
+    assert "| 2 | peers | decaf000 | timed out | 9 |  |" in text
+    assert "`two.json`, `later.json`" in text
+
+
+def test_a_rehearsal_never_gets_into_the_document(
+    gpu_table: Any, parts: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads(parts[1].read_text())
+    parts[1].write_text(json.dumps(content | {"is_rehearsal": True}))
+    before = gpu_table.DOCUMENT.read_text()
+    assert gpu_table.main([str(path) for path in parts]) == 1
+    assert "not parts 1 and 2 of a run on a GPU" in capsys.readouterr().err
+    assert gpu_table.main([str(parts[0])]) == 1
+    assert gpu_table.DOCUMENT.read_text() == before
+    assert gpu_table.main(["--print", *map(str, parts)]) == 0
+    assert "### Goals" in capsys.readouterr().out
+
+
+def test_the_document_has_its_place_for_it() -> None:
+    text = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
+    assert text.count("<!-- gpu:begin -->") == text.count("<!-- gpu:end -->") == 1
+
+
+def test_every_run_that_the_document_names_is_kept() -> None:
+    text = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(gpu-[a-z0-9-]+\.json)`", text))
+    assert len(named) >= 3
+    missing = [name for name in sorted(named) if not (ROOT / "bench" / "results" / name).is_file()]
+    assert missing == []

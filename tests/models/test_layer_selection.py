@@ -1,0 +1,179 @@
+"""Which layers "auto" and the user's own choices mean, on models as users write them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch: NOT TESTED HERE (not installed)")
+from torch import nn  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+
+import cbkernels as cb  # noqa: E402
+from cbkernels.training.networks.build import fnn  # noqa: E402
+
+from .. import model_zoo  # noqa: E402
+
+X = torch.randn(6, 10, generator=torch.Generator().manual_seed(1))
+LABELS = torch.tensor([0, 1, 0, 1, 2, 2])
+
+
+def layers_of(model: nn.Module, x: Any = X, layers: Any = "auto") -> list[str]:
+    return cb.LayerMonitor(model, (x, LABELS), layers=layers, grid=None).layers
+
+
+class Functional(nn.Module):
+    """Activations that are no modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.drop, self.fc2, self.fc3 = nn.Linear(10, 8), nn.Dropout(), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.log_softmax(self.fc3(F.relu(self.fc2(self.drop(F.relu(self.fc1(x)))))), 1)
+
+
+class OwnActivation(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.clamp(min=0)
+
+
+class LeakyReLU6(OwnActivation):
+    """Known by its name only."""
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        pytest.param(lambda: nn.Sequential(nn.Linear(10, 8), nn.Tanh(), nn.Linear(8, 3)), ["1"], id="activation"),
+        pytest.param(Functional, ["fc1", "fc2"], id="leaves_without_dropout_and_logits"),
+        pytest.param(
+            lambda: nn.Sequential(nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 3), nn.Softmax(1)), ["1"], id="softmax"
+        ),
+        pytest.param(
+            lambda: nn.Sequential(nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 1), nn.Sigmoid()), ["1"], id="sigmoid"
+        ),
+        pytest.param(
+            lambda: nn.Sequential(nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 3), nn.Flatten(0)), ["1"], id="squeezed"
+        ),
+        pytest.param(
+            lambda: nn.Sequential(nn.Linear(10, 8), nn.Linear(8, 3), nn.Flatten(0)), ["0"], id="leaves_squeezed"
+        ),
+        pytest.param(
+            lambda: nn.Sequential(nn.Unflatten(1, (1, 10)), nn.Conv1d(1, 4, 3), nn.AdaptiveAvgPool1d(1), nn.Flatten()),
+            ["1"],
+            id="pooled_logits",
+        ),
+        pytest.param(lambda: nn.Sequential(nn.Linear(10, 8), LeakyReLU6(), nn.Linear(8, 3)), ["1"], id="by_name"),
+        pytest.param(lambda: nn.Sequential(nn.Linear(10, 8), nn.PReLU(8), nn.Linear(8, 3)), ["1"], id="prelu"),
+        pytest.param(lambda: fnn(3, 5, 10, 3), ["hidden.0", "hidden.1", "hidden.2"], id="fnn"),
+    ],
+)
+def test_auto_on_plain_networks(make: Callable[[], nn.Module], expected: list[str]) -> None:
+    assert layers_of(make()) == expected
+
+
+def test_auto_sees_calls_not_definitions() -> None:
+    model = nn.Module()
+    model.second, model.unused, model.first = nn.ReLU(), nn.ReLU(), nn.Tanh()
+    model.fc1, model.fc2 = nn.Linear(10, 10), nn.Linear(10, 3)
+    model.forward = lambda x: model.fc2(model.second(model.first(model.fc1(x))))  # type: ignore[method-assign]
+    assert layers_of(model) == ["first", "second"]
+
+
+def test_auto_without_hidden_layers_says_so() -> None:
+    with pytest.raises(ValueError, match="layers is 'auto', but no hidden layer of Linear was found; name the layers"):
+        layers_of(nn.Linear(10, 3))
+
+
+@pytest.mark.parametrize("name", ["plain_conv_net", "lstm_classifier", "one_relu_twice"])
+def test_auto_on_models_without_blocks(name: str) -> None:
+    model, x = model_zoo.build(name)
+    expected = {
+        "plain_conv_net": ["1", "3"],
+        "lstm_classifier": ["embedding", "lstm", "hidden"],
+        "one_relu_twice": ["relu"],
+    }
+    assert layers_of(model, x) == expected[name]
+
+
+def test_auto_prefers_residual_blocks_and_their_branches() -> None:
+    model, x = model_zoo.resnet_basic()
+    blocks = ["layer1.0", "layer1.1", "layer2.0", "layer2.1", "layer2.2"]
+    assert layers_of(model, x) == [name for block in blocks for name in (f"{block}.bn2", block)]
+    report = cb.LayerMonitor(model, (x, LABELS), grid=None).measure()
+    assert report.blocks["layer2.1.bn2"] == report.blocks["layer2.1"] == "layer2.1"
+
+
+def test_branches_are_measured_before_the_shortcut_is_added() -> None:
+    """``out += identity`` overwrites the batch norm's output."""
+    model, x = model_zoo.resnet_basic()
+    report = cb.LayerMonitor(model, (x, LABELS), grid=None).measure()
+    model.eval()
+    with torch.no_grad():
+        block = model.layer1[0]
+        stem = model.maxpool(model.relu(model.bn1(model.conv1(x))))
+        branch = block.bn2(block.conv2(torch.relu(block.bn1(block.conv1(stem)))))
+    assert report.margins["layer1.0.bn2"] == cb.conflict_margin(branch, LABELS)
+    assert report.margins["layer1.0"] == cb.conflict_margin(torch.relu(stem + branch), LABELS)
+
+
+@pytest.mark.parametrize(
+    ("name", "block", "count"),
+    [
+        ("bert", "encoder.layer", 4),
+        ("bert_classifier", "bert.encoder.layer", 4),
+        ("gpt2_classifier", "transformer.h", 4),
+    ],
+)
+def test_auto_on_hugging_face_models(name: str, block: str, count: int) -> None:
+    pytest.importorskip("transformers", reason="transformers: NOT TESTED HERE (not installed)")
+    model, inputs = model_zoo.build(name)
+    report = cb.LayerMonitor(model, (inputs, LABELS), grid=None).measure()
+    assert set(report.blocks.values()) == {f"{block}.{i}" for i in range(count)}
+    for i in range(count):
+        of_block = [layer for layer, of in report.blocks.items() if of == f"{block}.{i}"]
+        assert len(of_block) == 3, "two branches, attention and feed-forward, and the block itself"
+        assert of_block[-1] == f"{block}.{i}"
+    # a padded row is another row when its padding changes, unless the mask says that it does not count
+    garbage = dict(inputs)
+    garbage["input_ids"] = inputs["input_ids"].clone()
+    garbage["input_ids"][2, 6:] = 7
+    changed = cb.LayerMonitor(model, (garbage, LABELS), grid=None).measure()
+    if name != "gpt2_classifier":  # whose last layers see the padding through positions only
+        assert changed.margins == report.margins
+
+
+def test_a_dict_with_labels_is_a_probe() -> None:
+    pytest.importorskip("transformers", reason="transformers: NOT TESTED HERE (not installed)")
+    model, inputs = model_zoo.build("bert_classifier")
+    pair = cb.LayerMonitor(model, (inputs, LABELS), grid=None).measure()
+    assert dict(cb.LayerMonitor(model, {**inputs, "labels": LABELS}, grid=None).measure()) == dict(pair)
+
+
+def test_own_choices() -> None:
+    model, x = model_zoo.resnet_basic()
+    assert layers_of(model, x, r"layer\d") == ["layer1", "layer2"], "a pattern matches the whole name"
+    assert layers_of(model, x, ["fc", "layer1.0"]) == ["fc", "layer1.0"]
+    assert layers_of(model, x, ["relu#1", "relu"]) == ["relu"], "names as a report writes them"
+    assert layers_of(model, x, lambda name, module: isinstance(module, nn.MaxPool2d)) == ["maxpool"]
+    with pytest.raises(ValueError, match=r"layers holds 'layer1\.7', which is no module.*'layer1\.1'"):
+        layers_of(model, x, ["layer1.7"])
+
+
+def test_the_choice_follows_the_model() -> None:
+    """After a layer is gone, "auto" looks again and a list goes on with what is left."""
+    parts = {"fc1": nn.Linear(10, 8), "relu1": nn.ReLU(), "fc2": nn.Linear(8, 8), "relu2": nn.ReLU()}
+    model = nn.Sequential()
+    for name, part in [*parts.items(), ("head", nn.Linear(8, 3))]:
+        model.add_module(name, part)
+    auto = cb.LayerMonitor(model, (X, LABELS), grid=None)
+    named = cb.LayerMonitor(model, (X, LABELS), layers=["relu1", "relu2"], grid=None)
+    gone = cb.LayerMonitor(model, (X, LABELS), layers=["relu2"], grid=None)
+    assert list(auto.measure()) == list(named.measure()) == ["relu1", "relu2"]
+    del model.fc2, model.relu2
+    assert list(auto.measure()) == list(named.measure()) == ["relu1"]
+    with pytest.raises(ValueError, match="none of the layers 'relu2' is in the model any more; make a new monitor"):
+        gone.measure()

@@ -1,0 +1,656 @@
+"""The report of runs: it says what the files say, runs nothing that they hold, fits, and is seen in a browser."""
+
+from __future__ import annotations
+
+import argparse
+import html
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+pytest.importorskip("matplotlib", reason="the report: NOT TESTED HERE (no matplotlib)")
+pytest.importorskip("jinja2", reason="the report: NOT TESTED HERE (no Jinja2)")
+
+from cbkernels.commands import report as report_command
+from cbkernels.drawing import run_figures
+from cbkernels.drawing.run_figures import Picture
+from cbkernels.page import run_page, tables
+from cbkernels.page.run_page import write_report
+from cbkernels.runs import reader
+from cbkernels.runs.reader import read_run
+
+from .. import sample_runs
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+browser = pytest.mark.skipif(CHROMIUM is None, reason="the page in a browser: NOT TESTED HERE (no Chromium on PATH)")
+
+
+BOMB = (
+    "<script>alert(1)</script>\"'><img src=http://evil.example/x onerror=alert(1)>"
+    "$\\frac{1}{$\x00\u202egnp\ud800{{7*7}}"
+)
+
+
+class Page(HTMLParser):
+    """What a page holds: tags with attributes, and its visible words."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.source = path.read_text(encoding="utf-8")
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.rows: list[list[str]] = []
+        self.words = ""
+        self._hidden = self._in_cell = False
+        self.feed(self.source)
+        self.words = " ".join(self.words.split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._hidden = tag == "style"
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+            self._in_cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_cell = self._in_cell and tag not in ("td", "th")
+
+    def handle_data(self, data: str) -> None:
+        if not self._hidden:
+            self.words += f" {data}"
+            if self._in_cell and data.strip():
+                self.rows[-1][-1] = f"{self.rows[-1][-1]} {data.strip()}".strip()
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    def row(self, first: str) -> list[str]:
+        """The only row whose first cell this is."""
+        (found,) = [row for row in self.rows if row and row[0] == first]
+        return found[1:]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small run folders of every kind."""
+    root = tmp_path_factory.mktemp("runs")
+    sample_runs.write_train(root / "train", layers=12, epochs=8, margins=True, what_if=True)
+    sample_runs.write_autotune(root / "autotune", depths=(20, 11, 6), epochs=8)
+    sample_runs.write_autotune(root / "half", depths=(12, 7), epochs=8, finished=False)
+    sample_runs.write_remove(root / "remove", stages=(2, 3))
+    return root
+
+
+@pytest.fixture(scope="module")
+def whole_page(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All kinds of runs on one page, with all their pictures."""
+    out = tmp_path_factory.mktemp("page") / "report.html"
+    return write_report([runs / name for name in ("train", "half", "remove")], out)
+
+
+@pytest.fixture(scope="module")
+def hostile_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a run whose every text is hostile, its folder's name too."""
+    name = BOMB.replace("/", "_").replace("\x00", "").replace("\ud800", "")
+    root = tmp_path_factory.mktemp("hostile")
+    return write_report([write_hostile(root / name)], root / "report.html")
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No time is spent on pictures."""
+    monkeypatch.setattr(run_figures, "rendered", lambda name, alt, draw: Picture(name, alt, b"<svg/>", b"p"))
+
+
+def page_of(*folders: Path) -> Page:
+    return Page(write_report(folders, folders[0] / "report.html"))
+
+
+def changed(folder: Path, **entries: Any) -> Path:
+    """The run with other entries in its result."""
+    result = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps({**result, **entries}))
+    return folder
+
+
+# --- what it says ---------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_an_autotune_in_words_and_tables(runs: Path) -> None:
+    page = page_of(runs / "autotune")
+    assert ("Auto-tune went in 3 rounds from fnn, 20 layers of 10 to fnn, 6 layers of 10; test accuracy 10.0 % before, "
+            "94.3 % after (chance: 10.2 %).") in page.words  # fmt: skip
+    assert page.row("test accuracy") == ["10.0 %", "94.3 %", "+84.3 points"]
+    assert page.row("parameters") == ["2,960", "1,420", "-52.0 %"]
+    assert page.row("latency, p10 to p90") == ["0.58 to 0.74 ms", "0.174 to 0.222 ms", ""]
+    assert page.row("0")[:4] == ["fnn, 20 layers of 10", "8", "1", "1.313"]
+    assert page.row("0")[5] == "hidden.19 conflicts after epoch 1: 9 conflicting layers are removed"
+    assert page.row("0")[4].startswith("hidden.11, hidden.12, hidden.13, hidden.14, and 5 more hidden.15, hidden.16")
+    assert page.row("2")[2:4] == ["\u2013", "\u2013"]
+    assert "measuring took 0.41 s, 1.3 % of the time" in page.words
+    assert f"rows are one bundle when they are {sample_runs.EQUALITY}" in page.words
+    assert "Round 0, fnn, 20 layers of 10: 10 of 20 layers conflict, from epoch 0 on, where hidden." in page.words
+    assert "Round 2, fnn, 6 layers of 10: none of 6 layers ever conflicts." in page.words
+    for fact in ("command cbkernels autotune", "data set digits", "seed 1", "policy all", "device cpu"):
+        assert fact in page.words
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_training_in_words_and_pictures(runs: Path) -> None:
+    page = page_of(runs / "train")
+    assert (
+        "fnn, 12 layers of 10: reached 31.2 % test accuracy after 8 epochs (chance: 10.2 %); 8 layers conflict"
+        in page.words
+    )
+    assert [image["alt"].split(",")[0] for image in page.all("img")] == [  # type: ignore[union-attr]
+        "Test accuracy and training loss over the epochs of 1 network.", "Bundle entropy in nats",
+        "Bundle entropy in nats as if in bfloat16", "Conflict margin in bits",
+    ]  # fmt: skip
+    assert page.row("peak memory") == ["13.1 KiB"]
+    assert "One forward pass of 64 samples on cpu without gradients" in page.words
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_removal_in_words_and_tables(runs: Path) -> None:
+    page = page_of(runs / "remove")
+    result = json.loads((runs / "remove/result.json").read_text())
+    removed = result["removed"]
+    assert (f"{len(removed)} of 5 residual blocks were removed; test accuracy 87.1 % before, 86.6 % without them, "
+            "87.5 % after 5 epochs of fine-tuning.") in page.words  # fmt: skip
+    assert page.row("test accuracy, right after removal") == ["87.1 %", "86.6 %", "-0.5 points"]
+    assert page.row("test accuracy, healed") == ["87.1 %", "87.5 %", "+0.4 points"]
+    fates = {row[0]: row[-1] for row in page.rows if row and row[0].startswith("stages.")}
+    assert fates == {b["block"]: "removed" if b["block"] in removed else "stays" for b in result["blocks"]}
+    assert page.row(str(len(removed) + 1))[1] == "stays"
+    assert "The guard is the accuracy on validation, 1,200 samples; it may fall by 1.0 points." in page.words
+    names = {path.stem for path in (runs / "remove/report_files").iterdir()}
+    assert names == {"removal-curves", "blocks", "curves"}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_several_runs_are_compared(runs: Path, tmp_path: Path) -> None:
+    folders = [runs / name for name in ("train", "autotune", "remove", "half")]
+    page = Page(write_report(folders, tmp_path / "all.html", tmp_path / "drawn"))
+    assert page.row("autotune")[:6] == ["autotune", "trained", "digits", "fnn, 6 layers of 10", "1", "10.0 %"]
+    assert page.row("half")[1:4] == ["unfinished", "digits", "\u2013"]
+    assert page.row("remove")[5:7] == ["87.1 %", "87.5 %"]
+    assert "4 runs compared" in page.words
+    assert {path.stem.split("-")[0] for path in (tmp_path / "drawn").iterdir()} == {"comparison", "run"}
+    anchors = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert [a["href"] for a in page.all("a")] == [f"#{anchor}" for anchor in anchors]
+    assert len(page.all("img")) == 1 + 4 + 4 + 3 + 3
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(("status", "words"), [
+    ("exhausted", "Auto-tune ended as exhausted after 3 rounds: the last network has no layer left."),
+    ("diverged", "Auto-tune ended as diverged after 3 rounds: the last network has no layer left."),
+])  # fmt: skip
+def test_an_autotune_that_failed_says_why(tmp_path: Path, status: str, words: str) -> None:
+    folder = sample_runs.write_autotune(tmp_path / "a", depths=(6, 4, 2), epochs=3)
+    page = page_of(changed(folder, status=status, after=None, reason="the last network has no layer left"))
+    assert words in page.words
+    assert page.row("parameters")[1:] == ["\u2013", "\u2013"]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_an_unfinished_run_is_reported_as_such(runs: Path) -> None:
+    page = page_of(runs / "half")
+    assert "The run is unfinished, it has no result.json yet" in page.words
+    assert re.search(r"Unfinished: epoch 8 of 8 of round 1 is done, with 7\d\.\d % test accuracy\.", page.words)
+    assert "measuring took 0.16 s, 1.3 % of the time" in page.words
+    assert "equal on the float32 update grid, lr=0.001 batch_size=64 w=0.7 to 0.78" in page.words
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_that_has_just_begun(tmp_path: Path) -> None:
+    sample_runs.write_start(tmp_path / "new", "train", {"dataset": "digits"})
+    page = page_of(tmp_path / "new")
+    assert "Unfinished: no epoch has been written yet." in page.words
+    assert "history.jsonl is missing: there are no curves." in page.words
+    assert not page.all("img")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_numbers_that_are_none_are_shown_as_such(tmp_path: Path) -> None:
+    folder = sample_runs.write_autotune(tmp_path / "a", depths=(6, 3), epochs=2)
+    odd = {"test_accuracy": math.nan, "parameters": math.inf, "macs": None, "flops": "many", "latency_ms": 10**400,
+           "peak_memory_bytes": [1]}  # fmt: skip
+    page = page_of(changed(folder, before=odd, after={**odd, "test_accuracy": 0.5}))
+    assert page.row("test accuracy") == ["NaN", "50.0 %", "\u2013"]
+    assert page.row("parameters") == ["inf", "inf", "\u2013"]
+    assert page.row("MACs") == ["\u2013", "\u2013", "\u2013"]
+    assert page.row("FLOPs")[0] == "many"
+    assert page.row("latency, median")[0] == "inf ms"
+    assert page.row("peak memory")[0] == "[1]"
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_result_of_wrong_types_still_gives_a_page(tmp_path: Path) -> None:
+    for command, write in (("autotune", sample_runs.write_autotune), ("remove", sample_runs.write_remove),
+                           ("train", sample_runs.write_train)):  # fmt: skip
+        folder = write(tmp_path / command)
+        result = json.loads((folder / "result.json").read_text())
+        for odd in (7, "odd", [1, [2]], {"a": {"b": 1}}, None):
+            (folder / "result.json").write_text(json.dumps({**dict.fromkeys(result, odd), "command": command}))
+            assert "cbkernels" in page_of(folder).words
+
+
+# --- trust ----------------------------------------------------------------------------------------
+
+
+def write_hostile(folder: Path) -> Path:
+    """Every text that a run folder holds is hostile."""
+    sample_runs.write_start(folder, "autotune", {"dataset": BOMB, "policy": BOMB, BOMB: BOMB, "model": BOMB})
+    lines = [{"run": BOMB, "round": BOMB, "epoch": e, "train_loss": math.nan, "test_accuracy": 0.5} for e in range(3)]
+    sample_runs.write_lines(folder, lines)
+    csv_bomb = BOMB.replace("\ud800", "").replace("\x00", "")  # which no text file can hold
+    rows = [
+        (csv_bomb, 0, e, f"{csv_bomb}{i}", 4, 2, 1, "nan" if e else "0.5", csv_bomb) for e in range(3) for i in range(3)
+    ]
+    sample_runs.write_table(folder / "layers.csv", sample_runs.LAYER_COLUMNS, rows)
+    result = {"command": "autotune", "status": BOMB, "reason": BOMB, "equality": BOMB, "seed": BOMB, "version": BOMB,
+              "rounds": [{"round": BOMB, "name": BOMB, "removed": [BOMB] * 9, "reason": BOMB}],
+              "before": {"name": BOMB, "parameters": BOMB}, "after": {"architecture": {BOMB: BOMB}}}  # fmt: skip
+    sample_runs.write_json(folder / "result.json", result)
+    return folder
+
+
+def check_harmless(page: Page) -> None:
+    assert not page.all("script")
+    assert not [a for _, attributes in page.tags for a in attributes if a.startswith("on")]
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "srcset", "action", "data"):
+            value = attributes.get(name) or ""
+            assert value.startswith(("data:image/", "#")) or value in ("", "data:,"), (tag, value[:80])
+    assert not re.search(r"url\(|@import", page.source)
+    (policy,) = [meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
+    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def test_hostile_text_is_shown_and_never_run(hostile_page: Path) -> None:
+    page = Page(hostile_page)
+    check_harmless(page)
+    assert "<script>alert(1)</script>" in page.words
+    assert "{{7*7}}" in page.words
+    assert not re.search("[\x00-\x08\u202e\ud800]", page.source)
+    drawn = list((hostile_page.parent / "report_files").glob("*.svg"))
+    assert len(drawn) == 2
+    for svg in drawn:
+        root = ElementTree.fromstring(svg.read_bytes())
+        assert not [e for e in root.iter() if e.tag.endswith(("script", "foreignObject"))]
+
+
+def test_every_picture_has_words_and_every_header_a_scope(whole_page: Path) -> None:
+    page = Page(whole_page)
+    check_harmless(page)
+    assert len(page.all("img")) == len(list((whole_page.parent / "report_files").glob("*.png"))) == 1 + 4 + 3 + 3
+    assert all(image["alt"] for image in page.all("img"))
+    assert page.all("th")
+    assert all(th.get("scope") in ("row", "col") for th in page.all("th"))
+    assert len(page.all("caption")) == len(page.all("table"))
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+
+
+def test_a_page_of_a_deep_network_stays_small(tmp_path: Path) -> None:
+    """120 layers, 120 epochs: so small that 18 such pictures would fit, of six rounds at three resolutions."""
+    folder = sample_runs.write_autotune(tmp_path / "deep", depths=(120, 61, 12), epochs=120)
+    page = Page(write_report([folder], tmp_path / "r.html"))
+    assert len(page.all("img")) == 4
+    assert all(image["src"].startswith("data:image/svg") for image in page.all("img"))  # type: ignore[union-attr]
+    assert len(page.source.encode()) < 2_000_000 * 4 / 18
+
+
+def test_pictures_that_do_not_fit_stay_beside_the_page(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def large(name: str, alt: str, draw: object) -> Picture:
+        svg = 400_000 if name.startswith("curves") else 700_000
+        return Picture(name, alt, b"s" * svg, b"p" * (svg - 100 if "01" in name else 50_000))
+
+    monkeypatch.setattr(run_figures, "rendered", large)
+    page = Page(write_report([runs / "autotune"], tmp_path / "r.html"))
+    kinds = [image["src"][:20] for image in page.all("img")]  # type: ignore[index]
+    assert [kind.partition(";")[0] for kind in kinds] == ["data:image/png"] * 2 + [
+        "data:image/svg+xml",
+        "data:image/png",
+    ]
+    assert len(page.source.encode()) < 2_000_000
+    monkeypatch.setattr(run_page, "MOST_BYTES", 170_000)
+    page = Page(write_report([runs / "autotune"], tmp_path / "r.html"))
+    assert len(page.source.encode()) <= 170_000
+    assert ["over the epochs" in str(image["alt"]) for image in page.all("img")] == [True, False]  # what matters most
+    left_out = re.findall(r"keep it small: (r_files/\S+\.svg)", page.words)
+    assert left_out == ["r_files/entropy-autotune-float32-01.svg", "r_files/entropy-autotune-float32-02.svg"]
+    assert all((tmp_path / name).is_file() for name in left_out)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_of_many_rounds_the_first_and_the_last_are_drawn(tmp_path: Path) -> None:
+    folder = sample_runs.write_autotune(tmp_path / "a", depths=range(41, 1, -1), epochs=1)
+    page = page_of(folder)
+    assert len(page.all("img")) == 1 + run_page.MOST_MAPS
+    assert f"{40 - run_page.MOST_MAPS} of 40 rounds are not drawn." in page.words
+    assert "Round 0," in page.words
+    assert "Round 39," in page.words
+    assert "Round 20," not in page.words
+
+
+def test_the_same_run_gives_the_same_bytes(runs: Path) -> None:
+    curves = run_page.curves_of(read_run(runs / "train"))
+    first, again = (
+        run_figures.rendered("curves", "of a test", lambda: run_figures.training_curves(curves, 0.1)) for _ in range(2)
+    )
+    assert first == again
+    assert first.png.startswith(b"\x89PNG")
+    assert ElementTree.fromstring(first.svg).tag.endswith("svg")
+
+
+# --- refusals and damaged files -------------------------------------------------------------------
+
+
+def test_refuses_what_is_no_run_folder(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="no such run folder"):
+        read_run(tmp_path / "missing")
+    with pytest.raises(ValueError, match=r"is not a run folder, it has no config\.json; pass the --out of"):
+        read_run(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json cannot be read: Expecting"):
+        read_run(tmp_path)
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(ValueError, match=r"config\.json holds a list; a JSON object is needed"):
+        read_run(tmp_path)
+    (tmp_path / "config.json").write_text('{"command": "demo"}')
+    with pytest.raises(ValueError, match="command is 'demo'; a report can be made of train, autotune, remove"):
+        read_run(tmp_path)
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"config\.json cannot be read: "):
+        read_run(tmp_path)
+    with pytest.raises(ValueError, match="folders is empty"):
+        write_report([], tmp_path / "r.html")
+    with pytest.raises(TypeError, match="pass a list of run folders"):
+        write_report(str(tmp_path), tmp_path / "r.html")
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_a_config_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = sample_runs.write_train(tmp_path / "a", layers=2, epochs=1)
+    monkeypatch.setitem(reader.MOST_BYTES, "config.json", 10)
+    with pytest.raises(ValueError, match=r"config\.json has more than 0 MiB; such a file is not read"):
+        read_run(folder)
+
+
+def test_damaged_files_are_left_out_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = sample_runs.write_train(tmp_path / "a", layers=3, epochs=4)
+    history = (folder / "history.jsonl").read_text()
+    (folder / "history.jsonl").write_text(history[: -len(history) // 10])
+    assert read_run(folder).notes == ("history.jsonl is damaged or cut off at line 5: what is there is left out.",)
+    assert [line["epoch"] for line in read_run(folder).history] == [0, 1, 2, 3]
+    (folder / "history.jsonl").write_text(history)
+    (folder / "result.json").write_text('{"status": ')
+    (folder / "env.json").write_bytes(b"\xff")
+    layers = (folder / "layers.csv").read_text()
+    (folder / "layers.csv").write_text(layers + "train,0,x,hidden.0,512,1,1,0.5,g\ntrain,0\n")
+    run = read_run(folder)
+    assert run.result is None
+    assert [note.split(":")[0] for note in run.notes] == [
+        "result.json is left out",
+        "env.json is left out",
+        "layers.csv",
+    ]
+    assert run.notes[2] == "layers.csv: 2 lines are damaged and left out."
+    assert run.layers[0].heat_map.entropy.shape == (3, 5)
+    (folder / "layers.csv").write_text(layers.replace("entropy", "entropie", 1))
+    assert "layers.csv is left out: it has no column 'entropy'." in read_run(folder).notes
+    (folder / "result.json").write_text('{"command": "remove"}')
+    assert "result.json is left out: it is of the command remove, not of train." in read_run(folder).notes
+    monkeypatch.setattr(reader, "MOST_CELLS", 14)
+    (folder / "layers.csv").write_text(layers)
+    assert "layers.csv: round 0 is left out: 3 layers x 5 epochs are more than 14 cells." in read_run(folder).notes
+
+
+def test_layers_are_read_as_they_were_measured(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    sample_runs.write_start(folder, "train", {})
+    grid = "float32 lr=0.001 batch_size=64 w="
+    sample_runs.write_table(folder / "layers.csv", sample_runs.LAYER_COLUMNS, [
+        ("train", 0, 1, "b", 4, 2, 1, "0.5", f"{grid}2.0"), ("train", 0, 0, "b", 4, 2, 1, "nan", f"{grid}1.0"),
+        ("train", 0, 0, "a", 4, 4, 0, "0.0", f"{grid}1.0"), ("train", 0, 0, "a", 4, 1, 1, "0.7", "bfloat16 lr=0.001"),
+        ("train", 0, 1, "b", 4, 1, 2, "0.25", f"{grid}2.0"),
+    ])  # fmt: skip
+    sample_runs.write_table(folder / "margins.csv", sample_runs.MARGIN_COLUMNS, [
+        ("train", 0, 0, "a", "1.0", "-inf", f"{grid}1.0"), ("train", 0, 1, "a", "inf", "inf", f"{grid}1.0"),
+    ])  # fmt: skip
+    table, what_if = read_run(folder).layers
+    each = table.heat_map
+    assert (table.dtype, what_if.dtype, list(each.names), list(each.steps)) == (
+        "float32",
+        "bfloat16",
+        ["b", "a"],
+        [0, 1],
+    )
+    assert each.measured is not None
+    assert each.measured.tolist() == [[True, True], [True, False]]
+    assert each.entropy[0, 1] == 0.25  # the last line of a layer and epoch counts
+    assert each.num_conflicting.tolist() == [[1, 2], [0, 0]]
+    assert math.isnan(each.entropy[0, 0])
+    assert each.margin_bits is not None
+    assert each.margin_bits[1].tolist() == [-math.inf, math.inf]
+    assert table.equality == "equal on the float32 update grid, lr=0.001 batch_size=64 w=1 to 2"
+    assert what_if.heat_map.margin_bits is None
+
+
+def test_curves_start_anew_where_the_network_does(runs: Path) -> None:
+    curves = run_page.curves_of(read_run(runs / "autotune"))
+    assert [(curve.label, list(curve.epochs)) for curve in curves] == [
+        ("round 0", [float(e) for e in range(9)]), ("round 1", [0.0, 1.0]), ("round 2", [float(e) for e in range(9)]),
+    ]  # fmt: skip
+    assert math.isnan(curves[0].loss[0])
+    figure = run_figures.training_curves(curves, 0.1)
+    above, below = figure.axes
+    tests = [line for line in above.lines if line.get_label() == "test"]
+    assert [line.get_xdata()[0] for line in tests] == [0, 8, 9]
+    assert [line.get_ydata().tolist() for line in tests] == [list(curve.test_accuracy) for curve in curves]
+    (chance,) = [line for line in above.lines if line.get_label() == "chance"]
+    assert list(chance.get_ydata()) == [0.1, 0.1]
+    restarts = [line.get_xdata()[0] for line in below.lines if line.get_linestyle() == "--"]
+    assert restarts == [8, 9]
+
+
+def test_a_loss_that_is_no_number_is_marked() -> None:
+    curve = run_figures.Curve("", [0, 1, 2, 3], [math.nan, 2.0, math.nan, math.nan], [0.1] * 4, [math.nan] * 4)
+    below = run_figures.training_curves([curve], None).axes[1]
+    (lost,) = [line for line in below.lines if line.get_marker() == "x"]
+    assert list(lost.get_xdata()) == [2, 3]
+
+
+def test_removal_curves_show_mean_and_spread() -> None:
+    curves = {"conflicting": [{"removed": 0, "mean": 0.9, "std": 0.0}, {"removed": 1, "mean": 0.8, "std": 0.05},
+                              {"removed": 2, "mean": None, "std": 0.1}], "any": "odd"}  # fmt: skip
+    ax = run_figures.removal_curves(curves, 0.9, "").axes[0]
+    (line,) = [line for line in ax.lines if line.get_label() == "conflicting blocks"]
+    assert line.get_xydata().tolist() == [[0, 0.9], [1, 0.8]]
+    corners = ax.collections[0].get_paths()[0].vertices
+    assert corners[:, 1].min() == pytest.approx(0.75)
+    assert corners[:, 1].max() == pytest.approx(0.9)
+
+
+def test_heat_maps_of_all_rounds_share_their_colours(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tops = []
+
+    def spied(table: Any, title: str, top: float) -> Any:
+        tops.append(top)
+
+    monkeypatch.setattr(run_figures, "entropy_map", spied)
+    monkeypatch.setattr(run_figures, "rendered",
+                        lambda name, alt, draw: Picture(name, alt, bytes(repr(draw()), "ascii"), b""))  # fmt: skip
+    monkeypatch.setattr(run_figures, "training_curves", lambda curves, chance: None)
+    page_of(runs / "autotune")
+    assert len(tops) == 3
+    assert len(set(tops)) == 1
+    assert tops[0] > 1
+
+
+@pytest.mark.parametrize(
+    ("package", "words"), [("jinja2", "pip install Jinja2"), ("matplotlib", "pip install matplotlib")]
+)
+def test_a_missing_package_is_named(runs: Path, monkeypatch: pytest.MonkeyPatch, package: str, words: str) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=words):
+        write_report([runs / "train"], runs / "never.html")
+    assert not (runs / "never.html").exists()
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def parsed(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    report_command.add_parser(parser.add_subparsers())
+    return parser.parse_args(["report", *arguments])
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_command_prints_where_the_page_is(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert report_command.run(parsed(str(runs / "train"), "--json")) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["report"] == str(runs / "train" / "report.html")
+    assert len(said["pictures"]) == 8
+    assert all(os.path.isfile(path) for path in (said["report"], *said["pictures"]))
+    monkeypatch.chdir(tmp_path)
+    assert report_command.run(parsed(str(runs / "train"), str(runs / "remove"))) == 0
+    assert capsys.readouterr().out == "Report: report.html\nPictures: report_files (16 files)\n"
+    assert report_command.run(parsed(str(runs / "train"), "--out", "deep/er/x.html", "--pictures", "p")) == 0
+    assert Path("deep/er/x.html").is_file()
+    assert len(list(Path("p").iterdir())) == 8
+
+
+def test_the_command_imports_its_packages_late() -> None:
+    code = "import sys, cbkernels.commands.report; print({'jinja2', 'matplotlib', 'torch'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+# --- in a browser ---------------------------------------------------------------------------------
+
+_INSPECT = """
+function colours(image) {
+  const canvas = document.createElement('canvas'); canvas.width = 64; canvas.height = 64;
+  const context = canvas.getContext('2d'); context.drawImage(image, 0, 0, 64, 64);
+  const pixels = new Uint32Array(context.getImageData(0, 0, 64, 64).data.buffer);
+  return new Set(pixels).size;
+}
+onload = () => {
+  const frames = [...document.querySelectorAll('iframe')].map(frame => {
+    const page = frame.contentDocument, root = page.documentElement;
+    return {width: frame.clientWidth, scrolled: root.scrollWidth, paper: frame.contentWindow.getComputedStyle(page.body)
+      .backgroundColor, images: [...page.images].map(i => ({complete: i.complete, natural: i.naturalWidth,
+      shown: i.getBoundingClientRect().width, colours: i.naturalWidth ? colours(i) : 0})),
+      loaded: frame.contentWindow.performance.getEntriesByType('resource').map(e => e.name)
+      .filter(n => !n.startsWith('data:'))};
+  });
+  document.body.innerHTML = '<pre>' + JSON.stringify(frames) + '</pre>';
+};
+"""
+
+
+def chromium(tmp_path: Path, page: Path, *options: str) -> tuple[str, list[str]]:
+    """What Chromium prints, and the lines of its console."""
+    assert CHROMIUM is not None
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+               "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
+               "--enable-logging=stderr",
+               f"--user-data-dir={tmp_path / 'profile'}", *options, page.as_uri()]  # fmt: skip
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+def inspected(tmp_path: Path, page: Path, *options: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """The unchanged page in frames of 1280 and 400 pixels, looked into from outside."""
+    source = html.escape(page.read_text(encoding="utf-8"), quote=True)
+    frames = "".join(f'<iframe srcdoc="{source}" width="{width}" height="900"></iframe>' for width in (1280, 400))
+    outside = tmp_path / "outside.html"
+    style = ":root{color-scheme:light dark} iframe{border:0;color-scheme:light dark}"
+    outside.write_text(f"<!DOCTYPE html><meta charset=utf-8><style>{style}</style>"
+                       f"<body>{frames}<script>{_INSPECT}</script>", encoding="utf-8")  # fmt: skip
+    dumped, console = chromium(tmp_path, outside, "--window-size=1700,1000", "--dump-dom", *options)
+    return json.loads(html.unescape(dumped[dumped.index("<pre>") + 5 : dumped.index("</pre>")])), console
+
+
+@browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_pictures_are_seen_and_the_console_is_empty(whole_page: Path, tmp_path: Path, scheme: str) -> None:
+    dark = ["--blink-settings=preferredColorScheme=0"] if scheme == "dark" else []
+    frames, console = inspected(tmp_path, whole_page, *dark)
+    assert console == []
+    assert [frame["width"] for frame in frames] == [1280, 400]
+    for frame in frames:
+        assert frame["loaded"] == []
+        assert frame["scrolled"] <= frame["width"], "the page is wider than its window"
+        assert len(frame["images"]) == 1 + 4 + 3 + 3
+        for image in frame["images"]:
+            assert image["complete"]
+            assert image["natural"] > 300
+            assert image["shown"] > 300
+            assert image["colours"] > 5
+        assert frame["paper"] == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(22, 25, 29)")
+
+
+@browser
+def test_a_hostile_run_is_quiet_in_the_browser(hostile_page: Path, tmp_path: Path) -> None:
+    frames, console = inspected(tmp_path, hostile_page)
+    assert console == []
+    assert all(frame["loaded"] == [] and len(frame["images"]) == 2 for frame in frames)
+
+
+@browser
+def test_the_inspection_would_see_a_fault(tmp_path: Path) -> None:
+    """Console, lost pictures, blank pictures and overflow: each is noticed on a page that has it."""
+    blank = "data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' width='400' height='400'></svg>"
+    faults = tmp_path / "faults.html"
+    faults.write_text("<meta http-equiv=Content-Security-Policy content=\"img-src data:\">"
+                      f'<img src="{blank}"><img src="data:image/png;base64,AAAA"><img src="https://localhost/x.png">'
+                      "<pre style='width:3000px'>wide</pre>")  # fmt: skip
+    frames, console = inspected(tmp_path, faults)
+    assert any("Content Security Policy" in line for line in console)
+    assert [image["natural"] for image in frames[0]["images"]] == [400, 0, 0]
+    assert frames[0]["images"][0]["colours"] == 1
+    assert frames[0]["scrolled"] > frames[0]["width"]
+
+
+@browser
+def test_a_screenshot_of_the_page_itself(whole_page: Path, tmp_path: Path) -> None:
+    from matplotlib.image import imread
+
+    shot = tmp_path / "shot.png"
+    _, console = chromium(tmp_path, whole_page, "--window-size=1280,1600", f"--screenshot={shot}")
+    assert console == []
+    pixels = imread(shot)[..., :3]
+    assert pixels.shape[:2] == (1600, 1280)
+    assert (pixels[:8] > 0.99).all()
+    assert len({tuple(p) for p in (pixels[::3, ::3] * 255).astype(int).reshape(-1, 3).tolist()}) > 100
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(0.0, "0.0 %"), (1, "100.0 %"), (True, "True"), ("x" * 99, "x" * 59 + "…")]
+)
+def test_shares_in_words(value: object, words: str) -> None:
+    assert tables.percent(value) == words
