@@ -4,21 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-from importlib import metadata
 from typing import Any
 
-import numpy as np
-
-from .. import _core, backends
-from .._version import __version__
-
-REBUILD = (
-    ("with CUDA, or an error", "CBKERNELS_CUDA=ON pip install --no-build-isolation ."),
-    ("without CUDA", "CBKERNELS_CUDA=OFF pip install --no-build-isolation ."),
-)
-"""How to build again in the source folder; needs scikit-build-core, pybind11 and ninja installed."""
+from ..installation import installation
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -37,49 +25,6 @@ def run(arguments: argparse.Namespace) -> int:
     facts = installation()
     print(json.dumps(facts, indent=2) if arguments.json else _text(facts))
     return 0
-
-
-def installation() -> dict[str, Any]:
-    """Facts about this installation as JSON types; torch is not imported.
-
-    Returns:
-        version, folder, backends (name -> null, or why it cannot be used here), cuda (compiled_in:
-        bool; architectures: what for), compiler, flags, instruction_sets, instruction_set, threads,
-        python, platform, numpy, torch (null if absent), rebuild (what -> command).
-    """
-    build = _core.build_info()
-    return {
-        "version": __version__,
-        "folder": os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
-        "backends": {name: _missing(name) for name in backends.TABLE},
-        "cuda": {"compiled_in": build["cuda"], "architectures": build["cuda_architectures"]},
-        "compiler": build["compiler"],
-        "flags": build["flags"],
-        "instruction_sets": list(build["instruction_sets"]),
-        "instruction_set": build["instruction_set"],
-        "threads": backends.num_threads(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "numpy": np.__version__,
-        "torch": _installed("torch"),
-        "rebuild": dict(REBUILD),
-    }
-
-
-def _missing(backend: str) -> str | None:
-    """Why the backend cannot be used here; None if it can."""
-    try:
-        backends.TABLE[backend].require()
-    except ValueError as error:
-        return str(error)
-    return None
-
-
-def _installed(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _text(facts: dict[str, Any]) -> str:

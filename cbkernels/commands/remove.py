@@ -9,10 +9,10 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from ..models.architecture import Architecture
 from ..runs.stored_runs import stored_config
 from ..tables import format_table
 from ..training.config import RemoveConfig, from_dict
+from ..training.networks.architecture import Architecture
 from .config_options import add_config_options, given_options
 from .progress import Progress
 from .training_command import require_torch_for, write_report

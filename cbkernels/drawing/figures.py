@@ -12,7 +12,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..runs.folder import write_whole
+from ..files.whole_files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

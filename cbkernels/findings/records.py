@@ -15,9 +15,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..files.whole_files import write_whole
 from ..grid import UpdateGrid
 from ..result import BundleResult
-from ..runs.folder import write_whole
 
 if TYPE_CHECKING:
     from .layer_report import LayerReport

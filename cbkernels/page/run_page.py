@@ -21,7 +21,8 @@ from .._version import __version__
 from ..drawing import run_figures
 from ..drawing.figures import require_matplotlib
 from ..drawing.run_figures import Curve, Picture
-from ..runs.folder import RunFolder, write_whole
+from ..files.whole_files import write_whole
+from ..runs.folder import RunFolder
 from ..runs.reader import LayerTable, RunFiles, items_of, number, object_of, read_run, text
 from . import tables
 from .tables import Table, percent

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..models.architecture import Architecture
 from ..runs.reader import RunFiles, items_of, number, object_of, text
+from ..training.networks.architecture import Architecture
 
 NOTHING = "\u2013"
 """Stands for null and for what a file does not hold."""

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
+from ..files.whole_files import write_whole
 from ..surgery.files import require_safetensors
-from .folder import write_whole
 
 _KIND = "cbkernels checkpoint 1"
 

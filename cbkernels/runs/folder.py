@@ -6,11 +6,11 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..files.whole_files import write_whole
 from ..grid import UpdateGrid
 from ..result import BundleResult
 
@@ -63,32 +63,6 @@ class RunFolder:
         writer.writeheader()
         writer.writerows(rows)
         return self.write_bytes("layers.csv", text.getvalue().encode())
-
-
-@contextmanager
-def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a name beside ``path`` to write to; renamed to ``path`` at the end, deleted after an error.
-
-    Raises:
-        OSError: no space, no permission, no such folder; an older file of that name is then unchanged.
-    """
-    target = Path(path)
-    aside = target.with_name(f".{target.name}.{os.getpid()}.aside")
-    try:
-        yield aside
-        os.replace(aside, target)
-    except OSError as error:
-        if error.errno is None:
-            raise
-        raise OSError(error.errno, error.strerror, str(target)) from error
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file aside and rename it; errors as in ``written_aside``."""
-    with written_aside(path) as aside:
-        aside.write_bytes(content)
 
 
 def layer_row(run: str, round_: int, epoch: int, layer: str, result: BundleResult) -> dict[str, object]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..filters.criteria import register_criterion
     from ..filters.repr import RePr
-    from ..models.architecture import Architecture
     from .config import AutotuneConfig, RemoveConfig, TrainConfig
+    from .networks.architecture import Architecture
     from .networks.exported import load_exported
     from .procedures.autotune import Autotuned, autotune, autotune_configured
     from .procedures.compare_repr import compare
@@ -22,7 +22,7 @@ _WHERE = {
     "RePr": "..filters.repr",
     "compare": ".procedures.compare_repr",
     "register_criterion": "..filters.criteria",
-    "Architecture": "..models.architecture",
+    "Architecture": ".networks.architecture",
     "AutotuneConfig": ".config",
     "Autotuned": ".procedures.autotune",
     "RemoveConfig": ".config",

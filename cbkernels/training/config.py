@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
-from ..models.architecture import Architecture
+from .networks.architecture import Architecture
 
 MODELS = ("fnn", "cnn", "vgg", "resnet")
 OF_ONE_STAGE = ("fnn", "cnn")

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from ..commands.info import installation
-from ..models.architecture import Architecture
+from ..installation import installation
 from .config import TrainConfig
 from .data.data_sets import DataSet, load_data_set
 from .data.samples import Samples
+from .networks.architecture import Architecture
 from .networks.build import build_network
 
 

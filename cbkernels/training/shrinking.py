@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from ..models.architecture import Architecture
 from ..result import BundleResult
+from .networks.architecture import Architecture
 
 Reports = Mapping[str, BundleResult]
 """Layer -> result, such as a ``LayerReport``."""

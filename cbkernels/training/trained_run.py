@@ -13,7 +13,6 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from ..models.architecture import Architecture
 from ..ranks import device_named
 from ..runs.checkpoints import load_checkpoint
 from ..runs.log import CHECKPOINT, RunLog
@@ -25,6 +24,7 @@ from .data.samples import Prepares, Samples, samples_of
 from .data.samples import accuracy_of as accuracy_of
 from .loop.measured_training import MeasuredTraining
 from .loop.training import Training
+from .networks.architecture import Architecture
 
 COMMANDS = ("train", "autotune")
 

@@ -25,8 +25,9 @@ LONGEST_FUNCTION = 80
 source_tree = pytest.mark.skipif(not IN_SOURCE_TREE, reason="the source tree: NOT TESTED HERE (only tests/ is here)")
 WITHOUT_TORCH = [
     "arrays", "backends", "bundle", "device_arrays", "distributed", "entropy", "gpu_row_store", "grid", "reference",
-    "result", "row_store", "streaming", "training.__init__", "training.config", "training.shrinking", "models.monitor",
-    *(f"models.{name}" for name in ("architecture", "cost", "evaluation", "layer_measurement", "layer_selection",
+    "result", "row_store", "streaming", "training.__init__", "training.config", "training.shrinking",
+    "training.networks.architecture", "models.monitor", "files.whole_files", "installation", "choices",
+    *(f"models.{name}" for name in ("cost", "evaluation", "layer_measurement", "layer_selection",
                                     "layer_stacks", "probe", "residual_blocks", "residual_sums")),
     *(f"surgery.{name}" for name in ("edits", "files", "optimizer_parameters", "plan", "surgery")),
     *(f"findings.{name}" for name in ("history", "layer_report", "records", "tables")),

@@ -20,7 +20,7 @@ pytest.importorskip("safetensors", reason="checkpoints: NOT TESTED HERE (no safe
 from safetensors.torch import save_file  # noqa: E402
 
 from cbkernels.command_line import main  # noqa: E402
-from cbkernels.runs import folder as run_folder  # noqa: E402
+from cbkernels.files import whole_files  # noqa: E402
 from cbkernels.runs.checkpoints import load_checkpoint, pack, save_checkpoint, unpack  # noqa: E402
 from cbkernels.training.config import TrainConfig, to_dict  # noqa: E402
 from cbkernels.training.loop.optimizers import build_optimizer  # noqa: E402
@@ -239,7 +239,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     path = tmp_path / "c"
     good(path)
     before = path.read_bytes()
-    monkeypatch.setattr(run_folder.os, "replace", full_disk)
+    monkeypatch.setattr(whole_files.os, "replace", full_disk)
     with pytest.raises(OSError, match="No space left on device") as error:
         save_checkpoint(path, {"epoch": 4})
     assert error.value.filename == str(path)

@@ -17,8 +17,8 @@ import pytest
 from cbkernels import command_line
 from cbkernels.commands.config_options import add_config_options, given_options
 from cbkernels.commands.training_command import add_run_options, config_of
-from cbkernels.models.architecture import Architecture
 from cbkernels.training.config import AutotuneConfig, RemoveConfig, TrainConfig, from_dict, to_dict
+from cbkernels.training.networks.architecture import Architecture
 
 from ..all_of import all_of
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import cbkernels as cb
-from cbkernels.models.architecture import Architecture
+from cbkernels.training.networks.architecture import Architecture
 from cbkernels.training.shrinking import POLICIES, conflicts, default_block_names, removed_blocks, shrink
 
 LABELS = np.arange(8)

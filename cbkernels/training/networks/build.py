@@ -1,7 +1,7 @@
 """Networks of the papers (Peer et al., WACV 2021, and arXiv 2103.04331): dense, plain convolutional, residual;
 and the three convolutions of RePr (Prakash et al., CVPR 2019).
 
-``models/architecture.py`` says what is built, without torch. All random numbers come from one generator; no
+``training/networks/architecture.py`` says what is built, without torch. All random numbers come from one generator; no
 activation works in place, so that hooks see what was computed.
 """
 
@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from ...models.architecture import Architecture
+from .architecture import Architecture
 
 WEIGHTS = ("he_uniform", "torch")
 """How the weights of ``fnn`` may start."""
@@ -185,7 +185,7 @@ def build_network(
         ValueError: an unknown model or kind of weights, a wrong number of stages, a size that is not positive.
 
     Example:
-        >>> from cbkernels.models.architecture import Architecture
+        >>> from cbkernels.training.networks.architecture import Architecture
         >>> model = build_network(Architecture((2, 1, 0, 0), "resnet", width_multiplier=1 / 8), (3, 32, 32), 10)
         >>> model.block_names()
         [['stages.0.0', 'stages.0.1'], ['stages.1.0'], [], []]

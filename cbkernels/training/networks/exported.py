@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from ..._version import __version__
-from ...models.architecture import Architecture
 from ...runs.folder import RunFolder
 from ...surgery.surgery import Surgery
 from ..trained_run import TrainedRun
+from .architecture import Architecture
 from .build import build_network
 
 FILE = "network.json"

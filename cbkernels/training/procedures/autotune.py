@@ -18,7 +18,6 @@ from torch import nn
 
 from ..._version import __version__
 from ...findings.layer_report import LayerReport
-from ...models.architecture import Architecture
 from ...models.cost import measure_cost
 from ...ranks import Ranks, device_named, joined
 from ...result import BundleResult
@@ -29,6 +28,7 @@ from ..configured import data_set_of, environment, network_of, settled, threads_
 from ..data.samples import AsGiven, Samples, divided, samples_of
 from ..loop.measured_training import MeasuredTraining, progress_line, times
 from ..loop.training import Training
+from ..networks.architecture import Architecture
 from ..shrinking import BlockNames, Policy, conflicts, removed_blocks
 from ..trained_run import teacher_of
 

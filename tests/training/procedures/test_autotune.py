@@ -18,11 +18,11 @@ pytest.importorskip("safetensors", reason="auto-tune: NOT TESTED HERE (no safete
 import cbkernels as cb  # noqa: E402
 from cbkernels.command_line import main  # noqa: E402
 from cbkernels.commands import training_command  # noqa: E402
-from cbkernels.models.architecture import Architecture  # noqa: E402
-from cbkernels.runs import folder as run_folder  # noqa: E402
+from cbkernels.files import whole_files  # noqa: E402
 from cbkernels.training.config import AutotuneConfig, to_dict  # noqa: E402
 from cbkernels.training.loop.measuring import Measuring  # noqa: E402
 from cbkernels.training.loop.training import Training  # noqa: E402
+from cbkernels.training.networks.architecture import Architecture  # noqa: E402
 from cbkernels.training.procedures.autotune import autotune, autotune_configured, of_blocks  # noqa: E402
 from cbkernels.training.trained_run import accuracy_of, load_trained  # noqa: E402
 
@@ -330,7 +330,7 @@ def test_killed_at_every_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     }  # fmt: skip
     undisturbed = autotune(dead_when_deep, (4,), points(), out=tmp_path / "undisturbed", **options)
     assert [r["epochs"] for r in undisturbed.result["rounds"]] == [1, 1, 3]
-    replace_file, count = run_folder.os.replace, [0]
+    replace_file, count = whole_files.os.replace, [0]
 
     def counted(source: Any, target: Any) -> None:
         count[0] -= 1
@@ -338,7 +338,7 @@ def test_killed_at_every_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             raise Killed
         replace_file(source, target)
 
-    monkeypatch.setattr(run_folder.os, "replace", counted)
+    monkeypatch.setattr(whole_files.os, "replace", counted)
     for n in range(1, 100):
         folder, count[0] = tmp_path / f"run{n}", n
         try:

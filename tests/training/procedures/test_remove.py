@@ -23,10 +23,10 @@ pytest.importorskip("safetensors", reason="removal: NOT TESTED HERE (no safetens
 
 from cbkernels import UpdateGrid, remove_layers  # noqa: E402
 from cbkernels.command_line import main  # noqa: E402
-from cbkernels.models.architecture import Architecture  # noqa: E402
 from cbkernels.models.branches import measure_blocks, without_branches  # noqa: E402
 from cbkernels.runs.folder import RunFolder  # noqa: E402
 from cbkernels.training.config import RemoveConfig, TrainConfig  # noqa: E402
+from cbkernels.training.networks.architecture import Architecture  # noqa: E402
 from cbkernels.training.networks.build import build_network  # noqa: E402
 from cbkernels.training.networks.exported import load_exported  # noqa: E402
 from cbkernels.training.procedures.removal_curves import removal_curves, subsets_of  # noqa: E402

@@ -18,7 +18,7 @@ pytest.importorskip("safetensors", reason="training: NOT TESTED HERE (no safeten
 
 from cbkernels.command_line import main  # noqa: E402
 from cbkernels.commands import training_command  # noqa: E402
-from cbkernels.runs import folder as run_folder  # noqa: E402
+from cbkernels.files import whole_files  # noqa: E402
 from cbkernels.runs.checkpoints import load_checkpoint, save_checkpoint  # noqa: E402
 from cbkernels.training.config import TrainConfig, to_dict  # noqa: E402
 from cbkernels.training.data.samples import AsGiven, divided  # noqa: E402
@@ -222,7 +222,7 @@ def test_killed_after_every_epoch(finished: Any, tmp_path: Path, config: TrainCo
 def test_killed_at_every_file(finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
     """Killed before or after the n-th file is renamed, for every n; then resumed to the end."""
     config = replace(TINY, margin=True)
-    replace_file = run_folder.os.replace
+    replace_file = whole_files.os.replace
     count = [0]
 
     def counted(source: Any, target: Any) -> None:
@@ -233,7 +233,7 @@ def test_killed_at_every_file(finished: Any, tmp_path: Path, monkeypatch: pytest
         if count[0] == 0:
             raise Killed
 
-    monkeypatch.setattr(run_folder.os, "replace", counted)
+    monkeypatch.setattr(whole_files.os, "replace", counted)
     reference = finished(config)
     for n in range(1, 100):
         run, count[0] = tmp_path / f"run{n}", n

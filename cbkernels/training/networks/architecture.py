@@ -22,7 +22,7 @@ class Architecture:
         ValueError: a number is out of range.
 
     Example:
-        >>> from cbkernels.models.architecture import Architecture
+        >>> from cbkernels.training.networks.architecture import Architecture
         >>> print(Architecture((50,), "fnn", width=10), Architecture((3, 4, 6, 3), "vgg"), sep="; ")
         fnn, 50 layers of 10; vgg, 3-4-6-3 blocks
     """
