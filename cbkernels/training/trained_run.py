@@ -22,8 +22,8 @@ from .configured import data_set_of, network_of, settled, threads_of
 from .data.data_sets import DataSet
 from .data.samples import Prepares, Samples, samples_of
 from .data.samples import accuracy_of as accuracy_of
-from .loop.measured_training import MeasuredTraining
-from .loop.training import Training
+from .loop.epochs import Training
+from .loop.measured_epochs import MeasuredTraining
 from .networks.architecture import Architecture
 
 COMMANDS = ("train", "autotune")

@@ -2,7 +2,7 @@
 
 After "Conflicting Bundles" (arXiv 2011.02956) and "Auto-tuning of Deep Neural Networks by Conflicting Layer Removal"
 (arXiv 2103.04331). Here is the loop; the policies are pure functions in ``shrinking.py``, an epoch is in
-``training/loop/measured_training.py``.
+``training/loop/measured_epochs.py``.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from ...runs.stored_runs import open_folder
 from ..config import AutotuneConfig, TrainConfig, to_dict
 from ..configured import data_set_of, environment, network_of, settled, threads_of
 from ..data.samples import AsGiven, Samples, divided, samples_of
-from ..loop.measured_training import MeasuredTraining, progress_line, times
-from ..loop.training import Training
+from ..loop.epochs import Training
+from ..loop.measured_epochs import MeasuredTraining, progress_line, times
 from ..networks.architecture import Architecture
 from ..shrinking import BlockNames, Policy, conflicts, removed_blocks
 from ..trained_run import teacher_of

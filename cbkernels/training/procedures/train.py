@@ -1,6 +1,6 @@
 """``cbkernels train``: one network on one data set, measured every epoch, into a run folder.
 
-Read next: ``training/loop/measured_training.py`` (an epoch), ``training/loop/measuring.py`` (what is measured),
+Read next: ``training/loop/measured_epochs.py`` (an epoch), ``training/loop/measuring.py`` (what is measured),
 ``runs/log.py`` (what is written).
 """
 
@@ -17,9 +17,9 @@ from ...runs.stored_runs import open_folder
 from ..config import TrainConfig, to_dict
 from ..configured import data_set_of, environment, network_of, settled, threads_of
 from ..data.samples import samples_of
-from ..loop.measured_training import MeasuredTraining, progress_line, times
+from ..loop.epochs import Training
+from ..loop.measured_epochs import MeasuredTraining, progress_line, times
 from ..loop.repr_cycles import cycles_of
-from ..loop.training import Training
 from ..trained_run import teacher_of
 
 Show = Callable[[str, int, int], None]

@@ -20,8 +20,8 @@ from cbkernels.command_line import main  # noqa: E402
 from cbkernels.commands import training_command  # noqa: E402
 from cbkernels.files import whole_files  # noqa: E402
 from cbkernels.training.config import AutotuneConfig, to_dict  # noqa: E402
+from cbkernels.training.loop.epochs import Training  # noqa: E402
 from cbkernels.training.loop.measuring import Measuring  # noqa: E402
-from cbkernels.training.loop.training import Training  # noqa: E402
 from cbkernels.training.networks.architecture import Architecture  # noqa: E402
 from cbkernels.training.procedures.autotune import autotune, autotune_configured, of_blocks  # noqa: E402
 from cbkernels.training.trained_run import accuracy_of, load_trained  # noqa: E402

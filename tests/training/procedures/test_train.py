@@ -22,8 +22,8 @@ from cbkernels.files import whole_files  # noqa: E402
 from cbkernels.runs.checkpoints import load_checkpoint, save_checkpoint  # noqa: E402
 from cbkernels.training.config import TrainConfig, to_dict  # noqa: E402
 from cbkernels.training.data.samples import AsGiven, divided  # noqa: E402
-from cbkernels.training.loop.measured_training import MeasuredTraining  # noqa: E402
-from cbkernels.training.loop.training import Training  # noqa: E402
+from cbkernels.training.loop.epochs import Training  # noqa: E402
+from cbkernels.training.loop.measured_epochs import MeasuredTraining  # noqa: E402
 from cbkernels.training.procedures.train import train  # noqa: E402
 from cbkernels.training.trained_run import accuracy_of, fit, load_trained  # noqa: E402
 

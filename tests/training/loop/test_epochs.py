@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch", reason="training: NOT TESTED HERE (no torch
 from cbkernels.training.config import TrainConfig  # noqa: E402
 from cbkernels.training.data.data_sets import load_digits, split  # noqa: E402
 from cbkernels.training.data.samples import AsGiven, accuracy_of, divided  # noqa: E402
-from cbkernels.training.loop.training import Training  # noqa: E402
+from cbkernels.training.loop.epochs import Training  # noqa: E402
 from cbkernels.training.networks.build import fnn  # noqa: E402
 
 CPU = torch.device("cpu")

@@ -1,6 +1,6 @@
 """One training of one network: an epoch at a time, on one process or several, stopped and continued bit for bit.
 
-What is measured and written in between is not its concern: ``measured_training.py``.
+What is measured and written in between is not its concern: ``measured_epochs.py``.
 """
 
 from __future__ import annotations

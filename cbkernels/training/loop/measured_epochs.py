@@ -11,8 +11,8 @@ from ...filters.repr import orthogonality_measure
 from ...findings.layer_report import LayerReport
 from ...models.cost import measure_cost
 from ...runs.log import RunLog
+from .epochs import Training
 from .measuring import Measuring
-from .training import Training
 
 LAST_EPOCHS = 10
 """The papers' test accuracy is a mean over the last epochs."""
