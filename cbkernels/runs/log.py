@@ -27,15 +27,13 @@ class RunLog:
 
     Args:
         folder: where they are written; None keeps them in memory only.
-        margins: whether there is a ``margins.csv``.
         tensorboard: also write event files, into ``tensorboard/``.
     """
 
-    def __init__(self, folder: RunFolder | None, *, margins: bool = False, tensorboard: bool = False) -> None:
+    def __init__(self, folder: RunFolder | None, *, tensorboard: bool = False) -> None:
         self.folder = folder
         self.history: list[dict[str, Any]] = []
-        self._names = ["layers.csv"] + (["margins.csv"] if margins else [])
-        self._lines: dict[str, list[str]] = {name: [_csv(_TABLES[name])] for name in self._names}
+        self._lines: dict[str, list[str]] = {name: [_csv(columns)] for name, columns in _TABLES.items()}
         self._writer = _event_writer(folder.path) if folder is not None and tensorboard else None
 
     def add_reports(self, run: str, round_: int, epoch: int, reports: Iterable[LayerReport]) -> None:
@@ -44,12 +42,11 @@ class RunLog:
             self._lines["layers.csv"] += [
                 _csv(layer_row(run, round_, epoch, name, result).values()) for name, result in report.items()
             ]
-            if "margins.csv" in self._lines:
-                bits = report.margin_bits
-                self._lines["margins.csv"] += [
-                    _csv(margin_row(run, round_, epoch, name, margin, bits[name], report.grid).values())
-                    for name, margin in report.margins.items()
-                ]
+            bits = report.margin_bits
+            self._lines["margins.csv"] += [
+                _csv(margin_row(run, round_, epoch, name, margin, bits[name], report.grid).values())
+                for name, margin in report.margins.items()
+            ]
 
     def add_epoch(self, line: Mapping[str, Any]) -> None:
         """A line of ``history.jsonl``; numbers that are not finite become null."""
@@ -71,15 +68,19 @@ class RunLog:
         if self.folder is None:
             return
         self.folder.write_bytes("history.jsonl", "".join(json.dumps(line) + "\n" for line in self.history).encode())
-        for name in self._names:
-            self.folder.write_bytes(name, "".join(self._lines[name]).encode())
+        for name, lines in self._tables().items():
+            self.folder.write_bytes(name, "".join(lines).encode())
+
+    def _tables(self) -> dict[str, list[str]]:
+        """``layers.csv``, and ``margins.csv`` once there is a margin."""
+        return {name: lines for name, lines in self._lines.items() if name == "layers.csv" or len(lines) > 1}
 
     def save(self, content: Mapping[str, Any]) -> None:
         """``write``, then the checkpoint: ``content`` and how many lines go with it."""
         if self.folder is None:
             return
         self.write()
-        lines = {"history.jsonl": len(self.history), **{name: len(self._lines[name]) for name in self._names}}
+        lines = {"history.jsonl": len(self.history), **{name: len(table) for name, table in self._tables().items()}}
         save_checkpoint(self.folder.path / CHECKPOINT, {**content, "lines": lines})
 
     def load(self) -> dict[str, Any] | None:
@@ -96,7 +97,7 @@ class RunLog:
             self.history = [
                 json.loads(line) for line in _kept(self.folder.path / "history.jsonl", lines["history.jsonl"])
             ]
-            for name in self._names:
+            for name in ("layers.csv", *(["margins.csv"] if "margins.csv" in lines else [])):
                 self._lines[name] = _kept(self.folder.path / name, lines[name])
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"{self.folder.path} does not fit its checkpoint ({error!r}); start a new run") from error

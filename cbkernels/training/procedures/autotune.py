@@ -191,7 +191,7 @@ class _Tuning:
             if out is not None and self.ranks.is_first:
                 folder = open_folder(out, "autotune", described, resume=resume, overwrite=overwrite)
                 folder.write_json("env.json", environment(self.samples.device))
-            log = RunLog(folder, margins=self.config.margin, tensorboard=self.config.tensorboard)
+            log = RunLog(folder, tensorboard=self.config.tensorboard)
             content = log.load() if resume else None
         content = self.ranks.told_by_first(content)
         if content is not None:

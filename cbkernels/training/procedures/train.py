@@ -62,7 +62,7 @@ def train(
                 folder = open_folder(out, "train", to_dict(config), resume=resume, overwrite=overwrite)
                 folder.write_json("env.json", environment(device))
         measured = MeasuredTraining("train", 0, training, model.block_names())
-        log = RunLog(folder, margins=measured.measuring.is_residual or config.margin, tensorboard=config.tensorboard)
+        log = RunLog(folder, tensorboard=config.tensorboard)
         with ranks.failing_together():
             content = log.load() if resume else None
         content = ranks.told_by_first(content)
