@@ -7,7 +7,7 @@ Read next: ``masks.py`` (dropping them).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -52,9 +52,10 @@ class FilterLayer:
         """Output channels or units."""
         return self.weight.shape[0]
 
-    def rows(self) -> torch.Tensor:
-        """The filters, (n, d) float32 on the CPU, a copy."""
-        return self.weight.detach().flatten(1).to("cpu", torch.float32, copy=True)
+    def rows(self, without: Sequence[int] = ()) -> torch.Tensor:
+        """The filters but for some of them, (n, d) float32 on the CPU, a copy."""
+        stays = sorted(set(range(self.num_filters)) - set(without))
+        return self.weight.detach()[stays].flatten(1).to("cpu", torch.float32)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """All that belongs to single filters, (n, ...) each: ``weight``, ``bias``, ``norm0.weight``, ..."""
@@ -73,6 +74,18 @@ class FilterLayers:
     """In the order of execution where an example was run, else as registered."""
     left_out: dict[str, str] = field(default_factory=dict)
     """layer -> why its filters cannot be dropped."""
+
+    def without_first(self) -> FilterLayers:
+        """The others, as when the first layer is to be spared.
+
+        Raises:
+            ValueError: there is no other one.
+        """
+        first = {layer.name: "it is the first layer" for layer in self.layers if layer.is_first}
+        others = tuple(layer for layer in self.layers if not layer.is_first)
+        if not others:
+            raise ValueError("rank_first is False and the model has no other layer of filters; rank the first one too")
+        return FilterLayers(others, {**self.left_out, **first})
 
 
 def find_filter_layers(
@@ -189,7 +202,8 @@ def _registered(model: nn.Module) -> tuple[list[str], dict[nn.Module, set[str]]]
         source = None
         for child in parent.children():
             if isinstance(child, NORMS):
-                if source is not None and _num_channels(child) == source.weight.shape[0]:
+                channels = getattr(child, "num_features", None) or getattr(child, "num_channels", None)
+                if source is not None and channels == source.weight.shape[0]:
                     followers.setdefault(child, set()).add(names[source])
                 source = None
             elif isinstance(child, (_ConvNd, nn.Linear)):
@@ -197,10 +211,6 @@ def _registered(model: nn.Module) -> tuple[list[str], dict[nn.Module, set[str]]]
             elif not isinstance(child, _CHANNEL_BY_CHANNEL):
                 source = None
     return list(names.values()), followers
-
-
-def _num_channels(norm: nn.Module) -> Any:
-    return getattr(norm, "num_features", None) or getattr(norm, "num_channels", None)
 
 
 def _executed(model: nn.Module, example: Any) -> tuple[list[str], dict[nn.Module, set[str]]]:
@@ -229,8 +239,9 @@ def _executed(model: nn.Module, example: Any) -> tuple[list[str], dict[nn.Module
 
     with evaluating(model) as inner:
         handles = []
-        for name, module in _leaves(inner):
-            handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after_of(name))]
+        for name, module in inner.named_modules():
+            if isinstance(module, (*NORMS, _ConvNd, nn.Linear, *_CHANNEL_BY_CHANNEL)):
+                handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after_of(name))]
         try:
             inner(*example) if isinstance(example, tuple) else inner(example)
         finally:
@@ -243,9 +254,3 @@ def _executed(model: nn.Module, example: Any) -> tuple[list[str], dict[nn.Module
 def _identity(output: torch.Tensor) -> tuple[int, int]:
     """The version too: after ``out += shortcut`` it is the same tensor and another value."""
     return id(output), output._version
-
-
-def _leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    for name, module in model.named_modules():
-        if isinstance(module, (*NORMS, _ConvNd, nn.Linear, *_CHANNEL_BY_CHANNEL)):
-            yield name, module

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..ranks import Ranks
 from .layers import FilterLayer
 
 SAME_DIRECTION = 1e-6
@@ -93,6 +94,21 @@ def _projected(vector: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
     for _ in range(2):
         vector = vector - basis.T @ (basis @ vector)
     return vector
+
+
+def bring_back(
+    layer: FilterLayer,
+    filters: Sequence[int],
+    generator: torch.Generator,
+    optimizer: torch.optim.Optimizer,
+    ranks: Ranks,
+) -> bool:
+    """``start_afresh`` with ``orthogonal_filters``, rank 0's on all ranks; whether any of them was relaxed."""
+    new, relaxed = orthogonal_filters(layer.rows(without=filters), layer.rows()[list(filters)], generator)
+    new = new.to(layer.weight.device, torch.float32)
+    ranks.take_from_first(new)
+    start_afresh(layer, filters, new, optimizer)
+    return any(relaxed)
 
 
 @torch.no_grad()

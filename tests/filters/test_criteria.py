@@ -14,7 +14,7 @@ from cbkernels.filters import criteria  # noqa: E402
 from cbkernels.filters.criteria import CRITERIA, criterion_of, overlaps, register_criterion  # noqa: E402
 from cbkernels.filters.layers import find_filter_layers  # noqa: E402
 from cbkernels.filters.masks import FilterMasks  # noqa: E402
-from cbkernels.filters.ranking import num_dropped, worst_filters  # noqa: E402
+from cbkernels.filters.ranking import worst_filters  # noqa: E402
 from cbkernels.filters.records import filter_scores  # noqa: E402
 
 WEIGHTS = np.random.RandomState(0).standard_normal((5, 12)).astype(np.float32)
@@ -295,7 +295,7 @@ def test_a_layer_keeps_what_the_limit_says_and_others_give_more() -> None:
     with pytest.raises(ValueError, match=r"max_layer_share is 0.25, which lets 2 filters go, and share 0.5 asks for 4"):
         worst_filters(scores, 0.5, 0.25)
     with pytest.raises(ValueError, match=r"share is 0.05, which of 8 filters is none; raise it"):
-        num_dropped(8, 0.05)
+        worst_filters(scores, 0.05)
 
 
 # --- in which layers ----------------------------------------------------------------------------------

@@ -15,7 +15,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="RePr: NOT TESTED HERE (no torch)")
 from torch import nn  # noqa: E402
 
-from cbkernels.filters.repr import PRESETS, RePr, Schedule, orthogonality_measure  # noqa: E402
+from cbkernels.filters.overlap import orthogonality_measure  # noqa: E402
+from cbkernels.filters.repr import RePr  # noqa: E402
+from cbkernels.filters.schedule import PRESETS, Schedule  # noqa: E402
 from cbkernels.training.loop.lookahead import Lookahead  # noqa: E402
 
 from ..distributed import SCRIPTS, on_forked_ranks  # noqa: E402
@@ -286,12 +288,11 @@ def test_presets() -> None:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     paper, published = (RePr(model, optimizer, preset=preset) for preset in (None, "published"))
-    assert (paper.schedule, paper.share, paper.criterion) == (Schedule(20, 10, 3), 0.3, "orthogonality")
-    expected = (Schedule(20, 20, 9), 0.5, "orthogonality_published")
-    assert (published.schedule, published.share, published.criterion) == expected
+    assert paper.schedule == Schedule(20, 10, 3, 0.3, "orthogonality")
+    assert published.schedule == Schedule(20, 20, 9, 0.5, "orthogonality_published")
     mixed = RePr(model, optimizer, preset="published", cycles=2, criterion="random")
-    assert (mixed.schedule, mixed.share, mixed.criterion) == (Schedule(20, 20, 2), 0.5, "random")
-    assert set(PRESETS) == {"paper", "published"}
+    assert mixed.schedule == Schedule(20, 20, 2, 0.5, "random")
+    assert (mixed.criterion, set(PRESETS)) == ("random", {"paper", "published"})
 
 
 def test_criteria_that_look_at_samples_rank_the_whole_network() -> None:
@@ -315,6 +316,11 @@ def test_orthogonality_measure_leaves_dropped_filters_out() -> None:
     smaller = method.orthogonality()
     assert smaller == orthogonality_measure(model, dropped=method.dropped)
     assert smaller.mean < whole.mean
+    for name, filters in method.dropped.items():
+        rows = np.delete(model.get_submodule(name).weight.detach().flatten(1).numpy().astype(np.float64), filters, 0)
+        rows /= np.sqrt((rows**2).sum(1))[:, None]
+        expected = np.abs(rows @ rows.T - np.eye(len(rows))).mean()
+        assert smaller.layers[name] == pytest.approx(expected, rel=1e-9), name
     method.step(4)
     assert orthogonality_measure(model).mean < whole.mean, "new filters overlap with nothing"
 

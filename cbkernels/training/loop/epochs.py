@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from ...filters.repr import FilterEvent, RePr
+from ...filters.repr import RePr
+from ...filters.schedule import FilterEvent
 from ...models.evaluation import unwrapped
 from ...ranks import Ranks
 from ..config import TrainConfig

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ...filters.repr import orthogonality_measure
+from ...filters.overlap import orthogonality_measure
 from ...findings.layer_report import LayerReport
 from ...models.cost import measure_cost
 from ...runs.log import RunLog
