@@ -157,11 +157,13 @@ def fit(
     """
     config = replace(run.config, seed=seed, what_if=(), repr=False, distill_from=None)
     measured = MeasuredTraining("finetune", 0, Training(model, config, run.samples), [])
-    lines = []
+    log = RunLog(None)
     with settled(threads_of(config)):
-        for line in measured.lines(RunLog(None), epochs):
-            lines.append(line)
+        while measured.goes_on(epochs):
+            measured.train()
+            measured.measure()
+            line = measured.write(log)
             if on_epoch is not None:
                 on_epoch(line)
     model.eval()
-    return lines
+    return log.history

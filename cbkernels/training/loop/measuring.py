@@ -14,6 +14,7 @@ from torch import nn
 from ...findings.layer_report import LayerReport
 from ...grid import UpdateGrid
 from ...models.branches import measure_blocks
+from ...models.cost import measure_cost
 from ...models.evaluation import unwrapped
 from ...models.monitor import LayerMonitor
 from ..config import TrainConfig
@@ -44,9 +45,9 @@ class Measuring:
         self._block_names = block_names
         self._probe = samples.probe()
         names = [name for stage in block_names for name in stage]
-        self.is_residual = bool(names) and all(isinstance(model.get_submodule(n), ResidualBlock) for n in names)
-        self._monitor: Any = None
-        if names and not self.is_residual:
+        self._has_branches = bool(names) and all(isinstance(model.get_submodule(n), ResidualBlock) for n in names)
+        self._monitor: LayerMonitor | None = None
+        if names and not self._has_branches:
             self._monitor = LayerMonitor(
                 model, self._probe, layers=names, optimizer=optimizer, batch_size=config.batch_size,
                 margin=config.margin, autocast="bfloat16" if config.amp else None,
@@ -57,7 +58,7 @@ class Measuring:
         if self._monitor is not None:
             as_trained = self._monitor.measure(step=epoch)
             return [as_trained, *(self._monitor.measure(epoch, dtype=dtype) for dtype in self._config.what_if)]
-        if self.is_residual:
+        if self._has_branches:
             return [self._branches(epoch, dtype) for dtype in (None, *self._config.what_if)]
         return []
 
@@ -73,3 +74,9 @@ class Measuring:
             blocks={m.branch: m.block for m in measured},
             model=type(inner).__name__,
         )
+
+
+def cost_of(model: nn.Module, samples: Samples, config: TrainConfig) -> dict[str, Any]:
+    """Parameters, MACs, FLOPs, latency and memory of one forward pass of ``latency_batch`` samples."""
+    example = samples.example(config.batch_size)
+    return {**measure_cost(model, example).to_dict(), "latency_batch": len(example)}

@@ -18,7 +18,6 @@ from torch import nn
 
 from ..._version import __version__
 from ...findings.layer_report import LayerReport
-from ...models.cost import measure_cost
 from ...ranks import Ranks, device_named, joined
 from ...result import BundleResult
 from ...runs.log import RunLog
@@ -28,6 +27,7 @@ from ..configured import data_set_of, environment, network_of, settled, threads_
 from ..data.samples import AsGiven, Samples, divided, samples_of
 from ..loop.epochs import Training
 from ..loop.measured_epochs import MeasuredTraining, progress_line, times
+from ..loop.measuring import cost_of
 from ..networks.architecture import Architecture
 from ..shrinking import BlockNames, Policy, conflicts, removed_blocks
 from ..trained_run import teacher_of
@@ -233,7 +233,10 @@ class _Tuning:
     def _train(self, measured: MeasuredTraining, log: RunLog) -> None:
         """One round, up to its end or to a decision; the first one goes on to its end for the comparison."""
         goes_on = self.config.baseline and not self.rounds
-        for line in measured.lines(log, self.config.epochs):
+        while measured.goes_on(self.config.epochs):
+            measured.train()
+            measured.measure()
+            line = measured.write(log)
             if self.ranks.is_first:
                 self._show(progress_line(line, self.config.epochs), line["epoch"], self.config.epochs)
             if measured.has_diverged:
@@ -354,8 +357,7 @@ class _Tuning:
     def _network(self, architecture: Architecture, model: nn.Module | None) -> dict[str, Any]:
         """The architecture and what one forward pass of it costs, which no weight decides."""
         model = model if model is not None else self._build(architecture).to(self.samples.device)
-        example = self.samples.example(self.config.batch_size)
-        cost = {**measure_cost(model, example).to_dict(), "latency_batch": len(example)}
+        cost = cost_of(model, self.samples, self.config)
         return {"architecture": architecture.to_dict(), "name": str(architecture), **cost}
 
 

@@ -19,6 +19,7 @@ from ..configured import data_set_of, environment, network_of, settled, threads_
 from ..data.samples import samples_of
 from ..loop.epochs import Training
 from ..loop.measured_epochs import MeasuredTraining, progress_line, times
+from ..loop.measuring import cost_of
 from ..loop.repr_cycles import cycles_of
 from ..trained_run import teacher_of
 
@@ -61,14 +62,17 @@ def train(
             if ranks.is_first:
                 folder = open_folder(out, "train", to_dict(config), resume=resume, overwrite=overwrite)
                 folder.write_json("env.json", environment(device))
-        measured = MeasuredTraining("train", 0, training, model.block_names())
+        measured = MeasuredTraining("train", 0, training, model.block_names(), overlap=True)
         log = RunLog(folder, tensorboard=config.tensorboard)
         with ranks.failing_together():
             content = log.load() if resume else None
         content = ranks.told_by_first(content)
         if content is not None:
             measured.load_state(content["measured"])
-        for line in measured.lines(log, config.epochs):
+        while measured.goes_on(config.epochs):
+            measured.train()
+            measured.measure()
+            line = measured.write(log)
             if not measured.has_diverged:  # the last good weights stay
                 with ranks.failing_together():
                     log.save({"architecture": config.architecture.to_dict(), "measured": measured.state()})
@@ -87,7 +91,7 @@ def train(
             "name": str(config.architecture),
             **measured.summary(log),
             **({"repr": cycles_of(log.history, config)} if config.repr else {}),
-            "cost": measured.cost(),
+            "cost": cost_of(model, samples, config),
             "ranks": ranks.size,
             **times(measured.seconds),
         }
