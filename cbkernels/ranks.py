@@ -24,9 +24,9 @@ class Ranks:
         """Rank 0 writes files and prints."""
         return self.rank == 0
 
-    def of_this(self, indices: torch.Tensor) -> torch.Tensor:
-        """This rank's share: every ``size``-th index."""
-        return indices[self.rank :: self.size]
+    def of_this(self, samples: torch.Tensor) -> torch.Tensor:
+        """This rank's share of samples or their indices: every ``size``-th, a view."""
+        return samples[self.rank :: self.size]
 
     def told_by_first(self, value: Any) -> Any:
         """Rank 0's value, on all ranks."""

@@ -124,13 +124,12 @@ def find_filter_layers(
     order = [name for name in order if name in modules]
     named = None if isinstance(layers, str) and layers == "auto" else chosen_by_user(inner, layers)
     trained = None if optimizer is None else {id(p) for group in optimizer.param_groups for p in group["params"]}
-    owners = _owners(modules)
     found, left_out = list[FilterLayer](), dict[str, str]()
     for name in modules if named is None else named:
         module = modules.get(name)
         if named is None and isinstance(module, nn.Linear) and not linear:
             continue
-        reason = _why_not(module, trained) or _why_not_alone(name, modules[name], owners, followers)
+        reason = _why_not(module, trained) or _why_not_alone(name, modules, followers)
         if not reason and name not in order:
             reason = "the example does not reach it"
         if not reason and named is None and name == order[-1]:
@@ -174,22 +173,14 @@ def _why_not(module: nn.Module | None, trained: set[int] | None) -> str:
     return "it has one filter only" if weight.shape[0] < 2 else ""
 
 
-def _owners(modules: dict[str, nn.Module]) -> dict[int, list[str]]:
-    owners: dict[int, list[str]] = {}
-    for name, module in modules.items():
-        owners.setdefault(id(module._parameters.get("weight")), []).append(name)
-    return owners
-
-
-def _why_not_alone(
-    name: str, module: nn.Module, owners: dict[int, list[str]], followers: dict[nn.Module, set[str]]
-) -> str:
-    others = [other for other in owners[id(module._parameters.get("weight"))] if other != name]
-    if others:
-        return f"its weight is also that of {others[0]!r}"
+def _why_not_alone(name: str, modules: dict[str, nn.Module], followers: dict[nn.Module, set[str]]) -> str:
+    weight = modules[name].weight
+    for other, module in modules.items():
+        if other != name and module._parameters.get("weight") is weight:
+            return f"its weight is also that of {other!r}"
     for sources in followers.values():
         if name in sources and len(sources) > 1:
-            other = next(iter(sorted(sources - {name})))
+            other = min(sources - {name})
             return f"its norm also takes {'the output of ' + repr(other) if other else 'something else'}"
     return ""
 

@@ -144,13 +144,11 @@ def start_afresh(
 
 
 def _states(optimizer: Any, parameter: torch.Tensor) -> Iterator[dict[str, Any]]:
-    seen: list[Any] = []
-    while optimizer is not None and all(optimizer is not other for other in seen):
-        seen.append(optimizer)
-        state = getattr(optimizer, "state", {})
-        if parameter in state:
-            yield state[parameter]
-        of_optimizer = getattr(optimizer, "__dict__", {})
-        optimizer = next(
-            (of_optimizer[key] for key in ("inner", "optimizer", "base_optimizer") if key in of_optimizer), None
-        )
+    """Of the optimizer, and of those inside of it."""
+    seen: set[int] = set()
+    while optimizer is not None and id(optimizer) not in seen:
+        seen.add(id(optimizer))
+        if parameter in getattr(optimizer, "state", {}):
+            yield optimizer.state[parameter]
+        own = getattr(optimizer, "__dict__", {})
+        optimizer = next((own[key] for key in ("inner", "optimizer", "base_optimizer") if key in own), None)

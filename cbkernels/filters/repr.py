@@ -8,7 +8,7 @@ loop: ``RePr(model, optimizer, ...)``, then ``.step(epoch)`` at the beginning of
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,24 +38,16 @@ class RePr:
         model: with convolutions; wrapped in DDP or ``torch.compile`` or not. It gets forward hooks, no parameter, no
             buffer, no key of its ``state_dict``. A copy of it made while filters are dropped lacks them too, for good.
         optimizer: the one whose ``step`` is called. It gets step hooks.
-        full_epochs: of the whole network in a cycle, S1 (20).
-        reduced_epochs: of the smaller one, S2 (10).
-        share: of the ranked filters of all layers together that is dropped, in (0, 1), rounded to whole filters (0.3).
-        cycles: how often, N (3).
-        criterion: a name (see ``criteria.CRITERIA``) or a function; lowest scores go ("orthogonality").
-        linear: dense layers too, but for the last one.
+        full_epochs, reduced_epochs, share, cycles, criterion, max_layer_share, total_epochs: as in ``Schedule``;
+            what is not passed is the preset's.
+        linear, layers, example: which are ranked, and how that is seen; as in ``find_filter_layers``.
         rank_first: whether filters of the first layer may be dropped.
-        max_layer_share: of a layer's filters at most, in (0, 1], and one always stays; None: no limit, and an error
-            when a layer would lose all.
-        layers: which are ranked: "auto", or names, a regular expression, a function; see ``find_filter_layers``.
-        example: what the model takes, to see which norm follows which convolution; see there.
         seed: of random criteria and new filters.
-        preset: "paper" for the numbers in brackets, "published" for the author's code (20, 20, 0.5, 9, the layer
-            normalised at once, absolute value after the mean); what is passed beside it counts.
+        preset: "paper", or "published" for the author's code (S2 20, share 0.5, 9 cycles, the layer normalised at
+            once, absolute value after the mean).
         data: for criteria that look at samples: a pair (inputs, labels), or a function that returns such batches, asked
             whenever filters are ranked, on rank 0 only.
         loss: of outputs and labels, the mean over the samples, for those criteria.
-        total_epochs: of the training, to check the schedule against.
         ranks: None: all of ``torch.distributed`` where it is initialised.
 
     Raises:
@@ -203,13 +195,13 @@ class RePr:
 
     def _options(self) -> dict[str, Any]:
         """All that decides what is dropped when, as JSON types."""
-        numbers = {**asdict(self.schedule), "criterion": self.criterion, "seed": self.seed}
+        numbers = {**vars(self.schedule), "criterion": self.criterion, "seed": self.seed}
         del numbers["total_epochs"]
         return {**numbers, "layers": {layer.name: layer.num_filters for layer in self.layers}}
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and JSON types; with those of model and optimizer it is all that the next epoch depends on."""
-        return state_of(self._options(), self._cycle, self.dropped, self._masks.values())
+        return state_of(self._options(), self._cycle, self._masks)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where ``state_dict()`` was taken, before or after model and optimizer are loaded.
@@ -218,6 +210,5 @@ class RePr:
             ValueError: the state is that of other options, or of another model; nothing is changed then.
         """
         cycle, filters, values = stored_in(state, self._options(), self.layers)
-        self._masks.forget()
         self._masks.drop(filters, values)
         self._cycle = cycle

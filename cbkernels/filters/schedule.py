@@ -23,11 +23,11 @@ class Schedule:
     reduced_epochs: int = 10
     cycles: int = 3
     share: float = 0.30
-    """Of the ranked filters of all layers together that is dropped, in (0, 1)."""
+    """Of the ranked filters of all layers together that is dropped, in (0, 1), rounded to whole filters."""
     criterion: str | Criterion = "orthogonality"
-    """Of which the lowest scores go."""
+    """A name (see ``criteria.CRITERIA``) or a function; the lowest scores go."""
     max_layer_share: float | None = None
-    """Of a layer's filters at most, in (0, 1]; None: no limit."""
+    """Of a layer's filters at most, in (0, 1], and one stays; None: no limit, and an error when one would lose all."""
     total_epochs: int | None = None
     """Of the training; None: not checked. At least one epoch must follow the last cycle."""
 
@@ -81,11 +81,7 @@ class FilterEvent:
 
 
 def require_count(name: str, value: object, least: int) -> None:
-    """Refuse what is not a whole number of at least so much.
-
-    Raises:
-        TypeError, ValueError: one sentence.
-    """
+    """Refuse what is not a whole number of at least so much, as TypeError or ValueError."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} is {value!r}; pass a whole number")
     if value < least:

@@ -8,17 +8,16 @@ from typing import Any
 import torch
 
 from .layers import FilterLayer
+from .masks import FilterMasks
 
 Values = dict[str, dict[str, torch.Tensor]]
 """layer -> name as in ``FilterLayer.tensors`` -> (r, ...): what its r dropped filters keep."""
 
 
-def state_of(
-    options: Mapping[str, Any], cycle: int | None, filters: Mapping[str, Sequence[int]], values: Values
-) -> dict[str, Any]:
+def state_of(options: dict[str, Any], cycle: int | None, masks: FilterMasks) -> dict[str, Any]:
     """All that the next epoch depends on, as tensors and JSON types."""
-    of_layers = {name: list(indices) for name, indices in filters.items()}
-    return {"options": dict(options), "cycle": cycle, "filters": of_layers, "values": values}
+    filters = {name: list(indices) for name, indices in masks.dropped.items()}
+    return {"options": options, "cycle": cycle, "filters": filters, "values": masks.values()}
 
 
 def stored_in(

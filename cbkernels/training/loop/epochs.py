@@ -147,12 +147,10 @@ class Training:
 
     def test_accuracy(self) -> float:
         """On the test part, divided over the ranks; NaN without one. Float32, without autocast."""
-        images, labels = self.samples.test
-        if self.ranks.size == 1 or not len(labels):
-            return accuracy_of(self.model, images, labels, self.samples.preparation)
-        mine = self.ranks.of_this(torch.arange(len(labels), device=labels.device))
-        right = num_right(self.model, images[mine], labels[mine], self.samples.preparation)
-        return float(self.ranks.sum(right)) / len(labels)
+        images, labels = map(self.ranks.of_this, self.samples.test)
+        right = num_right(self.model, images, labels, self.samples.preparation)
+        count = len(self.samples.test[1])
+        return float(self.ranks.sum(right)) / count if count else math.nan
 
     def validation_accuracy(self) -> float | None:
         """On the part that was held back; None when nothing was."""

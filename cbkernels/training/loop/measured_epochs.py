@@ -42,7 +42,7 @@ class MeasuredTraining:
         self.run, self.round, self.training, self.block_names = run, round_, training, block_names
         self.epoch, self.loss, self.reports = -1, 0.0, []
         self.seconds = {"training": 0.0, "measuring": 0.0, "evaluating": 0.0}
-        self._measuring = Measuring(training.model, training.optimizer, block_names, training.config, training.samples)
+        self._measuring = Measuring(training, block_names)
         self._overlap = overlap
         self._entropy_sums: dict[str, float] = {}
         self._accuracies, self._of_filters, self._spent = dict[str, Any](), dict[str, Any](), dict[str, float]()
