@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .configurations import find_layer_stacks
 from .evaluation import require_torch
-from .layer_stacks import find_layer_stacks
 from .residual_sums import Recording, ResidualSum, is_item, record, residual_sums
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..models.configurations import find_layer_stacks
 from ..models.evaluation import require_torch
-from ..models.layer_stacks import find_layer_stacks
 from ..runs.folder import RunFolder
-from .optimizer_parameters import require_droppable
+from .optimizer import require_droppable
 from .plan import RemovedBlock
 from .surgery import RECORD, Surgery, carried_out, described, own_module, record_of
 

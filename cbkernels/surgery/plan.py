@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..models.configurations import LayerStack, deletions, find_layer_stacks
 from ..models.cost import call_with
 from ..models.evaluation import evaluating, require_torch
-from ..models.layer_stacks import LayerStack, deletions, find_layer_stacks
 from ..models.residual_blocks import Findings, findings
 from ..models.residual_sums import Recording, ResidualSum
 from .edits import Entry

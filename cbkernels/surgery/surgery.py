@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from ..models.configurations import LayerStack, find_layer_stacks, layout_of, rebuilt
 from ..models.cost import Cost, call_with, measure_costs
 from ..models.evaluation import evaluating, require_torch, unwrapped
-from ..models.layer_stacks import LayerStack, find_layer_stacks, layout_of, rebuilt
 from ..models.residual_blocks import find_residual_blocks
 from ..tables import format_table
 from .edits import MISSING, Entry, put, take_back
-from .optimizer_parameters import dropped, require_droppable
+from .optimizer import dropped, require_droppable
 from .plan import RemovalPlan, RemovedBlock, changes
 
 if TYPE_CHECKING:

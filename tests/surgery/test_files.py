@@ -58,7 +58,7 @@ def name(request: pytest.FixtureRequest) -> str:
 FRESH_PROCESS = """
 import importlib.util, sys
 import torch
-from cbkernels.surgery import Surgery
+from cbkernels import Surgery
 zoo_path, folder, threads, *names = sys.argv[1:]
 torch.set_num_threads(int(threads))
 spec = importlib.util.spec_from_file_location("model_zoo", zoo_path)
