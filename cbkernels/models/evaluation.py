@@ -1,6 +1,6 @@
 """A model's forward pass that leaves no trace: what monitor, surgery and scores run models with.
 
-Needs torch when it is used. Names of modules are those inside of DDP and ``torch.compile`` wrappers.
+Names of modules are those inside of DDP and ``torch.compile`` wrappers.
 """
 
 from __future__ import annotations
@@ -9,28 +9,11 @@ import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from torch import nn
-
-
-def require_torch(what: str) -> Any:
-    """The module torch.
-
-    Args:
-        what: the name of what needs it, for the error.
-
-    Raises:
-        ImportError: torch is missing.
-    """
-    try:
-        import torch
-    except ImportError:
-        raise ImportError(f"{what} needs torch: pip install torch") from None
-    return torch
+import torch
+from torch import nn
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -39,10 +22,9 @@ def unwrapped(model: nn.Module) -> nn.Module:
     Raises:
         TypeError: not a ``torch.nn.Module``.
     """
-    torch = require_torch("a model")
-    if not isinstance(model, torch.nn.Module):
+    if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}; pass a torch.nn.Module")
-    wrappers = (torch.nn.parallel.DistributedDataParallel, torch.nn.DataParallel)
+    wrappers = (nn.parallel.DistributedDataParallel, nn.DataParallel)
     inner: nn.Module = model
     while True:
         name = "module" if isinstance(inner, wrappers) else "_orig_mod"  # what torch.compile(model) calls it
@@ -51,10 +33,10 @@ def unwrapped(model: nn.Module) -> nn.Module:
         inner = inner.get_submodule(name)
 
 
-def device_of(model: nn.Module) -> Any:
+def device_of(model: nn.Module) -> torch.device:
     """Where the model's first weight is, and so its inputs belong; the CPU without weights."""
     tensor = next(chain(model.parameters(), model.buffers()), None)
-    return require_torch("a model").device("cpu") if tensor is None else tensor.device
+    return torch.device("cpu") if tensor is None else tensor.device
 
 
 @contextmanager
@@ -69,7 +51,6 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     Raises:
         TypeError: not a ``torch.nn.Module``.
     """
-    torch = require_torch("a model")
     inner = unwrapped(model)
     flags = [(module, module.training) for module in inner.modules()]
     on_gpu = chain(inner.parameters(), inner.buffers()) if torch.cuda.is_available() else ()
@@ -92,12 +73,11 @@ def _put_back(flags: list[tuple[nn.Module, bool]]) -> None:
         module.training = training
 
 
-def first_tensor(output: Any) -> Any:
+def first_tensor(output: Any) -> torch.Tensor | None:
     """The tensor that an output stands for: itself, or the first one in a tuple, list, dict or ModelOutput.
 
     In a mapping ``last_hidden_state`` comes first; None when there is no tensor.
     """
-    torch = require_torch("an output")
     if isinstance(output, torch.Tensor):
         return output
     if isinstance(output, dict) or hasattr(output, "keys"):

@@ -12,7 +12,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import nn
 
 from .. import backends
 from ..arrays import Labels, Rows, as_labels, as_rows
@@ -20,17 +23,13 @@ from ..bundle import conflict_margin, entropy_of_views
 from ..grid import UpdateGrid
 from ..result import BundleResult
 from ..streaming import BundleEntropy
-from .evaluation import first_tensor, require_torch
+from .evaluation import first_tensor
 from .probe import NoRows, ProbeBatch, Reduction, rows_of_output
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
 
 HELD_BYTES = 1 << 30
 """Outputs on a GPU that wait for the common launch."""
 
-Take = Callable[[str, str, "nn.Module", Any], None]
+Take = Callable[[str, str, nn.Module, Any], None]
 """Gets the layer's name, its module's name, the module and what it returned."""
 
 
@@ -190,10 +189,9 @@ class AtOnce:
 
 def _amplitudes(layers: Mapping[str, torch.Tensor]) -> dict[str, float]:
     """Largest absolute value that is not NaN; one wait for a GPU."""
-    torch = require_torch("LayerMonitor")
     floats = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
-    def largest(rows: Any) -> Any:
+    def largest(rows: torch.Tensor) -> torch.Tensor:
         values = rows if rows.dtype in floats else rows.double()
         if not values.numel():
             return torch.zeros((), dtype=torch.float64, device=rows.device)

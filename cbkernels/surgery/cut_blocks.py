@@ -1,6 +1,6 @@
 """What stands in a residual block's place when its branches are cut (arXiv 2103.04331): ``relu(shortcut(x))``.
 
-Imports torch, so it is imported late. Read next: ``surgery.py``.
+Read next: ``changes.py``.
 """
 
 from __future__ import annotations

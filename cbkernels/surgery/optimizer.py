@@ -1,21 +1,20 @@
 """Dropping parameters from an optimizer: exactly those, with their state, and nothing else.
 
-Groups keep their number and their settings, so schedulers go on; wrappers are looked through.
-Needs torch when it is used. Read next: ``edits.py``.
+Groups keep their number and their settings, so schedulers go on; wrappers are looked through. Read next: ``edits.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import torch
+from torch import nn
 
 from .edits import MISSING, Entry
 
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-_INNER = ("optimizer", "inner", "base_optimizer", "inner_optimizer")
+WRAPPED = ("optimizer", "inner", "base_optimizer", "inner_optimizer")
+"""Attributes in which wrappers keep the optimizer that they are around of."""
 _KEEPS_ONE_STATE_FOR_ALL = ("LBFGS", "ZeroRedundancyOptimizer", "DeepSpeedZeroOptimizer")
 
 
@@ -30,8 +29,8 @@ def require_droppable(optimizer: object, model: nn.Module) -> None:
         TypeError: it is no optimizer.
         ValueError: it keeps one state for all parameters, or holds none of the model's.
     """
-    layers = _layers(optimizer)
-    if not layers:
+    layers = list(optimizers_in(optimizer))
+    if not hasattr(optimizer, "param_groups"):
         raise TypeError(f"optimizer is a {type(optimizer).__name__}; pass a torch.optim.Optimizer")
     for layer in layers:
         if type(layer).__name__ in _KEEPS_ONE_STATE_FOR_ALL:
@@ -58,7 +57,7 @@ def dropped(optimizer: object, gone: Collection[torch.Tensor]) -> list[Entry]:
     entries: list[Entry] = []
     seen: set[int] = set()
     doomed = {id(p) for p in gone}
-    for layer in _layers(optimizer):
+    for layer in optimizers_in(optimizer):
         for group in layer.param_groups:
             if id(group) not in seen and any(id(p) in doomed for p in group["params"]):
                 kept = [p for p in group["params"] if id(p) not in doomed]
@@ -71,10 +70,15 @@ def dropped(optimizer: object, gone: Collection[torch.Tensor]) -> list[Entry]:
     return entries
 
 
-def _layers(optimizer: object) -> list[Any]:
-    """An optimizer and those inside of it, the outermost first."""
-    layers: list[Any] = []
-    while optimizer is not None and hasattr(optimizer, "param_groups") and optimizer not in layers:
-        layers.append(optimizer)
-        optimizer = next((inner for name in _INNER if (inner := vars(optimizer).get(name)) is not None), None)
-    return layers
+def optimizers_in(optimizer: object) -> Iterator[Any]:
+    """An optimizer and all that are inside of it, each once, the outermost first."""
+    waiting: list[Any] = [optimizer]
+    seen: set[int] = set()
+    for layer in waiting:  # which grows
+        if id(layer) in seen:
+            continue
+        seen.add(id(layer))
+        if hasattr(layer, "param_groups"):
+            yield layer
+        attributes = getattr(layer, "__dict__", {})
+        waiting += [attributes[name] for name in WRAPPED if name in attributes]
