@@ -18,8 +18,7 @@ from torch import nn
 from ..bundle import bundle_entropy, conflict_margin
 from ..grid import UpdateGrid
 from ..result import BundleResult
-from .evaluation import evaluating
-from .layer_measurement import outputs_taken
+from .evaluation import evaluating, outputs_taken
 
 EPSILON = 1e-6
 """Added to the variances, as in the authors' code: a dead convolution has none."""
@@ -56,18 +55,19 @@ class BlockMeasurement:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types; a number that is not finite is None."""
+        counts = ("num_rows", "num_bundles", "num_conflicting", "num_conflicting_rows")
+        measured = {
+            "entropy": self.result.entropy,
+            "margin": self.margin,
+            "margin_bits": self.margin_bits,
+            "similarity": self.similarity,
+        }
         return {
             "block": self.block,
             "branch": self.branch,
             "stage": self.stage,
-            "num_rows": self.result.num_rows,
-            "num_bundles": self.result.num_bundles,
-            "num_conflicting": self.result.num_conflicting,
-            "num_conflicting_rows": self.result.num_conflicting_rows,
-            "entropy": _finite(self.result.entropy),
-            "margin": _finite(self.margin),
-            "margin_bits": _finite(self.margin_bits),
-            "similarity": _finite(self.similarity),
+            **{name: getattr(self.result, name) for name in counts},
+            **{name: value if math.isfinite(value) else None for name, value in measured.items()},
         }
 
 
@@ -148,7 +148,3 @@ def without_branches(model: nn.Module, blocks: Iterable[str]) -> Iterator[None]:
 
 def _shortcut_of(block: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda x: torch.relu(block.shortcut(x))
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -6,8 +6,10 @@ Names of modules are those inside of DDP and ``torch.compile`` wrappers.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -15,22 +17,26 @@ import numpy as np
 import torch
 from torch import nn
 
+Take = Callable[[str, str, nn.Module, Any], None]
+"""Gets the layer's name, its module's name, the module and what it returned."""
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The user's own module inside of ``torch.compile``, DDP and DataParallel wrappers.
+
+def wrappings(model: nn.Module) -> list[nn.Module]:
+    """A model and what is in it as long as it is a wrapper of ``torch.compile``, DDP or DataParallel.
 
     Raises:
         TypeError: not a ``torch.nn.Module``.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}; pass a torch.nn.Module")
-    wrappers = (nn.parallel.DistributedDataParallel, nn.DataParallel)
-    inner: nn.Module = model
-    while True:
-        name = "module" if isinstance(inner, wrappers) else "_orig_mod"  # what torch.compile(model) calls it
-        if name not in inner._modules:
-            return inner
-        inner = inner.get_submodule(name)
+    parallel = isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel))
+    name = "module" if parallel else "_orig_mod"  # what torch.compile(model) calls it
+    return [model, *wrappings(model.get_submodule(name))] if name in model._modules else [model]
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The user's own module inside of all wrappers; errors as in ``wrappings``."""
+    return wrappings(model)[-1]
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -71,6 +77,25 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
 def _put_back(flags: list[tuple[nn.Module, bool]]) -> None:
     for module, training in flags:
         module.training = training
+
+
+@contextmanager
+def outputs_taken(model: nn.Module, names: Iterable[str], take: Take) -> Iterator[None]:
+    """Call ``take(layer, name, module, output)`` whenever a chosen module returns; no hook is left behind.
+
+    The layer is the module's name, and ``name#1`` when it is called again.
+    """
+    calls: Counter[str] = Counter()
+
+    def hook(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        layer = f"{name}#{calls[name]}" if calls[name] else name
+        calls[name] += 1
+        take(layer, name, module, output)
+
+    with ExitStack() as hooks:
+        for name in names:
+            hooks.enter_context(model.get_submodule(name).register_forward_hook(partial(hook, name)))
+        yield
 
 
 def first_tensor(output: Any) -> torch.Tensor | None:

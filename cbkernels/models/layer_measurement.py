@@ -8,9 +8,8 @@ from then on. ``AcrossBatches`` keeps a stream of fingerprints per layer.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,19 +17,16 @@ import torch
 from torch import nn
 
 from .. import backends
-from ..arrays import Labels, Rows, as_labels, as_rows
+from ..arrays import Rows, as_labels, as_rows
 from ..bundle import conflict_margin, entropy_of_views
 from ..grid import UpdateGrid
 from ..result import BundleResult
 from ..streaming import BundleEntropy
-from .evaluation import first_tensor
+from .evaluation import Take, first_tensor, outputs_taken
 from .probe import NoRows, ProbeBatch, Reduction, rows_of_output
 
 HELD_BYTES = 1 << 30
 """Outputs on a GPU that wait for the common launch."""
-
-Take = Callable[[str, str, nn.Module, Any], None]
-"""Gets the layer's name, its module's name, the module and what it returned."""
 
 
 @dataclass
@@ -46,43 +42,30 @@ class Measured:
     """layer -> name of its module."""
 
 
-@contextmanager
-def outputs_taken(model: nn.Module, names: list[str], take: Take) -> Iterator[None]:
-    """Call ``take(layer, name, module, output)`` whenever a chosen module returns; no hook is left behind."""
-    calls: Counter[str] = Counter()
+def _rows_taken(
+    measured: Measured, batch: ProbeBatch, reduce: str | Reduction, count: Callable[[str, torch.Tensor, Rows], None]
+) -> Take:
+    """What a hook does: give ``count`` a layer's rows and the checked view of them, or keep why there are none."""
 
-    def hook_of(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            layer = f"{name}#{calls[name]}" if calls[name] else name
-            calls[name] += 1
-            take(layer, name, module, output)
+    def take(layer: str, name: str, module: nn.Module, output: Any) -> None:
+        measured.modules[layer] = name
+        tensor = first_tensor(output)
+        if tensor is None:
+            measured.skipped[layer] = "its output holds no tensor"
+            return
+        try:
+            rows = rows_of_output(tensor, module, batch, reduce)
+        except NoRows as reason:
+            measured.skipped[layer] = str(reason)
+            return
+        try:
+            view = as_rows(rows, "its output")
+        except (TypeError, ValueError) as error:
+            measured.skipped[layer] = str(error)
+            return
+        count(layer, rows, view)
 
-        return hook
-
-    handles = []
-    try:
-        for name in names:
-            handles.append(model.get_submodule(name).register_forward_hook(hook_of(name)))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _rows_of(output: Any, module: nn.Module, batch: ProbeBatch, reduce: str | Reduction) -> tuple[torch.Tensor, Rows]:
-    """Rows that can be measured, and the checked view of them.
-
-    Raises:
-        NoRows: there are none, and why.
-    """
-    tensor = first_tensor(output)
-    if tensor is None:
-        raise NoRows("its output holds no tensor")
-    rows = rows_of_output(tensor, module, batch, reduce)
-    try:
-        return rows, as_rows(rows, "its output")
-    except (TypeError, ValueError) as error:
-        raise NoRows(str(error)) from error
+    return take
 
 
 def _require_something(measured: Measured, names: list[str]) -> None:
@@ -126,17 +109,10 @@ class AtOnce:
         """
         while True:
             known = len(self._overwritten)
-            self._measured, self._labels = Measured(), {"cpu": batch.labels}
-            self._label_views: dict[str, Labels] = {}
+            self._measured = Measured()
+            self._labels_on = functools.cache(batch.labels.to)
             self._held: list[tuple[str, torch.Tensor, int]] = []
-
-            def take(layer: str, name: str, module: nn.Module, output: Any) -> None:
-                self._measured.modules[layer] = name
-                try:
-                    self._count_or_hold(layer, *_rows_of(output, module, batch, self._reduce))
-                except NoRows as reason:
-                    self._measured.skipped[layer] = str(reason)
-
+            take = _rows_taken(self._measured, batch, self._reduce, self._count_or_hold)
             with outputs_taken(model, names, take):
                 model(*batch.args, **batch.kwargs)
             self._flush()
@@ -172,15 +148,10 @@ class AtOnce:
 
     def _count(self, layers: Mapping[str, torch.Tensor], views: dict[str, Rows]) -> None:
         """Layers on one device."""
-        device = str(next(iter(views.values())).device)
-        labels = self._labels.get(device)
-        if labels is None:
-            labels = self._labels[device] = self._labels["cpu"].to(device)
-        of_rows = self._label_views.get(device)
-        if of_rows is None:
-            of_rows = self._label_views[device] = as_labels(labels, next(iter(views.values())))
-        chosen = backends.choose(self._backend, next(iter(views.values())))
-        self._measured.results.update(entropy_of_views(views, of_rows, chosen, self._grid))
+        view = next(iter(views.values()))
+        labels = self._labels_on(view.device)
+        chosen = backends.choose(self._backend, view)
+        self._measured.results.update(entropy_of_views(views, as_labels(labels, view), chosen, self._grid))
         if self._margin:
             for layer, rows in layers.items():
                 self._measured.margins[layer] = conflict_margin(rows, labels, backend=self._backend)
@@ -229,32 +200,19 @@ class AcrossBatches:
         """
         self._names = names
         for batch in batches:
-            with outputs_taken(model, names, self._adder(batch)):
+            add = functools.partial(self._add, functools.cache(batch.labels.to))
+            with outputs_taken(model, names, _rows_taken(self._measured, batch, self._reduce, add)):
                 model(*batch.args, **batch.kwargs)
         if not self.metrics:
             _require_something(self._measured, names)
 
-    def _adder(self, batch: ProbeBatch) -> Take:
-        labels: dict[str, torch.Tensor] = {}
-
-        def take(layer: str, name: str, module: nn.Module, output: Any) -> None:
-            self._measured.modules[layer] = name
-            try:
-                rows, _ = _rows_of(output, module, batch, self._reduce)
-            except NoRows as reason:
-                self._measured.skipped[layer] = str(reason)
-                return
-            if layer not in self.metrics:
-                self.metrics[layer] = BundleEntropy(grid=self._grid, backend=self._backend)
-            device = str(rows.device)
-            if device not in labels:
-                labels[device] = batch.labels.to(rows.device)
-            try:
-                self.metrics[layer].update(rows, labels[device])
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"layer {layer!r}: {error}") from error
-
-        return take
+    def _add(self, labels_on: Callable[[Any], torch.Tensor], layer: str, rows: torch.Tensor, view: Rows) -> None:
+        if layer not in self.metrics:
+            self.metrics[layer] = BundleEntropy(grid=self._grid, backend=self._backend)
+        try:
+            self.metrics[layer].update(rows, labels_on(rows.device))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"layer {layer!r}: {error}") from error
 
     def measured(self, results: Mapping[str, BundleResult] | None = None) -> Measured:
         """The result of every layer; ``results`` where ranks have put theirs together."""

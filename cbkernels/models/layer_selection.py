@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from .evaluation import first_tensor
+from .evaluation import first_tensor, outputs_taken
+from .probe import tensors_in
 from .residual_blocks import find_residual_blocks
 
 _ACTIVATION = re.compile(r"relu|[gs]elu|silu|swish|mish|tanh|sigmoid|softplus|softsign|hardtanh|[a-z]*activation", re.I)
@@ -133,27 +134,18 @@ class _Calls:
         self._calls: list[_Call] = []
         self._last: deque[torch.Tensor | None] = deque(maxlen=_MOST_OF_OUTPUT)
         self._of_model: list[torch.Tensor] = []
-        modules = dict(model.named_modules())
-        handles = [model.register_forward_hook(self._keep_output)]
-        try:
-            handles += [modules[name].register_forward_hook(self._note(name)) for name in names]
+        with outputs_taken(model, ["", *names], self._take):
             run()
-        finally:
-            for handle in handles:
-                handle.remove()
 
-    def _keep_output(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        self._of_model = _all_tensors(output)
-
-    def _note(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            tensor = first_tensor(output)
-            has_weights = any(True for _ in module.parameters(recurse=False))
-            values, address = (0, 0) if tensor is None else (tensor.numel(), _address(tensor))
-            self._calls.append(_Call(name, has_weights, values, address))
-            self._last.append(tensor)  # held, so that no later tensor gets its address
-
-        return hook
+    def _take(self, layer: str, name: str, module: nn.Module, output: Any) -> None:
+        if not name:
+            self._of_model = tensors_in(output)
+            return
+        tensor = first_tensor(output)
+        has_weights = any(True for _ in module.parameters(recurse=False))
+        values, address = (0, 0) if tensor is None else (tensor.numel(), _address(tensor))
+        self._calls.append(_Call(name, has_weights, values, address))
+        self._last.append(tensor)  # held, so that no later tensor gets its address
 
     def hidden(self) -> list[str]:
         """Called modules in the order of their first calls, without those that made the logits.
@@ -170,15 +162,6 @@ class _Calls:
         if with_weights and self._calls[with_weights[-1]].num_values in sizes:
             end = min(end, with_weights[-1])
         return list(dict.fromkeys(call.name for call in self._calls[:end]))
-
-
-def _all_tensors(output: Any) -> list[torch.Tensor]:
-    if isinstance(output, (tuple, list)):
-        return [tensor for part in output for tensor in _all_tensors(part)]
-    if isinstance(output, dict):
-        return [tensor for part in output.values() for tensor in _all_tensors(part)]
-    tensor = first_tensor(output)
-    return [] if tensor is None else [tensor]
 
 
 def _address(tensor: torch.Tensor) -> int:

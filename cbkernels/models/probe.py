@@ -101,7 +101,7 @@ def _as_batch(batch: object, mask: object) -> ProbeBatch:
         found = torch.as_tensor(found)
         if found.ndim != 2 or len(found) != len(labels):
             raise ValueError(f"mask has shape {tuple(found.shape)}; it must be ({len(labels)}, T), as the sequences")
-    of_samples = next((t for t in _tensors((args, kwargs)) if t.ndim), None)
+    of_samples = next((t for t in tensors_in((args, kwargs)) if t.ndim), None)
     if of_samples is not None and len(labels) not in of_samples.shape:
         raise ValueError(
             f"the probe has {len(labels)} labels and samples of shape {tuple(of_samples.shape)}; they must agree"
@@ -109,7 +109,8 @@ def _as_batch(batch: object, mask: object) -> ProbeBatch:
     return ProbeBatch(_detached(args), _detached(kwargs), labels, found)
 
 
-def _tensors(x: Any) -> list[torch.Tensor]:
+def tensors_in(x: Any) -> list[torch.Tensor]:
+    """All tensors in a nest of tuples, lists and dicts."""
     found: list[torch.Tensor] = []
     _mapped(x, found.append)
     return found
@@ -148,12 +149,10 @@ class NoRows(Exception):
 
 def check_reduction(reduce: object) -> None:
     """Raise ValueError or TypeError unless ``reduce`` is one of ``REDUCTIONS`` or a function."""
-    if callable(reduce):
+    if callable(reduce) or (isinstance(reduce, str) and reduce in REDUCTIONS):
         return
-    if not isinstance(reduce, str):
-        raise TypeError(f"reduce is {reduce!r}; choose one of {', '.join(REDUCTIONS)} or pass a function")
-    if reduce not in REDUCTIONS:
-        raise ValueError(f"reduce is {reduce!r}; choose one of {', '.join(REDUCTIONS)} or pass a function")
+    kind = ValueError if isinstance(reduce, str) else TypeError
+    raise kind(f"reduce is {reduce!r}; choose one of {', '.join(REDUCTIONS)} or pass a function")
 
 
 def rows_of_output(output: torch.Tensor, module: nn.Module, batch: ProbeBatch, reduce: str | Reduction) -> torch.Tensor:

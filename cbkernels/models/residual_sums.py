@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,40 +94,32 @@ def record(model: nn.Module, run: Callable[[], object]) -> Recording:
         model: unwrapped; its own input and output are recorded under the name "".
         run: one forward pass, inside of ``evaluating``.
     """
-    recording, positions = Recording(), _Positions()
+    recording, positions = Recording(), functools.cache(_positions)
     open_calls: list[Call] = []
 
     def note(name: str, tensor: torch.Tensor | None, is_output: bool) -> int:
         tensor = None if tensor is None or tensor.is_nested else tensor
-        shape = () if tensor is None else tuple(tensor.shape)
-        recording.values.append(_Value(name, is_output, shape, positions.sample(tensor)))
+        shape, sample = () if tensor is None else tuple(tensor.shape), None
+        if tensor is not None and tensor.is_floating_point() and tensor.layout == torch.strided:
+            sample = tensor.detach()[positions(shape, tensor.device)].cpu() if shape and 0 not in shape else None
+        recording.values.append(_Value(name, is_output, shape, sample))
         return len(recording.values) - 1
 
-    def entered(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            open_calls.append(Call(name, note(name, _first_float((*args, *kwargs.values())), False)))
+    def enter(name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        open_calls.append(Call(name, note(name, _first_float((*args, *kwargs.values())), False)))
 
-        return hook
-
-    def left(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
+    def leave(name: str, module: nn.Module, args: Any, output: Any) -> None:
+        call = open_calls.pop()
+        while call.module != name:  # a call that raised, and was caught by its caller
             call = open_calls.pop()
-            while call.module != name:  # a call that raised, and was caught by its caller
-                call = open_calls.pop()
-            call.last, call.structure = note(name, first_tensor(output), True), structure_of(output)
-            recording.calls.append(call)
+        call.last, call.structure = note(name, first_tensor(output), True), structure_of(output)
+        recording.calls.append(call)
 
-        return hook
-
-    handles = []
-    try:
+    with ExitStack() as hooks:
         for name, module in model.named_modules():
-            handles.append(module.register_forward_pre_hook(entered(name), with_kwargs=True))
-            handles.append(module.register_forward_hook(left(name)))
+            hooks.enter_context(module.register_forward_pre_hook(functools.partial(enter, name), with_kwargs=True))
+            hooks.enter_context(module.register_forward_hook(functools.partial(leave, name)))
         run()
-    finally:
-        for handle in handles:
-            handle.remove()
     return recording
 
 
@@ -134,26 +128,12 @@ def _first_float(values: Iterable[Any]) -> torch.Tensor | None:
     return next((t for t in tensors if t is not None and t.is_floating_point()), None)
 
 
-class _Positions:
+def _positions(shape: tuple[int, ...], device: torch.device) -> tuple[torch.Tensor, ...]:
     """Which values of a tensor are kept: the same for equal shapes."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[tuple[int, ...], torch.device], tuple[torch.Tensor, ...]] = {}
-
-    def sample(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
-        if tensor is None or not tensor.is_floating_point() or not tensor.ndim or not tensor.numel():
-            return None
-        if tensor.layout != torch.strided:
-            return None
-        key = (tuple(tensor.shape), tensor.device)
-        if key not in self._known:
-            generator = torch.Generator().manual_seed(zlib.crc32(repr(key[0]).encode()))
-            count = tensor.numel()
-            flat = torch.arange(count) if count <= _POSITIONS else torch.randint(
-                count, (_POSITIONS,), generator=generator
-            )  # fmt: skip
-            self._known[key] = tuple(index.to(tensor.device) for index in torch.unravel_index(flat, key[0]))
-        return tensor.detach()[self._known[key]].cpu()
+    generator = torch.Generator().manual_seed(zlib.crc32(repr(shape).encode()))
+    count = math.prod(shape)
+    flat = torch.arange(count) if count <= _POSITIONS else torch.randint(count, (_POSITIONS,), generator=generator)
+    return tuple(index.to(device) for index in torch.unravel_index(flat, shape))
 
 
 def residual_sums(model: nn.Module, recording: Recording, wanted: Callable[[str], bool]) -> dict[str, ResidualSum]:
@@ -278,11 +258,8 @@ class _Inside:
         module = self._modules[name]
         layers = sum(1 for m in module.modules() if any(p.ndim > 1 for p in m.parameters(recurse=False)))
         is_child = name.rpartition(".")[0] == self._name
-        return (
-            not (is_child and _SHORTCUT.search(name.rpartition(".")[2])),
-            layers,
-            sum(p.numel() for p in module.parameters()),
-        )
+        is_named = bool(is_child and _SHORTCUT.search(name.rpartition(".")[2]))
+        return not is_named, layers, sum(p.numel() for p in module.parameters())
 
     def _sum_of(
         self, t: torch.Tensor, shortcuts: list[tuple[str, torch.Tensor]], relu: bool = False

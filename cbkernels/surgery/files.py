@@ -84,8 +84,7 @@ class SavedSurgery:
         Raises:
             ValueError: they are of another shape or type; nothing is loaded then.
         """
-        here = described(model)
-        saved = {name: [str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in self.tensors.items()}
+        here, saved = described(model.state_dict()), described(self.tensors)
         for name in [*here, *saved]:
             if here.get(name) != saved.get(name):
                 raise ValueError(
@@ -204,7 +203,7 @@ def _require_same(path: Path, model: nn.Module, content: dict[str, Any]) -> None
     """Refuse a model that is not as the saved one was before its first surgery."""
     if content["model"] != type(model).__name__:
         raise ValueError(f"{path} is of a {content['model']}, and the model is a {type(model).__name__}")
-    expected, here = content["before"], described(model)
+    expected, here = content["before"], described(model.state_dict())
     if RECORD in vars(model):
         raise ValueError(
             f"{path} applies to a fresh {type(model).__name__}, and this one was cut already; make a new one"

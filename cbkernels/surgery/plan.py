@@ -80,7 +80,7 @@ def plan_removal(model: nn.Module, names: object, example: object = None, force:
     doomed = [name for name in known.modules if name in chosen - inner]
     stacks = [stack for stack in find_layer_stacks(model) if not set(stack.item_names()).isdisjoint(doomed)]
     items = {name for stack in stacks for name in stack.item_names()}
-    steps = [_deleted(known, name) if name in items else _replaced(known, name) for name in doomed]
+    steps = [_step(known, name, name in items) for name in doomed]
     _require_some_left(known, stacks, doomed)
     return RemovalPlan(tuple(steps), tuple(stacks))
 
@@ -184,23 +184,14 @@ def _module_name(known: _Known, name: str) -> str:
 # --- from blocks to what remains
 
 
-def _kind_of(known: _Known, name: str) -> tuple[BlockKind, str]:
-    """The kind of a block, and its name with what a pass added to that."""
+def _step(known: _Known, name: str, is_listed: bool) -> RemovedBlock:
+    """What becomes of a block; it is deleted if it is in a list of layers."""
     block = known.found.blocks.get(name)
-    if block is not None:
-        return block.structure, block.kind
-    kind = FORCED if known.force else RESIDUAL
-    return kind, kind.name
-
-
-def _deleted(known: _Known, name: str) -> RemovedBlock:
-    return RemovedBlock(name, _kind_of(known, name)[1], type(known.modules[name]).__name__, "nothing")
-
-
-def _replaced(known: _Known, name: str) -> RemovedBlock:
-    """The step for a block that is in no list of layers."""
-    kind, told = _kind_of(known, name)
-    step = RemovedBlock(name, told, type(known.modules[name]).__name__, "shortcut")
+    kind = block.structure if block is not None else FORCED if known.force else RESIDUAL
+    told = kind.name if block is None else block.kind
+    step = RemovedBlock(name, told, type(known.modules[name]).__name__, "nothing" if is_listed else "shortcut")
+    if is_listed:
+        return step
     seen = known.at_work(name)
     if seen is None:
         if known.force:
@@ -244,6 +235,11 @@ def _remains(known: _Known, name: str, seen: BlockAtWork, made: ResidualSum) -> 
         raise ValueError(
             f"{known.told(name)} ends in {activation!r}, which is not a direct part of it; "
             "move the activation into the block"
+        )
+    if activation == "relu":  # a plain one is not told by its name
+        raise ValueError(
+            f"{known.told(name)} ends in a part that is called 'relu' and is no ReLU, which no record could tell "
+            "apart; give that part another name"
         )
     return shortcut, activation
 

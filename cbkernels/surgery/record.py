@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -13,13 +14,10 @@ RECORD = "_cbkernels_surgery"
 def record_of(model: nn.Module) -> dict[str, Any]:
     """The surgeries of a model so far, and the names, shapes and types it had before the first."""
     record: dict[str, Any] | None = vars(model).get(RECORD)
-    return {"before": described(model), "operations": []} if record is None else record
+    return {"before": described(model.state_dict()), "operations": []} if record is None else record
 
 
-def described(model: nn.Module) -> dict[str, list[Any]]:
-    """Name -> [type, shape] of the tensors in the ``state_dict``."""
-    return {
-        name: [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
-        for name, tensor in model.state_dict().items()
-        if hasattr(tensor, "dtype")
-    }
+def described(state: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Name -> [type, shape] of the tensors in a ``state_dict``."""
+    tensors = {name: tensor for name, tensor in state.items() if hasattr(tensor, "dtype")}
+    return {name: [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)] for name, tensor in tensors.items()}

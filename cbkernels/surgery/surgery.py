@@ -9,14 +9,14 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 
 from ..models.configurations import Agreement, agreement
 from ..models.cost import Cost, call_with, measure_costs
-from ..models.evaluation import evaluating, unwrapped
+from ..models.evaluation import evaluating, wrappings
 from ..models.residual_blocks import find_residual_blocks
 from ..tables import format_table
 from .changes import changes
@@ -128,7 +128,7 @@ def carried_out(
         raise
     if steps:
         entries.append(Entry(vars(model), RECORD, vars(model).get(RECORD, MISSING), record))
-        entries[-1].put()
+        put(entries[-1:])
     kept = {id(p) for p in model.parameters()}
     lost = [p for p in before if id(p) not in kept]
     of_optimizer = [] if optimizer is None else dropped(optimizer, lost)
@@ -167,7 +167,7 @@ class Surgery:
         self.steps = tuple(steps)
         self.removed = [step.name for step in steps]
         self.model_class = type(model).__name__
-        self.parameters_before, self.parameters_after = parameters_before, _num_parameters(model)
+        self.parameters_before, self.parameters_after = parameters_before, sum(p.numel() for p in model.parameters())
         self._model: nn.Module | None = model
         self._entries, self._of_optimizer, self._gone = entries, of_optimizer, gone
 
@@ -321,24 +321,18 @@ class SurgerySummary:
 
 def own_module(model: nn.Module) -> nn.Module:
     """The user's module, inside of ``torch.compile`` and DataParallel; DDP is refused."""
-    inner, layer = unwrapped(model), cast("Any", model)
-    while layer is not inner:
-        if isinstance(layer, nn.parallel.DistributedDataParallel):
-            raise ValueError(
-                "model is wrapped in DistributedDataParallel, which keeps buckets of the old parameters; "
-                "pass model.module and wrap the result again"
-            )
-        layer = layer._modules["_orig_mod" if "_orig_mod" in layer._modules else "module"]
+    *wrappers, inner = wrappings(model)
+    if any(isinstance(wrapper, nn.parallel.DistributedDataParallel) for wrapper in wrappers):
+        raise ValueError(
+            "model is wrapped in DistributedDataParallel, which keeps buckets of the old parameters; "
+            "pass model.module and wrap the result again"
+        )
     fixed: type = torch.jit.ScriptModule
     if isinstance(inner, fixed):
         raise ValueError(
             f"model is a {type(inner).__name__}, whose parts are fixed; cut the module that it was made of"
         )
-    return cast("nn.Module", inner)
-
-
-def _num_parameters(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
+    return inner
 
 
 def _require_agreement(model: nn.Module, agreed: dict[str, Agreement]) -> None:
