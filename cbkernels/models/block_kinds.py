@@ -110,11 +110,7 @@ class LayerStack:
 
 
 def find_layer_stacks(model: nn.Module) -> list[LayerStack]:
-    """Outermost lists that are filled with blocks of a kind.
-
-    Args:
-        model: unwrapped.
-    """
+    """Outermost lists of an unwrapped model that are filled with blocks of a kind."""
     modules = dict(model.named_modules())
     stacks: list[LayerStack] = []
     for name, module in modules.items():

@@ -27,12 +27,7 @@ Place = tuple[dict[str, Any], str, Any]
 
 
 def holder_of(modules: Modules, name: str) -> str | None:
-    """The nearest module around a list of layers that has a configuration, if that counts the list.
-
-    Args:
-        modules: of the model.
-        name: of the list.
-    """
+    """The nearest module around the list ``name`` that has a configuration, if that counts the list's layers."""
     length, holder = len(modules[name]._modules), name
     while holder:
         holder = holder.rpartition(".")[0]
@@ -43,13 +38,7 @@ def holder_of(modules: Modules, name: str) -> str | None:
 
 
 def configured(modules: Modules, name: str, kept: Sequence[int]) -> Iterator[Place]:
-    """Entries of all configurations that describe a list of layers.
-
-    Args:
-        modules: of the model.
-        name: of the list, which has a holder.
-        kept: positions of the layers that stay.
-    """
+    """Entries of all configurations that describe the list ``name``, when the positions ``kept`` stay."""
     for config in _configs(modules, name):
         yield from _entries(config, name, len(modules[name]._modules), kept)
 
@@ -123,12 +112,7 @@ class Agreement(NamedTuple):
 
 
 def agreement(model: nn.Module, name: str) -> Agreement:
-    """Compare a model with what ``from_pretrained`` would build of it, without memory for that.
-
-    Args:
-        model: unwrapped.
-        name: of a list of layers in it.
-    """
+    """Compare what is around the list ``name`` with what ``from_pretrained`` would build, without memory for that."""
     for holder, module in model.named_modules():
         config: Any = getattr(module, "config", None)
         if not (_is_around(holder, name) and _is_config(config) and callable(getattr(module, "save_pretrained", None))):

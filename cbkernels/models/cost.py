@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -107,7 +107,8 @@ def measure_costs(
                     counts[name] = sum(p.numel() for p in inner.parameters()), flops, peak
     costs = {}
     for name, (parameters, flops, peak) in counts.items():
-        median, low, high = (_quantile(times[name], q) * 1000 for q in (0.5, 0.1, 0.9))
+        ordered = sorted(times[name])
+        median, low, high = (1000 * ordered[round(q * (len(ordered) - 1))] for q in (0.5, 0.1, 0.9))
         costs[name] = Cost(parameters, flops // 2, flops, median, low, high, peak, kind)
     return costs
 
@@ -134,11 +135,6 @@ def _seconds(model: nn.Module, example: object, device: torch.device) -> float:
         ended.record()
         torch.cuda.synchronize()
     return float(began.elapsed_time(ended)) / 1000
-
-
-def _quantile(values: Sequence[float], q: float) -> float:
-    ordered = sorted(values)
-    return ordered[round(q * (len(ordered) - 1))]
 
 
 def _flops(model: nn.Module, example: object) -> int:

@@ -58,7 +58,6 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
         TypeError: not a ``torch.nn.Module``.
     """
     inner = unwrapped(model)
-    flags = [(module, module.training) for module in inner.modules()]
     on_gpu = chain(inner.parameters(), inner.buffers()) if torch.cuda.is_available() else ()
     gpus = {p.get_device() for p in on_gpu if p.is_cuda}
     python, numpy = random.getstate(), np.random.get_state()
@@ -66,17 +65,12 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
         stack.enter_context(torch.random.fork_rng(devices=sorted(gpus)))
         stack.callback(random.setstate, python)
         stack.callback(np.random.set_state, numpy)
-        stack.callback(_put_back, flags)
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.compiler.set_stance("force_eager"))
-        for module, _ in flags:
+        for module in inner.modules():
+            stack.callback(setattr, module, "training", module.training)
             module.training = False
         yield inner
-
-
-def _put_back(flags: list[tuple[nn.Module, bool]]) -> None:
-    for module, training in flags:
-        module.training = training
 
 
 @contextmanager

@@ -77,29 +77,22 @@ def _require_something(measured: Measured, names: list[str]) -> None:
         raise ValueError(f"none of the {len(names)} chosen layers can be measured: {layer!r}: {reason}")
 
 
+@dataclass
 class AtOnce:
-    """One probe batch.
+    """One probe batch."""
 
-    Args:
-        grid: update grid, None for plain equality.
-        backend: name of a backend or "auto".
-        reduce: see ``rows_of_output``.
-        margin: measure conflict margins too.
-        overwritten: layers whose outputs the model overwrites; kept by the caller from one measurement to the next.
-        held_bytes: budget on a GPU.
-    """
-
-    def __init__(
-        self,
-        grid: UpdateGrid | None,
-        backend: str,
-        reduce: str | Reduction,
-        margin: bool,
-        overwritten: set[str],
-        held_bytes: int = HELD_BYTES,
-    ) -> None:
-        self._grid, self._backend, self._reduce, self._margin = grid, backend, reduce, margin
-        self._overwritten, self._budget = overwritten, held_bytes
+    grid: UpdateGrid | None
+    """None for plain equality."""
+    backend: str
+    """Name of a backend or "auto"."""
+    reduce: str | Reduction
+    """See ``rows_of_output``."""
+    margin: bool
+    """Measure conflict margins too."""
+    overwritten: set[str]
+    """Layers whose outputs the model overwrites; kept by the caller from one measurement to the next."""
+    held_bytes: int = HELD_BYTES
+    """Budget on a GPU."""
 
     def measure(self, model: nn.Module, names: list[str], batch: ProbeBatch) -> Measured:
         """Run the model, once more if outputs that were held turn out to have been overwritten.
@@ -108,15 +101,15 @@ class AtOnce:
             ValueError: nothing could be measured.
         """
         while True:
-            known = len(self._overwritten)
+            known = len(self.overwritten)
             self._measured = Measured()
             self._labels_on = functools.cache(batch.labels.to)
             self._held: list[tuple[str, torch.Tensor, int]] = []
-            take = _rows_taken(self._measured, batch, self._reduce, self._count_or_hold)
+            take = _rows_taken(self._measured, batch, self.reduce, self._count_or_hold)
             with outputs_taken(model, names, take):
                 model(*batch.args, **batch.kwargs)
             self._flush()
-            if len(self._overwritten) == known:
+            if len(self.overwritten) == known:
                 break
         measured = self._measured
         # layers of several devices are counted in turn; the order of the calls is what readers expect
@@ -125,13 +118,13 @@ class AtOnce:
         return measured
 
     def _count_or_hold(self, layer: str, rows: torch.Tensor, view: Rows) -> None:
-        if not isinstance(backends.choose(self._backend, view), backends._Cuda):
+        if not isinstance(backends.choose(self.backend, view), backends._Cuda):
             self._count({layer: rows}, {layer: view})
             return
-        if layer in self._overwritten or rows.is_inference():  # inference tensors count no versions
+        if layer in self.overwritten or rows.is_inference():  # inference tensors count no versions
             rows = rows.clone()
         self._held.append((layer, rows, rows._version))
-        if sum(held.nbytes for _, held, _ in self._held) > self._budget:
+        if sum(held.nbytes for _, held, _ in self._held) > self.held_bytes:
             self._flush()
 
     def _flush(self) -> None:
@@ -140,7 +133,7 @@ class AtOnce:
             if rows._version == version:
                 untouched.setdefault(str(rows.device), {})[layer] = rows
             else:
-                self._overwritten.add(layer)
+                self.overwritten.add(layer)
         self._held = []
         for layers in untouched.values():
             # the stream that a view remembers may have been another one when the output was made
@@ -150,11 +143,11 @@ class AtOnce:
         """Layers on one device."""
         view = next(iter(views.values()))
         labels = self._labels_on(view.device)
-        chosen = backends.choose(self._backend, view)
-        self._measured.results.update(entropy_of_views(views, as_labels(labels, view), chosen, self._grid))
-        if self._margin:
+        chosen = backends.choose(self.backend, view)
+        self._measured.results.update(entropy_of_views(views, as_labels(labels, view), chosen, self.grid))
+        if self.margin:
             for layer, rows in layers.items():
-                self._measured.margins[layer] = conflict_margin(rows, labels, backend=self._backend)
+                self._measured.margins[layer] = conflict_margin(rows, labels, backend=self.backend)
             self._measured.amplitudes.update(_amplitudes(layers))
 
 
@@ -176,21 +169,20 @@ def _amplitudes(layers: Mapping[str, torch.Tensor]) -> dict[str, float]:
     return dict(zip(layers, found, strict=True))
 
 
+@dataclass
 class AcrossBatches:
-    """Several probe batches, or the part of a probe that one rank holds.
+    """Several probe batches, or the part of a probe that one rank holds."""
 
-    Args:
-        grid: update grid, None for plain equality.
-        backend: name of a backend or "auto".
-        reduce: see ``rows_of_output``.
-    """
-
-    def __init__(self, grid: UpdateGrid | None, backend: str, reduce: str | Reduction) -> None:
-        self._grid, self._backend, self._reduce = grid, backend, reduce
-        self._measured = Measured()
-        self._names: list[str] = []
-        self.metrics: dict[str, BundleEntropy] = {}
-        """layer -> what it has seen."""
+    grid: UpdateGrid | None
+    """None for plain equality."""
+    backend: str
+    """Name of a backend or "auto"."""
+    reduce: str | Reduction
+    """See ``rows_of_output``."""
+    metrics: dict[str, BundleEntropy] = field(default_factory=dict)
+    """layer -> what it has seen."""
+    _measured: Measured = field(default_factory=Measured)
+    _names: list[str] = field(default_factory=list)
 
     def add_all(self, model: nn.Module, names: list[str], batches: list[ProbeBatch]) -> None:
         """Run the model on every batch.
@@ -201,14 +193,14 @@ class AcrossBatches:
         self._names = names
         for batch in batches:
             add = functools.partial(self._add, functools.cache(batch.labels.to))
-            with outputs_taken(model, names, _rows_taken(self._measured, batch, self._reduce, add)):
+            with outputs_taken(model, names, _rows_taken(self._measured, batch, self.reduce, add)):
                 model(*batch.args, **batch.kwargs)
         if not self.metrics:
             _require_something(self._measured, names)
 
     def _add(self, labels_on: Callable[[Any], torch.Tensor], layer: str, rows: torch.Tensor, view: Rows) -> None:
         if layer not in self.metrics:
-            self.metrics[layer] = BundleEntropy(grid=self._grid, backend=self._backend)
+            self.metrics[layer] = BundleEntropy(grid=self.grid, backend=self.backend)
         try:
             self.metrics[layer].update(rows, labels_on(rows.device))
         except (TypeError, ValueError) as error:

@@ -18,12 +18,7 @@ _INDICES = ("layer_idx", "layer_id", "layer_index", "layer_num", "layer_number")
 
 
 def changes(model: nn.Module, steps: Iterable[RemovedBlock]) -> list[Entry]:
-    """What is assigned where; nothing is yet.
-
-    Args:
-        model: unwrapped.
-        steps: of this model, names as they are now.
-    """
+    """What is assigned where in an unwrapped model; nothing is yet. Names of steps are those of now."""
     steps = list(steps)
     entries: list[Entry] = []
     for step in steps:

@@ -65,8 +65,6 @@ class SavedSurgery:
     """The content of both files, found to belong to a fresh model."""
 
     folder: Path
-    record: dict[str, Any]
-    """See ``record_of``."""
     operations: list[list[RemovedBlock]]
     """One after the other, names as the ones before left them."""
     tensors: dict[str, torch.Tensor]
@@ -109,8 +107,7 @@ def read_cut_model(folder: str | os.PathLike[str], model: nn.Module) -> SavedSur
     content = _read(path)
     operations = [[_step(path, step) for step in steps] for steps in content["operations"]]
     _require_same(path, model, content)
-    record = {"before": content["before"], "operations": content["operations"]}
-    return SavedSurgery(Path(folder), record, operations, _read_tensors(Path(folder) / WEIGHTS, content))
+    return SavedSurgery(Path(folder), operations, _read_tensors(Path(folder) / WEIGHTS, content))
 
 
 # --- writing ----------------------------------------------------------------------------------------------

@@ -55,18 +55,14 @@ def dropped(optimizer: object, gone: Collection[torch.Tensor]) -> list[Entry]:
         gone: parameters that the model no longer has.
     """
     entries: list[Entry] = []
-    seen: set[int] = set()
     doomed = {id(p) for p in gone}
-    for layer in optimizers_in(optimizer):
-        for group in layer.param_groups:
-            if id(group) not in seen and any(id(p) in doomed for p in group["params"]):
-                kept = [p for p in group["params"] if id(p) not in doomed]
-                entries.append(Entry(group, "params", group["params"], kept))
-            seen.add(id(group))
-        state = getattr(layer, "state", {})
-        if id(state) not in seen:
-            entries += [Entry(state, p, state[p], MISSING) for p in gone if p in state]
-            seen.add(id(state))
+    layers = list(optimizers_in(optimizer))  # which may share groups and state
+    for group in {id(group): group for layer in layers for group in layer.param_groups}.values():
+        if any(id(p) in doomed for p in group["params"]):
+            kept = [p for p in group["params"] if id(p) not in doomed]
+            entries.append(Entry(group, "params", group["params"], kept))
+    for state in {id(state): state for state in (getattr(layer, "state", {}) for layer in layers)}.values():
+        entries += [Entry(state, p, state[p], MISSING) for p in gone if p in state]
     return entries
 
 

@@ -60,17 +60,7 @@ class RemovalPlan:
 
 
 def plan_removal(model: nn.Module, names: object, example: object = None, force: bool = False) -> RemovalPlan:
-    """Work out what removing blocks does to a model; nothing changes.
-
-    Args:
-        model: unwrapped.
-        names: see ``remove_layers``.
-        example: see ``remove_layers``.
-        force: see ``remove_layers``.
-
-    Raises:
-        TypeError, ValueError: one sentence on what cannot be removed and what can.
-    """
+    """What ``remove_layers`` would do to an unwrapped model, with its arguments and its errors; nothing changes."""
     wanted = _as_names(names)
     if not wanted:
         return RemovalPlan()

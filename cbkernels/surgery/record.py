@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
+
+from .plan import RemovedBlock
 
 RECORD = "_cbkernels_surgery"
 """The attribute of a cut model; ``Surgery.save`` writes it."""
@@ -15,6 +17,11 @@ def record_of(model: nn.Module) -> dict[str, Any]:
     """The surgeries of a model so far, and the names, shapes and types it had before the first."""
     record: dict[str, Any] | None = vars(model).get(RECORD)
     return {"before": described(model.state_dict()), "operations": []} if record is None else record
+
+
+def recorded(record: dict[str, Any], steps: Sequence[RemovedBlock]) -> dict[str, Any]:
+    """The record with one more surgery."""
+    return {**record, "operations": [*record["operations"], [step.to_dict() for step in steps]]}
 
 
 def described(state: Mapping[str, Any]) -> dict[str, list[Any]]:

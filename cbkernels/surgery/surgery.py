@@ -6,9 +6,10 @@ What can be removed is decided in ``plan.py``, what changes for it in ``changes.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from .edits import MISSING, Entry, put, take_back
 from .files import read_cut_model, save_cut_model
 from .optimizer import dropped, require_droppable
 from .plan import RemovedBlock, plan_removal
-from .record import RECORD, record_of
+from .record import RECORD, record_of, recorded
 
 
 def remove_layers(
@@ -69,8 +70,8 @@ def remove_layers(
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), Block(), Block(), torch.nn.Linear(8, 2))
         >>> optimizer = torch.optim.Adam(model.parameters())
         >>> model, surgery = remove_layers(model, ["2.dense"], optimizer=optimizer)
-        >>> surgery.removed, surgery.parameters_before, surgery.parameters_after
-        (['2'], 234, 146)
+        >>> surgery
+        Surgery(removed=['2'], parameters=234 -> 146)
         >>> surgery.undo()
         >>> sum(p.numel() for p in model.parameters())
         234
@@ -79,10 +80,8 @@ def remove_layers(
     if optimizer is not None:
         require_droppable(optimizer, inner)
     plan = plan_removal(inner, names, example, force)
-    record = record_of(inner)
-    record = {**record, "operations": [*record["operations"], [step.to_dict() for step in plan.steps]]}
     agreed = {} if force else {stack.name: agreement(inner, stack.name) for stack in plan.stacks}
-    surgery = carried_out(inner, [list(plan.steps)], record, optimizer)
+    surgery = carried_out(inner, [plan.steps], optimizer)
     with _undone_after_an_error(surgery):
         _require_agreement(inner, agreed)
         if plan.steps and example is not None:
@@ -99,19 +98,16 @@ def _undone_after_an_error(surgery: Surgery) -> Iterator[None]:
         raise
 
 
-def carried_out(
-    model: nn.Module, operations: Iterable[list[RemovedBlock]], record: dict[str, Any], optimizer: object = None
-) -> Surgery:
+def carried_out(model: nn.Module, operations: Iterable[Sequence[RemovedBlock]], optimizer: object = None) -> Surgery:
     """Make the changes and drop from the optimizer what the model then lacks.
 
     Args:
         model: unwrapped.
         operations: one after the other, names as the ones before left them; whatever this iterable raises leaves
             the model as it was.
-        record: what the model's attribute ``RECORD`` becomes, if there is any operation.
         optimizer: passed ``require_droppable``; None: there is none.
     """
-    before = list(model.parameters())
+    before, record = list(model.parameters()), record_of(model)
     entries: list[Entry] = []
     steps: list[RemovedBlock] = []
     gone: list[Any] = []
@@ -122,7 +118,8 @@ def carried_out(
                 gone.append((block, parent, parent.training))
             new = changes(model, operation)
             put(new)
-            entries, steps = entries + new, steps + operation
+            entries, steps = [*entries, *new], [*steps, *operation]
+            record = recorded(record, operation)
     except BaseException:
         take_back(entries)
         raise
@@ -220,10 +217,7 @@ class Surgery:
             raise ValueError(f"the surgery of {self.removed} was undone or forgotten; ask for a summary before that")
         self._require_latest("summarise")
         model, blocks = self._model, dict[str, int]()
-        states: dict[str, Callable[[], object]] = {
-            "before": lambda: take_back(self._entries),
-            "after": lambda: put(self._entries),
-        }
+        states = {"before": partial(take_back, self._entries), "after": partial(put, self._entries)}
         try:
             for name, enter in states.items():
                 enter()
@@ -271,7 +265,7 @@ class Surgery:
         if optimizer is not None:
             require_droppable(optimizer, inner)
         saved = read_cut_model(folder, inner)
-        surgery = carried_out(inner, saved.verified(inner), saved.record, optimizer)
+        surgery = carried_out(inner, saved.verified(inner), optimizer)
         with _undone_after_an_error(surgery):
             saved.fill(inner)
         return model, surgery
