@@ -26,16 +26,22 @@ if _core.version != __version__:
         "run `pip install .` in the source folder again"
     )
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from . import training
 from .bundle import bundle_entropy, bundle_entropy_layers, bundle_rows, conflict_margin
 from .findings.history import History
 from .findings.layer_report import LayerReport
 from .grid import UpdateGrid
-from .models.monitor import LayerMonitor
 from .result import BundleResult
 from .streaming import BundleEntropy
-from .surgery.surgery import Surgery, remove_layers
 
+if TYPE_CHECKING:
+    from .models.monitor import LayerMonitor
+    from .surgery.surgery import Surgery, remove_layers
+
+_NEED_TORCH = {"LayerMonitor": ".models.monitor", "Surgery": ".surgery.surgery", "remove_layers": ".surgery.surgery"}
 __all__ = [
     "BundleEntropy",
     "BundleResult",
@@ -52,3 +58,14 @@ __all__ = [
     "remove_layers",
     "training",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NEED_TORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(import_module(_NEED_TORCH[name], __name__), name)
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise ImportError(f"{name} needs torch: pip install torch") from None

@@ -19,10 +19,15 @@ from ._version import __version__
 from .bundle import bundle_rows
 from .entropy import BundleCounts, entropy_of_parts, exact_parts
 from .grid import UpdateGrid
-from .models.evaluation import require_torch
 from .result import BundleResult
 from .row_store import Fingerprints, RowStore
 from .streaming import BundleEntropy
+
+try:
+    import torch
+    from torch import distributed as dist
+except ImportError:
+    raise ImportError("computing across ranks needs torch: pip install torch") from None
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -97,8 +102,6 @@ class _TorchRanks:
     """The ranks of a process group of ``torch.distributed``."""
 
     def __init__(self, group: ProcessGroup | str | None) -> None:
-        torch = require_torch("computing across ranks")
-        dist = torch.distributed
         if not dist.is_available():
             raise ValueError("this torch is built without torch.distributed; compute(process_group=None) works alone")
         if isinstance(group, str) and group != "world":
@@ -108,24 +111,24 @@ class _TorchRanks:
                 f"process_group is {group!r} before torch.distributed.init_process_group(); call that first, "
                 "or start the script with torchrun"
             )
-        if group == dist.GroupMember.NON_GROUP_MEMBER:
+        if group == dist.GroupMember.NON_GROUP_MEMBER:  # type: ignore[comparison-overlap]
             raise ValueError(f"rank {dist.get_rank()} is no member of the process group; only its members may call")
         group = dist.group.WORLD if group is None or isinstance(group, str) else group
         if not isinstance(group, dist.ProcessGroup):
             raise TypeError(f"process_group is a {type(group).__name__}; pass None, 'world' or a ProcessGroup")
-        self._dist, self._torch, self._group = dist, torch, group
+        self._group = group
         self.index, self.count = dist.get_rank(group), dist.get_world_size(group)
         self._device = "cuda" if dist.get_backend(group) == "nccl" else "cpu"
 
     def gather(self, answer: object) -> list[Any]:
         answers: list[Any] = [None] * self.count
-        self._dist.all_gather_object(answers, answer, group=self._group)
+        dist.all_gather_object(answers, answer, group=self._group)
         return answers
 
     def exchange(self, tallies: Tallies, outgoing: list[int], incoming: list[int]) -> Tallies:
-        sent = self._torch.from_numpy(tallies).to(self._device)
-        received = self._torch.empty((sum(incoming), 4), dtype=self._torch.int64, device=self._device)
-        self._dist.all_to_all_single(received, sent, incoming, outgoing, group=self._group)
+        sent = torch.from_numpy(tallies).to(self._device)
+        received = torch.empty((sum(incoming), 4), dtype=torch.int64, device=self._device)
+        dist.all_to_all_single(received, sent, incoming, outgoing, group=self._group)
         result: Tallies = received.cpu().numpy()
         return result
 

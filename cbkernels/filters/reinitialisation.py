@@ -6,13 +6,13 @@ relaxation takes its place. Read next: ``masks.py``, ``repr.py``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from ..ranks import Ranks
+from ..surgery.optimizer import optimizers_in
 from .layers import FilterLayer
 
 SAME_DIRECTION = 1e-6
@@ -136,19 +136,8 @@ def start_afresh(
         else:
             is_scale = name.endswith((".weight", ".running_var"))
             tensor.index_fill_(0, index, 1.0 if is_scale else 0.0)
-        for state in _states(optimizer, tensor):
-            for key, content in state.items():
+        for each in optimizers_in(optimizer):
+            for key, content in getattr(each, "state", {}).get(tensor, {}).items():
                 if isinstance(content, torch.Tensor) and content.shape == tensor.shape and content.ndim:
                     rows = tensor[index] if key == "slow" else torch.zeros_like(tensor[index])
                     content.index_copy_(0, index.to(content.device), rows.to(content.device, content.dtype))
-
-
-def _states(optimizer: Any, parameter: torch.Tensor) -> Iterator[dict[str, Any]]:
-    """Of the optimizer, and of those inside of it."""
-    seen: set[int] = set()
-    while optimizer is not None and id(optimizer) not in seen:
-        seen.add(id(optimizer))
-        if parameter in getattr(optimizer, "state", {}):
-            yield optimizer.state[parameter]
-        own = getattr(optimizer, "__dict__", {})
-        optimizer = next((own[key] for key in ("inner", "optimizer", "base_optimizer") if key in own), None)

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import nn
 
 from ..findings.history import History
 from ..findings.layer_report import LayerReport
-from ..models.evaluation import require_torch
 from . import require_package
 from .training_monitor import TrainingMonitor, interval
-
-if TYPE_CHECKING:
-    from torch import nn
 
 NAMES = ("lightning.pytorch", "pytorch_lightning")
 
@@ -175,7 +174,6 @@ class LayerMonitorCallback(_lightning().Callback):  # type: ignore[misc]
         values = self._scalars(report)
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step)
-        torch = require_torch("the Lightning callback")
         trainer.callback_metrics.update({key: torch.tensor(value) for key, value in values.items()})
 
     def _samples_of_update(self, trainer: Any) -> int:

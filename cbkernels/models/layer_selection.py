@@ -1,7 +1,7 @@
 """Which modules of a model are measured: "auto", a regular expression, names, or a predicate.
 
 "auto" looks at one forward pass of the probe; nothing is traced and nothing stays on the model.
-Needs torch when it is used. Read next: ``residual_blocks.py``.
+Read next: ``residual_blocks.py``.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from .evaluation import first_tensor
+import torch
+from torch import nn
+
+from .evaluation import first_tensor, outputs_taken
+from .probe import tensors_in
 from .residual_blocks import find_residual_blocks
-
-if TYPE_CHECKING:
-    from torch import nn
 
 _ACTIVATION = re.compile(r"relu|[gs]elu|silu|swish|mish|tanh|sigmoid|softplus|softsign|hardtanh|[a-z]*activation", re.I)
 _MOST_OF_OUTPUT = 4
@@ -62,7 +63,7 @@ def chosen_by_user(model: nn.Module, layers: Any) -> list[str]:
         raise TypeError(f"layers is {layers!r}; pass 'auto', a regular expression, a list of names or a function")
     if not names:
         chosen = "the function" if callable(layers) else repr(layers)
-        raise ValueError(f"layers is {chosen}, which chooses none of the modules {_listed(list(modules))}")
+        raise ValueError(f"layers is {chosen}, which chooses none of the modules {listed(list(modules))}")
     return names
 
 
@@ -72,11 +73,12 @@ def _checked(name: object, modules: dict[str, nn.Module]) -> str:
     plain = name if name in modules else name.partition("#")[0]
     if plain not in modules:
         near = difflib.get_close_matches(name, modules, n=3) or list(modules)
-        raise ValueError(f"layers holds {name!r}, which is no module of the model; there are {_listed(near)}")
+        raise ValueError(f"layers holds {name!r}, which is no module of the model; there are {listed(near)}")
     return plain
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """The first six names, for a sentence."""
     shown = ", ".join(repr(name) for name in names[:6])
     return f"{shown} and {len(names) - 6} more" if len(names) > 6 else shown or "(none)"
 
@@ -130,29 +132,20 @@ class _Calls:
 
     def __init__(self, model: nn.Module, names: list[str], run: Callable[[], object]) -> None:
         self._calls: list[_Call] = []
-        self._last: deque[Any] = deque(maxlen=_MOST_OF_OUTPUT)
-        self._of_model: list[Any] = []
-        modules = dict(model.named_modules())
-        handles = [model.register_forward_hook(self._keep_output)]
-        try:
-            handles += [modules[name].register_forward_hook(self._note(name)) for name in names]
+        self._last: deque[torch.Tensor | None] = deque(maxlen=_MOST_OF_OUTPUT)
+        self._of_model: list[torch.Tensor] = []
+        with outputs_taken(model, ["", *names], self._take):
             run()
-        finally:
-            for handle in handles:
-                handle.remove()
 
-    def _keep_output(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        self._of_model = _all_tensors(output)
-
-    def _note(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            tensor = first_tensor(output)
-            has_weights = any(True for _ in module.parameters(recurse=False))
-            values, address = (0, 0) if tensor is None else (tensor.numel(), _address(tensor))
-            self._calls.append(_Call(name, has_weights, values, address))
-            self._last.append(tensor)  # held, so that no later tensor gets its address
-
-        return hook
+    def _take(self, layer: str, name: str, module: nn.Module, output: Any) -> None:
+        if not name:
+            self._of_model = tensors_in(output)
+            return
+        tensor = first_tensor(output)
+        has_weights = any(True for _ in module.parameters(recurse=False))
+        values, address = (0, 0) if tensor is None else (tensor.numel(), _address(tensor))
+        self._calls.append(_Call(name, has_weights, values, address))
+        self._last.append(tensor)  # held, so that no later tensor gets its address
 
     def hidden(self) -> list[str]:
         """Called modules in the order of their first calls, without those that made the logits.
@@ -171,15 +164,5 @@ class _Calls:
         return list(dict.fromkeys(call.name for call in self._calls[:end]))
 
 
-def _all_tensors(output: Any) -> list[Any]:
-    if isinstance(output, (tuple, list)):
-        return [tensor for part in output for tensor in _all_tensors(part)]
-    if isinstance(output, dict):
-        return [tensor for part in output.values() for tensor in _all_tensors(part)]
-    tensor = first_tensor(output)
-    return [] if tensor is None else [tensor]
-
-
-def _address(tensor: Any) -> int:
-    address: int = tensor.untyped_storage().data_ptr()
-    return address
+def _address(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()

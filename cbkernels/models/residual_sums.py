@@ -7,18 +7,20 @@ sums ``s + b`` of what was seen inside: s comes from its input, b from a branch.
 
 from __future__ import annotations
 
+import functools
 import itertools
+import math
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .evaluation import first_tensor, require_torch
+import torch
+from torch import nn
 
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
+from .evaluation import first_tensor
 
 _POSITIONS = 256
 _SHORTCUT = re.compile(r"short_?cut|down_?sample|skip|ident|proj|residual", re.I)
@@ -76,7 +78,6 @@ class Recording:
 
 def structure_of(output: Any) -> Any:
     """What a block returned, as JSON: "tensor", ["tuple", length], ["dict", keys], or "other"."""
-    torch = require_torch("structure_of")
     if isinstance(output, torch.Tensor):
         return "tensor"
     if type(output) in (tuple, list) and isinstance(first_tensor(output[:1]), torch.Tensor):
@@ -93,69 +94,46 @@ def record(model: nn.Module, run: Callable[[], object]) -> Recording:
         model: unwrapped; its own input and output are recorded under the name "".
         run: one forward pass, inside of ``evaluating``.
     """
-    recording, positions = Recording(), _Positions()
+    recording, positions = Recording(), functools.cache(_positions)
     open_calls: list[Call] = []
 
-    def note(name: str, tensor: Any, is_output: bool) -> int:
+    def note(name: str, tensor: torch.Tensor | None, is_output: bool) -> int:
         tensor = None if tensor is None or tensor.is_nested else tensor
-        shape = () if tensor is None else tuple(tensor.shape)
-        recording.values.append(_Value(name, is_output, shape, positions.sample(tensor)))
+        shape, sample = () if tensor is None else tuple(tensor.shape), None
+        if tensor is not None and tensor.is_floating_point() and tensor.layout == torch.strided:
+            sample = tensor.detach()[positions(shape, tensor.device)].cpu() if shape and 0 not in shape else None
+        recording.values.append(_Value(name, is_output, shape, sample))
         return len(recording.values) - 1
 
-    def entered(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            open_calls.append(Call(name, note(name, _first_float((*args, *kwargs.values())), False)))
+    def enter(name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        open_calls.append(Call(name, note(name, _first_float((*args, *kwargs.values())), False)))
 
-        return hook
-
-    def left(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
+    def leave(name: str, module: nn.Module, args: Any, output: Any) -> None:
+        call = open_calls.pop()
+        while call.module != name:  # a call that raised, and was caught by its caller
             call = open_calls.pop()
-            while call.module != name:  # a call that raised, and was caught by its caller
-                call = open_calls.pop()
-            call.last, call.structure = note(name, first_tensor(output), True), structure_of(output)
-            recording.calls.append(call)
+        call.last, call.structure = note(name, first_tensor(output), True), structure_of(output)
+        recording.calls.append(call)
 
-        return hook
-
-    handles = []
-    try:
+    with ExitStack() as hooks:
         for name, module in model.named_modules():
-            handles.append(module.register_forward_pre_hook(entered(name), with_kwargs=True))
-            handles.append(module.register_forward_hook(left(name)))
+            hooks.enter_context(module.register_forward_pre_hook(functools.partial(enter, name), with_kwargs=True))
+            hooks.enter_context(module.register_forward_hook(functools.partial(leave, name)))
         run()
-    finally:
-        for handle in handles:
-            handle.remove()
     return recording
 
 
-def _first_float(values: Iterable[Any]) -> Any:
+def _first_float(values: Iterable[Any]) -> torch.Tensor | None:
     tensors = (first_tensor(value) for value in values)
     return next((t for t in tensors if t is not None and t.is_floating_point()), None)
 
 
-class _Positions:
+def _positions(shape: tuple[int, ...], device: torch.device) -> tuple[torch.Tensor, ...]:
     """Which values of a tensor are kept: the same for equal shapes."""
-
-    def __init__(self) -> None:
-        self._known: dict[Any, tuple[torch.Tensor, ...]] = {}
-
-    def sample(self, tensor: Any) -> Any:
-        torch = require_torch("residual blocks")
-        if tensor is None or not tensor.is_floating_point() or not tensor.ndim or not tensor.numel():
-            return None
-        if tensor.layout != torch.strided:
-            return None
-        key = (tuple(tensor.shape), tensor.device)
-        if key not in self._known:
-            generator = torch.Generator().manual_seed(zlib.crc32(repr(key[0]).encode()))
-            count = tensor.numel()
-            flat = torch.arange(count) if count <= _POSITIONS else torch.randint(
-                count, (_POSITIONS,), generator=generator
-            )  # fmt: skip
-            self._known[key] = tuple(index.to(tensor.device) for index in torch.unravel_index(flat, key[0]))
-        return tensor.detach()[self._known[key]].cpu()
+    generator = torch.Generator().manual_seed(zlib.crc32(repr(shape).encode()))
+    count = math.prod(shape)
+    flat = torch.arange(count) if count <= _POSITIONS else torch.randint(count, (_POSITIONS,), generator=generator)
+    return tuple(index.to(device) for index in torch.unravel_index(flat, shape))
 
 
 def residual_sums(model: nn.Module, recording: Recording, wanted: Callable[[str], bool]) -> dict[str, ResidualSum]:
@@ -187,8 +165,7 @@ def residual_sums(model: nn.Module, recording: Recording, wanted: Callable[[str]
 
 def is_item(modules: dict[str, nn.Module], name: str) -> bool:
     """Whether a module is an item of a ``ModuleList`` or ``Sequential``."""
-    torch = require_torch("residual blocks")
-    return isinstance(modules[name.rpartition(".")[0]], (torch.nn.ModuleList, torch.nn.Sequential))
+    return isinstance(modules[name.rpartition(".")[0]], (nn.ModuleList, nn.Sequential))
 
 
 class _Inside:
@@ -204,9 +181,13 @@ class _Inside:
         self._inputs_of = {c.last: c.first for c in recording.calls if call.first < c.first and c.last < call.last}
         self._all = values
         self._weights: dict[str, tuple[bool, int, int]] = {}
-        self._stacked: torch.Tensor | None = None
         shape = self._output.shape
         self._outputs = [(i, v) for i, v in self._values if v.is_output and v.shape == shape]
+
+    @functools.cached_property
+    def _stacked(self) -> torch.Tensor:
+        """(B, P) float64: what modules inside put out in the shape of the output."""
+        return torch.stack([v.sample.double() for _, v in self._outputs if v.sample is not None])
 
     def explain(self) -> ResidualSum | None:
         """The sums that lead from the input to the output, or None."""
@@ -221,10 +202,9 @@ class _Inside:
         is_zero = False
         origin: str | None = None
         seen: list[torch.Tensor] = []
-        for i, value in [v for v in self._values if not v[1].is_output and v[1].shape == shape]:
+        for i, value in self._values:
             t = value.sample
-            assert t is not None
-            if any(_same(t, other) for other in seen):
+            if t is None or value.is_output or value.shape != shape or any(_same(t, other) for other in seen):
                 continue
             seen.append(t)
             sums = self._sum_of(t, [*later, *start])
@@ -236,7 +216,7 @@ class _Inside:
             is_zero |= zero
             behind = [v for v in self._fed_by(t, i) if v.shape == shape]
             for follower in behind:
-                if self._ends_in(follower, y):
+                if _same(follower.sample, y):
                     return self._result(taken, origin, follower.module, is_zero)
             recent = [("=", t), *(("=", f.sample) for f in behind if f.sample is not None)]
             later = [*recent, *later][:4]  # blocks add to the latest sum; a long search would cost more than a pass
@@ -251,8 +231,7 @@ class _Inside:
         return None
 
     def _result(self, branches: list[str], origin: str | None, behind: str | None, is_zero: bool) -> ResidualSum:
-        torch = require_torch("residual blocks")
-        if behind in self._modules and type(self._modules[behind]) is torch.nn.ReLU:
+        if behind in self._modules and type(self._modules[behind]) is nn.ReLU:
             behind = "relu"
         return ResidualSum(tuple(dict.fromkeys(branches)), origin or None, behind, is_zero)
 
@@ -264,7 +243,7 @@ class _Inside:
         projections = []
         for i, value in self._outputs:
             fed = self._all[self._inputs_of[i]]
-            if fed.shape == x.shape and fed.sample is not None and _same(fed.sample, x.sample):
+            if fed.shape == x.shape and _same(fed.sample, x.sample):
                 self._weights[value.module] = self._weight(value.module)
                 projections.append((self._weights[value.module], value))
         if found and not any(weight[0] is False for weight, _ in projections):
@@ -279,23 +258,15 @@ class _Inside:
         module = self._modules[name]
         layers = sum(1 for m in module.modules() if any(p.ndim > 1 for p in m.parameters(recurse=False)))
         is_child = name.rpartition(".")[0] == self._name
-        return (
-            not (is_child and _SHORTCUT.search(name.rpartition(".")[2])),
-            layers,
-            sum(p.numel() for p in module.parameters()),
-        )
+        is_named = bool(is_child and _SHORTCUT.search(name.rpartition(".")[2]))
+        return not is_named, layers, sum(p.numel() for p in module.parameters())
 
     def _sum_of(
-        self, t: Any, shortcuts: list[tuple[str, Any]], relu: bool = False
+        self, t: torch.Tensor, shortcuts: list[tuple[str, torch.Tensor]], relu: bool = False
     ) -> tuple[list[str], str, bool] | None:
         """Branch, shortcut, and whether the branch was 0, for which ``t`` is their sum."""
-        torch = require_torch("residual blocks")
         branches = self._outputs
-        if not branches:
-            return None
-        if self._stacked is None:
-            self._stacked = torch.stack([v.sample.double() for _, v in branches if v.sample is not None])
-        for source, s in shortcuts:
+        for source, s in shortcuts if branches else ():
             fitting, zeros = [], []
             for k in _sums(t, s.double(), self._stacked, relu).nonzero().flatten().tolist():
                 b, name = branches[k][1].sample, branches[k][1].module
@@ -310,18 +281,16 @@ class _Inside:
         return None
 
     def _sum_of_three(
-        self, t: Any, shortcuts: list[tuple[str, Any]], relu: bool = False
+        self, t: torch.Tensor, shortcuts: list[tuple[str, torch.Tensor]], relu: bool = False
     ) -> tuple[list[str], str, bool] | None:
         """The same for two parallel branches, which are direct parts of the module."""
-        torch = require_torch("residual blocks")
-        children = [v for _, v in self._outputs if v.module.rpartition(".")[0] == self._name][:24]
-        for (source, s), (n, one) in itertools.product(shortcuts, enumerate(children)):
-            for two in children[n + 1 :]:
-                parts = (s, one.sample, two.sample)
-                if source in (one.module, two.module) or _same(one.sample, two.sample):
-                    continue
-                if _is_sum(t, parts, relu) and all(torch.count_nonzero(part) for part in parts):
-                    return [one.module, two.module], source, False
+        of_children = [(v.module, v.sample) for _, v in self._outputs if v.module.rpartition(".")[0] == self._name]
+        children = [(name, sample) for name, sample in of_children if sample is not None][:24]
+        for (source, s), ((one, a), (two, b)) in itertools.product(shortcuts, itertools.combinations(children, 2)):
+            if source in (one, two) or _same(a, b):
+                continue
+            if _is_sum(t, (s, a, b), relu) and all(map(torch.count_nonzero, (s, a, b))):
+                return [one, two], source, False
         return None
 
     def _is_no_branch(self, name: str, source: str) -> bool:
@@ -340,35 +309,32 @@ class _Inside:
 
         return max(values, key=rank)[1].module
 
-    def _fed_by(self, t: Any, since: int) -> Iterator[_Value]:
+    def _fed_by(self, t: torch.Tensor, since: int) -> Iterator[_Value]:
         """Outputs of modules without children whose input is ``t``, but for those that do nothing."""
         for last, first in self._inputs_of.items():
             fed, out = self._all[first], self._all[last]
             module = self._modules[out.module]
-            if first < since or fed.sample is None or any(True for _ in module.children()):
+            if first < since or any(True for _ in module.children()):
                 continue
             if _same(fed.sample, t) and not _LEADS_NOWHERE.search(type(module).__name__):
                 yield out
 
-    def _ends_in(self, follower: _Value, y: Any) -> bool:
-        return follower.sample is not None and _same(follower.sample, y)
+
+def _same(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:
+    return a is not None and b is not None and a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
 
 
-def _same(a: Any, b: Any) -> bool:
-    torch = require_torch("residual blocks")
-    return a.shape == b.shape and a.dtype == b.dtype and bool(torch.equal(a, b))
-
-
-def _is_sum(t: Any, parts: tuple[Any, ...], relu: bool) -> bool:
+def _is_sum(t: torch.Tensor, parts: tuple[torch.Tensor, ...], relu: bool) -> bool:
     """Whether t is the sum to the last bits of its type, where all are finite."""
     first, *others = [part.double() for part in parts]
-    size = sum(part.abs() for part in others)
-    return bool(_sums(t, first, sum(others) if others else 0 * first, relu, size))
+    rest = torch.stack(others or [torch.zeros_like(first)])
+    return bool(_sums(t, first, rest.sum(0), relu, rest.abs().sum(0)))
 
 
-def _sums(t: Any, s: Any, b: Any, relu: bool, size: Any = None) -> Any:
+def _sums(
+    t: torch.Tensor, s: torch.Tensor, b: torch.Tensor, relu: bool, size: torch.Tensor | None = None
+) -> torch.Tensor:
     """For every row of ``b`` (..., P) whether ``t`` is ``s + b`` to the last bits of its type."""
-    torch = require_torch("residual blocks")
     total, size = s + b, s.abs() + (b.abs() if size is None else size)
     if relu:
         total = total.clamp(min=0)
@@ -377,7 +343,7 @@ def _sums(t: Any, s: Any, b: Any, relu: bool, size: Any = None) -> Any:
     return finite.any(-1) & (fits | ~finite).all(-1)
 
 
-def _needs_both(t: Any, s: Any, b: Any, relu: bool) -> bool:
+def _needs_both(t: torch.Tensor, s: torch.Tensor, b: torch.Tensor, relu: bool) -> bool:
     """Neither part alone explains t, and a ReLU cut something off."""
     if relu and not bool(((s.double() + b.double()) < 0).any()):
         return False

@@ -113,7 +113,7 @@ FAULTS = [
         ("surgery/test_surgery.py",),
     ),
     Fault(
-        "surgery/optimizer_parameters.py",
+        "surgery/optimizer.py",
         "entries += [Entry(state, p, state[p], MISSING) for p in gone if p in state]",
         "entries += []",
         "optimizer: the state of dropped parameters stays",

@@ -24,12 +24,9 @@ LONGEST_FUNCTION = 80
 
 source_tree = pytest.mark.skipif(not IN_SOURCE_TREE, reason="the source tree: NOT TESTED HERE (only tests/ is here)")
 WITHOUT_TORCH = [
-    "arrays", "backends", "bundle", "device_arrays", "distributed", "entropy", "gpu_row_store", "grid", "reference",
+    "arrays", "backends", "bundle", "device_arrays", "entropy", "gpu_row_store", "grid", "reference",
     "result", "row_store", "streaming", "training.__init__", "training.config", "training.shrinking",
-    "training.networks.architecture", "models.monitor", "files.whole_files", "installation", "choices",
-    *(f"models.{name}" for name in ("cost", "evaluation", "layer_measurement", "layer_selection",
-                                    "layer_stacks", "probe", "residual_blocks", "residual_sums")),
-    *(f"surgery.{name}" for name in ("edits", "files", "optimizer_parameters", "plan", "surgery")),
+    "training.networks.architecture", "files.tensor_files", "files.whole_files", "installation", "choices",
     *(f"findings.{name}" for name in ("history", "layer_report", "records", "tables")),
     *(f"drawing.{name}" for name in ("figures", "history_figures", "layer_figures", "run_figures")),
     *(f"page.{name}" for name in ("run_page", "tables")),

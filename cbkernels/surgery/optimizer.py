@@ -1,21 +1,20 @@
 """Dropping parameters from an optimizer: exactly those, with their state, and nothing else.
 
-Groups keep their number and their settings, so schedulers go on; wrappers are looked through.
-Needs torch when it is used. Read next: ``edits.py``.
+Groups keep their number and their settings, so schedulers go on; wrappers are looked through. Read next: ``edits.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import torch
+from torch import nn
 
 from .edits import MISSING, Entry
 
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-_INNER = ("optimizer", "inner", "base_optimizer", "inner_optimizer")
+WRAPPED = ("optimizer", "inner", "base_optimizer", "inner_optimizer")
+"""Attributes in which wrappers keep the optimizer that they are around of."""
 _KEEPS_ONE_STATE_FOR_ALL = ("LBFGS", "ZeroRedundancyOptimizer", "DeepSpeedZeroOptimizer")
 
 
@@ -30,8 +29,8 @@ def require_droppable(optimizer: object, model: nn.Module) -> None:
         TypeError: it is no optimizer.
         ValueError: it keeps one state for all parameters, or holds none of the model's.
     """
-    layers = _layers(optimizer)
-    if not layers:
+    layers = list(optimizers_in(optimizer))
+    if not hasattr(optimizer, "param_groups"):
         raise TypeError(f"optimizer is a {type(optimizer).__name__}; pass a torch.optim.Optimizer")
     for layer in layers:
         if type(layer).__name__ in _KEEPS_ONE_STATE_FOR_ALL:
@@ -56,25 +55,26 @@ def dropped(optimizer: object, gone: Collection[torch.Tensor]) -> list[Entry]:
         gone: parameters that the model no longer has.
     """
     entries: list[Entry] = []
-    seen: set[int] = set()
     doomed = {id(p) for p in gone}
-    for layer in _layers(optimizer):
-        for group in layer.param_groups:
-            if id(group) not in seen and any(id(p) in doomed for p in group["params"]):
-                kept = [p for p in group["params"] if id(p) not in doomed]
-                entries.append(Entry(group, "params", group["params"], kept))
-            seen.add(id(group))
-        state = getattr(layer, "state", {})
-        if id(state) not in seen:
-            entries += [Entry(state, p, state[p], MISSING) for p in gone if p in state]
-            seen.add(id(state))
+    layers = list(optimizers_in(optimizer))  # which may share groups and state
+    for group in {id(group): group for layer in layers for group in layer.param_groups}.values():
+        if any(id(p) in doomed for p in group["params"]):
+            kept = [p for p in group["params"] if id(p) not in doomed]
+            entries.append(Entry(group, "params", group["params"], kept))
+    for state in {id(state): state for state in (getattr(layer, "state", {}) for layer in layers)}.values():
+        entries += [Entry(state, p, state[p], MISSING) for p in gone if p in state]
     return entries
 
 
-def _layers(optimizer: object) -> list[Any]:
-    """An optimizer and those inside of it, the outermost first."""
-    layers: list[Any] = []
-    while optimizer is not None and hasattr(optimizer, "param_groups") and optimizer not in layers:
-        layers.append(optimizer)
-        optimizer = next((inner for name in _INNER if (inner := vars(optimizer).get(name)) is not None), None)
-    return layers
+def optimizers_in(optimizer: object) -> Iterator[Any]:
+    """An optimizer and all that are inside of it, each once, the outermost first."""
+    waiting: list[Any] = [optimizer]
+    seen: set[int] = set()
+    for layer in waiting:  # which grows
+        if id(layer) in seen:
+            continue
+        seen.add(id(layer))
+        if hasattr(layer, "param_groups"):
+            yield layer
+        attributes = getattr(layer, "__dict__", {})
+        waiting += [attributes[name] for name in WRAPPED if name in attributes]
