@@ -13,7 +13,9 @@ torch = pytest.importorskip("torch", reason="networks: NOT TESTED HERE (no torch
 import cbkernels as cb  # noqa: E402
 from cbkernels.models.residual_blocks import find_residual_blocks  # noqa: E402
 from cbkernels.training.networks.architecture import Architecture  # noqa: E402
-from cbkernels.training.networks.build import PlainBlock, build_network, fnn  # noqa: E402
+from cbkernels.training.networks.build import build_network  # noqa: E402
+from cbkernels.training.networks.fully_connected import fnn  # noqa: E402
+from cbkernels.training.networks.residual import PlainBlock  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

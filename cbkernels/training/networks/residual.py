@@ -1,0 +1,115 @@
+"""Plain and residual networks of four stages (Peer et al., WACV 2021, and arXiv 2103.04331).
+
+No activation works in place, so that hooks see what was computed.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+from torch import nn
+
+from .architecture import Architecture
+
+STAGE_FILTERS = (64, 128, 256, 512)
+STEM_FILTERS = 64
+WIDEST_WITHOUT_POOL = 50
+"""Pixels; the stem pools wider images."""
+
+
+class PlainBlock(nn.Module):
+    """``relu(branch(x))``; the branch is 3x3 convolution, batch norm, ReLU, 3x3 convolution, batch norm."""
+
+    def __init__(self, in_channels: int, filters: int, stride: int) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            OrderedDict(
+                conv1=nn.Conv2d(in_channels, filters, 3, stride, padding=1),
+                bn1=nn.BatchNorm2d(filters),
+                relu=nn.ReLU(),
+                conv2=nn.Conv2d(filters, filters, 3, padding=1),
+                bn2=nn.BatchNorm2d(filters),
+            )
+        )
+        self.relu = nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, in_channels, H, W) to (N, filters, H / stride, W / stride), sizes rounded up."""
+        out: torch.Tensor = self.relu(self.branch(x))
+        return out
+
+
+class ResidualBlock(PlainBlock):
+    """``relu(shortcut(x) + branch(x))``.
+
+    The shortcut is the identity, or a 1x1 convolution and batch norm where ``projects``.
+    """
+
+    def __init__(self, in_channels: int, filters: int, stride: int, projects: bool) -> None:
+        super().__init__(in_channels, filters, stride)
+        projection = OrderedDict(conv=nn.Conv2d(in_channels, filters, 1, stride), bn=nn.BatchNorm2d(filters))
+        self.shortcut = nn.Sequential(projection) if projects else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, in_channels, H, W) to (N, filters, H / stride, W / stride), sizes rounded up."""
+        out: torch.Tensor = self.relu(self.shortcut(x) + self.branch(x))
+        return out
+
+
+class ConvolutionalNetwork(nn.Module):
+    """``stem``, ``stages.<s>.<b>`` and ``head``, a dense layer on the mean over the pixels.
+
+    Args:
+        stem: images to (N, C, H, W).
+        stages: blocks of every stage; a stage may be empty.
+        head: of as many inputs as the last block has filters.
+    """
+
+    def __init__(self, stem: nn.Module, stages: list[list[PlainBlock]], head: nn.Linear) -> None:
+        super().__init__()
+        self.stem = stem
+        self.stages = nn.ModuleList(nn.Sequential(*blocks) for blocks in stages)
+        self.head = head
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (N, num_classes) of images (N, C, H, W)."""
+        x = self.stem(x)
+        for stage in self.stages:
+            x = stage(x)
+        # the mean and not AdaptiveAvgPool2d, whose gradient on a GPU depends on the order of additions
+        logits: torch.Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+    def block_names(self) -> list[list[str]]:
+        """Names of the blocks of every stage, in the order of execution."""
+        return [[f"stages.{s}.{name}" for name, _ in stage.named_children()] for s, stage in enumerate(self.stages)]
+
+
+def staged_network(
+    architecture: Architecture, image_shape: tuple[int, int, int], num_classes: int
+) -> ConvolutionalNetwork:
+    """What ``build_network`` builds of "vgg" and "resnet", before its weights start."""
+
+    def filters_of(full: int) -> int:
+        return max(1, round(full * architecture.width_multiplier))
+
+    width = filters_of(STEM_FILTERS)
+    stem = OrderedDict[str, nn.Module](
+        conv=nn.Conv2d(image_shape[0], width, 7, stride=2, padding=3), bn=nn.BatchNorm2d(width), relu=nn.ReLU()
+    )
+    if image_shape[2] > WIDEST_WITHOUT_POOL:
+        stem["pool"] = nn.MaxPool2d(3, stride=2, padding=1)
+    stages: list[list[PlainBlock]] = []
+    for index, (num_blocks, full) in enumerate(zip(architecture.blocks, STAGE_FILTERS, strict=True)):
+        filters = filters_of(full)
+        stages.append([])
+        for number in range(num_blocks):
+            shrinks = index > 0 and number == 0
+            stride = 2 if shrinks else 1
+            if architecture.model == "resnet":
+                stages[-1].append(ResidualBlock(width, filters, stride, projects=shrinks))
+            else:
+                stages[-1].append(PlainBlock(width, filters, stride))
+            width = filters
+    return ConvolutionalNetwork(nn.Sequential(stem), stages, nn.Linear(width, num_classes))
