@@ -120,7 +120,7 @@ FAULTS = [
         ("surgery/test_surgery.py",),
     ),
     Fault(
-        "training/procedures/remove.py",
+        "training/procedures/guarded_removal.py",
         "goes = accuracy >= limit - _ROUNDING",
         "goes = accuracy > limit",
         "removal: a block goes only when the accuracy is above the limit",

@@ -29,9 +29,11 @@ from cbkernels.training.config import RemoveConfig, TrainConfig  # noqa: E402
 from cbkernels.training.networks.architecture import Architecture  # noqa: E402
 from cbkernels.training.networks.build import build_network  # noqa: E402
 from cbkernels.training.networks.exported import load_exported  # noqa: E402
+from cbkernels.training.procedures.removal import Removal  # noqa: E402
 from cbkernels.training.procedures.removal_curves import removal_curves, subsets_of  # noqa: E402
 from cbkernels.training.procedures.removal_progress import RemovalProgress  # noqa: E402
-from cbkernels.training.procedures.remove import Removal, parts_of, remove_blocks  # noqa: E402
+from cbkernels.training.procedures.removal_samples import parts_of  # noqa: E402
+from cbkernels.training.procedures.remove import remove_blocks  # noqa: E402
 from cbkernels.training.procedures.train import train  # noqa: E402
 from cbkernels.training.trained_run import TrainedRun, accuracy_of, fit, load_trained  # noqa: E402
 
@@ -535,7 +537,7 @@ def test_a_killed_removal_finds_no_accuracy_twice(
         asked.append(len(images))
         return accuracy_of(model, images, *others, **options)
 
-    monkeypatch.setattr("cbkernels.training.procedures.remove.accuracy_of", counted)
+    monkeypatch.setattr("cbkernels.training.procedures.removal.accuracy_of", counted)
     run = replace(trained, model=copy.deepcopy(trained.model))
     remove_blocks(run, QUICK, tmp_path)
     first = len(asked)
