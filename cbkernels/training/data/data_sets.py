@@ -2,7 +2,7 @@
 
 Offline first: the digits table is inside of the package, everything else is looked for on disk before the
 Hugging Face hub is asked. The same arguments give the same samples with every version of NumPy. Read next:
-``image_files.py`` for what is found on disk, ``augmentation.py`` for what happens to images in training.
+``image_files.py`` for what is found on disk, ``preparation.py`` for what happens to images in training.
 """
 
 from __future__ import annotations

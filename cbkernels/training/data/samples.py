@@ -10,7 +10,7 @@ import torch
 
 from ...models.evaluation import device_of
 from ..config import TrainConfig
-from .augmentation import default_preparation, preparation
+from .preparation import default_preparation, preparation
 
 if TYPE_CHECKING:
     from .data_sets import DataSet
@@ -19,7 +19,7 @@ _EVALUATED_AT_ONCE = 1000
 
 
 class Prepares(Protocol):
-    """Turns stored samples into a network's input, such as ``augmentation.Preparation``."""
+    """Turns stored samples into a network's input, such as ``preparation.Preparation``."""
 
     @property
     def name(self) -> str:

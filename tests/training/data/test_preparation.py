@@ -10,8 +10,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="augmentation: NOT TESTED HERE (no torch)")
 
-from cbkernels.training.data.augmentation import default_preparation, preparation, standardised  # noqa: E402
 from cbkernels.training.data.data_sets import NAMES, load_data_set  # noqa: E402
+from cbkernels.training.data.preparation import default_preparation, preparation, standardised  # noqa: E402
 
 SHAPE = (3, 9, 11)
 ENLARGED_BY = {"cifar": 6, "svhn": 4, "imagenette": 10}
