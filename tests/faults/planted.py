@@ -183,8 +183,8 @@ FAULTS = [
     ),
     Fault(
         "training/data/data_sets.py",
-        "random.permutation(members)[: round(test_share * len(members))]",
-        "members[: round(test_share * len(members))]",
+        "members = random.permutation(np.flatnonzero(labels == label))",
+        "members = np.flatnonzero(labels == label)",
         "data sets: the seed does not choose what is tested on",
         ("training/data/test_data_sets.py", "test_digits.py"),
     ),

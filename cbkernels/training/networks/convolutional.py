@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .architecture import Architecture
+from .weights import started
 
 
 class ConvolutionalLayer(nn.Module):
@@ -44,14 +44,21 @@ class SmallConvolutional(nn.Module):
         return [[f"hidden.{i}" for i in range(len(self.hidden))]]
 
 
-def small_convolutional(
-    architecture: Architecture, image_shape: tuple[int, int, int], num_classes: int
+def cnn(
+    depth: int,
+    width: int,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    weights: str = "he",
+    generator: torch.Generator | None = None,
 ) -> SmallConvolutional:
-    """What ``build_network`` builds of "cnn", before its weights start."""
+    """``depth`` convolutions of ``width`` filters, pooled while the image is larger than 3 pixels."""
     channels, size = image_shape[0], min(image_shape[1:])
     hidden = []
-    for _ in range(architecture.blocks[0]):
-        pools = size > 3
-        hidden.append(ConvolutionalLayer(channels, architecture.width, pools))
-        channels, size = architecture.width, size // 2 if pools else size
-    return SmallConvolutional(hidden, nn.Linear(channels, num_classes))
+    with torch.device("meta"):
+        for _ in range(depth):
+            pools = size > 3
+            hidden.append(ConvolutionalLayer(channels, width, pools))
+            channels, size = width, size // 2 if pools else size
+        model = SmallConvolutional(hidden, nn.Linear(channels, num_classes))
+    return started(model, weights, generator)

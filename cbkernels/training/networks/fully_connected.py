@@ -5,10 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .weights import initialise
-
-WEIGHTS = ("he_uniform", "torch")
-"""How the weights of ``fnn`` may start."""
+from .weights import started
 
 
 class DenseReLU(nn.Linear):
@@ -46,7 +43,7 @@ def fnn(
     num_inputs: int = 64,
     num_classes: int = 10,
     *,
-    weights: str = "he_uniform",
+    weights: str = "he",
     generator: torch.Generator | None = None,
 ) -> FullyConnected:
     """The papers' fully connected network.
@@ -56,7 +53,7 @@ def fnn(
         width: units of each.
         num_inputs: values per sample.
         num_classes: logits.
-        weights: "he_uniform" as in the papers (weights up to sqrt(6 / fan_in), biases 0), or
+        weights: "he" as in the papers (uniform up to sqrt(6 / fan_in), biases 0), or
             "torch", what ``nn.Linear`` starts with (weights and biases up to sqrt(1 / fan_in)): the
             signal then shrinks from layer to layer, and deep networks collapse much earlier.
         generator: where the weights' random numbers come from; None takes torch's global one.
@@ -70,11 +67,7 @@ def fnn(
     for name, size in sizes.items():
         if not isinstance(size, int) or size < 1:
             raise ValueError(f"{name} is {size!r}; it must be a positive integer")
-    if weights not in WEIGHTS:
-        raise ValueError(f"weights is {weights!r}; choose one of {', '.join(WEIGHTS)}")
     # "meta": torch's own initialisation would draw from the global generator for nothing
     hidden = [DenseReLU(num_inputs if i == 0 else width, width, device="meta") for i in range(depth)]
-    model = FullyConnected(hidden, nn.Linear(width, num_classes, device="meta")).to_empty(device="cpu")
-    for layer in (*hidden, model.output):
-        initialise(layer, weights, generator)
-    return model
+    model = FullyConnected(hidden, nn.Linear(width, num_classes, device="meta"))
+    return started(model, weights, generator, is_dense=True)

@@ -6,11 +6,12 @@ No activation works in place, so that hooks see what was computed.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-from .architecture import Architecture
+from .weights import started
 
 STAGE_FILTERS = (64, 128, 256, 512)
 STEM_FILTERS = 64
@@ -43,13 +44,13 @@ class PlainBlock(nn.Module):
 class ResidualBlock(PlainBlock):
     """``relu(shortcut(x) + branch(x))``.
 
-    The shortcut is the identity, or a 1x1 convolution and batch norm where ``projects``.
+    The shortcut is the identity, or a 1x1 convolution and batch norm where the stride is not 1.
     """
 
-    def __init__(self, in_channels: int, filters: int, stride: int, projects: bool) -> None:
+    def __init__(self, in_channels: int, filters: int, stride: int) -> None:
         super().__init__(in_channels, filters, stride)
         projection = OrderedDict(conv=nn.Conv2d(in_channels, filters, 1, stride), bn=nn.BatchNorm2d(filters))
-        self.shortcut = nn.Sequential(projection) if projects else nn.Identity()
+        self.shortcut = nn.Sequential(projection) if stride > 1 else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, in_channels, H, W) to (N, filters, H / stride, W / stride), sizes rounded up."""
@@ -86,30 +87,34 @@ class ConvolutionalNetwork(nn.Module):
         return [[f"stages.{s}.{name}" for name, _ in stage.named_children()] for s, stage in enumerate(self.stages)]
 
 
-def staged_network(
-    architecture: Architecture, image_shape: tuple[int, int, int], num_classes: int
+def staged(
+    block: type[PlainBlock],
+    blocks: Sequence[int],
+    width_multiplier: float,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    weights: str = "he",
+    generator: torch.Generator | None = None,
 ) -> ConvolutionalNetwork:
-    """What ``build_network`` builds of "vgg" and "resnet", before its weights start."""
+    """Four stages; one of no blocks takes its stride and width with it: the next goes on from the width before.
 
-    def filters_of(full: int) -> int:
-        return max(1, round(full * architecture.width_multiplier))
-
-    width = filters_of(STEM_FILTERS)
-    stem = OrderedDict[str, nn.Module](
-        conv=nn.Conv2d(image_shape[0], width, 7, stride=2, padding=3), bn=nn.BatchNorm2d(width), relu=nn.ReLU()
-    )
-    if image_shape[2] > WIDEST_WITHOUT_POOL:
-        stem["pool"] = nn.MaxPool2d(3, stride=2, padding=1)
-    stages: list[list[PlainBlock]] = []
-    for index, (num_blocks, full) in enumerate(zip(architecture.blocks, STAGE_FILTERS, strict=True)):
-        filters = filters_of(full)
-        stages.append([])
-        for number in range(num_blocks):
-            shrinks = index > 0 and number == 0
-            stride = 2 if shrinks else 1
-            if architecture.model == "resnet":
-                stages[-1].append(ResidualBlock(width, filters, stride, projects=shrinks))
-            else:
-                stages[-1].append(PlainBlock(width, filters, stride))
-            width = filters
-    return ConvolutionalNetwork(nn.Sequential(stem), stages, nn.Linear(width, num_classes))
+    Source: "Conflicting Bundles", experiments; arXiv 2103.04331 for the numbers of blocks. Convolutions have biases,
+    as the papers' numbers of parameters tell.
+    """
+    filters = [max(1, round(full * width_multiplier)) for full in (STEM_FILTERS, *STAGE_FILTERS)]
+    width = filters.pop(0)
+    with torch.device("meta"):
+        stem = OrderedDict[str, nn.Module](
+            conv=nn.Conv2d(image_shape[0], width, 7, stride=2, padding=3), bn=nn.BatchNorm2d(width), relu=nn.ReLU()
+        )
+        if image_shape[2] > WIDEST_WITHOUT_POOL:
+            stem["pool"] = nn.MaxPool2d(3, stride=2, padding=1)
+        stages: list[list[PlainBlock]] = []
+        for num_blocks, of_stage in zip(blocks, filters, strict=True):
+            stages.append([])
+            for number in range(num_blocks):
+                shrinks = len(stages) > 1 and number == 0
+                stages[-1].append(block(width, of_stage, 2 if shrinks else 1))
+                width = of_stage
+        model = ConvolutionalNetwork(nn.Sequential(stem), stages, nn.Linear(width, num_classes))
+    return started(model, weights, generator)

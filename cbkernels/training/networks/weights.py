@@ -1,34 +1,66 @@
-"""How the weights of the package's networks start."""
+"""How the weights of the package's networks start: a table; ``--weights`` names one. Torch is imported when they do."""
 
 from __future__ import annotations
 
 import math
-from typing import TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-from torch import nn
+from ...choices import Choice, Choices
 
-Network = TypeVar("Network", bound=nn.Module)
+if TYPE_CHECKING:
+    import torch
+
+    Network = TypeVar("Network", bound=torch.nn.Module)
 
 
-def started(model: Network, weights: str, generator: torch.Generator | None) -> Network:
-    """Start every layer of a network of convolutions."""
+@dataclass(frozen=True)
+class Start(Choice):
+    """A way to start.
+
+    Args:
+        fill: (layer, generator, is_dense) sets the weights and biases of a dense layer or convolution of a network
+            that is, or is not, made of dense layers alone.
+    """
+
+    fill: Callable[[Any, torch.Generator | None, bool], None]
+
+
+def _he(layer: Any, generator: torch.Generator | None, is_dense: bool) -> None:
+    from torch.nn import init
+
+    start = init.kaiming_uniform_ if is_dense else init.kaiming_normal_
+    start(layer.weight, nonlinearity="relu", generator=generator)
+    init.zeros_(layer.bias)
+
+
+def _torch(layer: Any, generator: torch.Generator | None, is_dense: bool) -> None:
+    from torch.nn import init
+
+    bound = 1 / math.sqrt(layer.weight[0].numel())
+    for values in (layer.weight, layer.bias):
+        init.uniform_(values, -bound, bound, generator=generator)
+
+
+WEIGHTS = Choices("weights", [
+    Start("he", "as in the papers (He), biases 0", _he),
+    Start("torch", "as torch starts them: uniform up to sqrt(1 / fan_in), biases too", _torch),
+])  # fmt: skip
+
+
+def started(model: Network, weights: str, generator: torch.Generator | None, *, is_dense: bool = False) -> Network:
+    """Start every layer of a network that was made on the device "meta", so that torch drew no number for it.
+
+    Raises:
+        ValueError: ``weights`` is not in the table.
+    """
+    from torch import nn
+
+    start, model = WEIGHTS.chosen(weights), model.to_empty(device="cpu")
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()
         elif isinstance(module, (nn.Conv2d, nn.Linear)):
-            initialise(module, "he_normal" if weights == "he" else weights, generator)
+            start.fill(module, generator, is_dense)
     return model
-
-
-def initialise(layer: nn.Linear | nn.Conv2d, weights: str, generator: torch.Generator | None) -> None:
-    """Start one layer: "he_uniform", "he_normal" or "torch"."""
-    assert layer.bias is not None
-    if weights == "torch":
-        bound = 1 / math.sqrt(layer.weight[0].numel())
-        nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
-        nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
-        return
-    start = nn.init.kaiming_uniform_ if weights == "he_uniform" else nn.init.kaiming_normal_
-    start(layer.weight, nonlinearity="relu", generator=generator)
-    nn.init.zeros_(layer.bias)

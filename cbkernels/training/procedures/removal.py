@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from torch import nn
 from ...grid import UpdateGrid
 from ...models.branches import BlockMeasurement, measure_blocks, without_branches
 from ..config import RemoveConfig
+from ..rankings import MARGIN, Ranking
 from ..trained_run import TrainedRun, accuracy_of
 from .removal_curves import removal_curves
 from .removal_progress import RemovalProgress
@@ -47,26 +47,15 @@ class Removal:
 
     # --- accuracies, each asked for once
 
-    def guard_accuracy(self, removed: Sequence[str]) -> float:
-        """Of the network without these branches, on the samples that decide."""
-        return self._accuracy(self.parts.guard, "guard", removed)
-
-    def study_accuracy(self, removed: Sequence[str]) -> float:
-        """The same on the samples of the study."""
-        return self._accuracy(self.parts.study, "study", removed)
-
-    def test_accuracy(self, removed: Sequence[str]) -> float:
-        """The same on the samples that report."""
-        return self._accuracy(self.parts.test, "test", removed)
-
-    def _accuracy(self, part: Part, key: str, removed: Sequence[str]) -> float:
+    def accuracy(self, part: Part, removed: Sequence[str]) -> float:
+        """Of the network without these branches."""
         indices = sorted(self.names.index(name) for name in removed)
 
         def evaluate() -> float:
             with without_branches(self.run.model, removed):
                 return self.accuracy_now(part)
 
-        return self.progress.accuracy(f"{key}: {' '.join(map(str, indices))}", evaluate)
+        return self.progress.accuracy(f"{part.role}: {' '.join(map(str, indices))}", evaluate)
 
     def accuracy_now(self, part: Part) -> float:
         """Of the network as it is."""
@@ -86,7 +75,7 @@ class Removal:
 
     def described(self, block: BlockMeasurement) -> dict[str, Any]:
         """A row of the table of blocks."""
-        alone = self.study_accuracy([block.block]) if self.config.study else None
+        alone = self.accuracy(self.parts.study, [block.block]) if self.config.study else None
         conflicts = block.conflicts(self.config.min_conflicting_rows)
         return {**block.to_dict(), "conflicts": conflicts, "accuracy_without": alone}
 
@@ -97,7 +86,7 @@ class Removal:
         least = self.config.min_conflicting_rows
         began = time.perf_counter()
         for block in blocks:
-            self.study_accuracy([block.block])
+            self.accuracy(self.parts.study, [block.block])
         self.progress.save()
         self.report(f"study: each block alone, {time.perf_counter() - began:.1f} s")
 
@@ -111,28 +100,17 @@ class Removal:
         curves = removal_curves(
             [block.block for block in blocks if block.conflicts(least)],
             [block.block for block in blocks if not block.conflicts(least)],
-            [block.block for block in self.ranked(blocks, "margin")],
-            self.study_accuracy,
+            [block.block for block in self.ranked(blocks, MARGIN)],
+            lambda removed: self.accuracy(self.parts.study, removed),
             draws=self.config.draws,
             most=self.config.most,
             seed=self.config.seed,
             on_point=on_point,
         )
-        return curves, self.parts.study.about(self.study_accuracy(()))
+        return curves, self.parts.study.about(self.accuracy(self.parts.study, ()))
 
-    def ranked(self, blocks: Sequence[BlockMeasurement], rank: str) -> list[BlockMeasurement]:
+    def ranked(self, blocks: Sequence[BlockMeasurement], ranking: Ranking) -> list[BlockMeasurement]:
         """Those that may go, the best candidate first; among equals the later block."""
-        if rank == "conflicts":
-            blocks = [block for block in blocks if block.conflicts(self.config.min_conflicting_rows)]
-
-        def key(block: BlockMeasurement) -> tuple[float, float, int]:
-            entropy = math.inf if math.isnan(block.result.entropy) else block.result.entropy
-            first = {
-                "conflicts": (-entropy, block.margin),
-                "margin": (block.margin, -entropy),
-                "similarity": (-block.similarity, block.margin),
-                "random": (float(self._order[block.block]), 0.0),
-            }[rank]
-            return (*first, -self.names.index(block.block))
-
-        return sorted(blocks, key=key)
+        least = self.config.min_conflicting_rows
+        tried = [block for block in blocks if not ranking.only_conflicting or block.conflicts(least)]
+        return sorted(tried, key=lambda b: (*ranking.key(b, self._order[b.block]), -self.names.index(b.block)))

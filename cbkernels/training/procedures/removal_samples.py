@@ -15,6 +15,8 @@ from ..trained_run import TrainedRun
 class Part:
     """Samples that accuracies are taken on."""
 
+    role: str
+    """guard, test or study."""
     name: str
     """Where they are from."""
     images: torch.Tensor
@@ -52,8 +54,11 @@ def parts_of(run: TrainedRun, study_size: int, seed: int) -> Parts:
     if not len(reporting):
         raise ValueError(f"{run.folder} has {len(labels)} test samples; one is needed to guard and one to report")
     chosen = np.sort(random_numbers(seed).permutation(reporting)[:study_size])
-    test, study = (Part(name, images[i], labels[i]) for i in map(torch.from_numpy, (reporting, chosen)))
-    return Parts(Part(guard_name, *guarding), test, study)
+    test, study = (
+        Part(role, name, images[i], labels[i])
+        for role, i in (("test", torch.from_numpy(reporting)), ("study", torch.from_numpy(chosen)))
+    )
+    return Parts(Part("guard", guard_name, *guarding), test, study)
 
 
 def random_numbers(seed: int) -> np.random.RandomState:

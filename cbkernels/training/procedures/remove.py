@@ -16,6 +16,7 @@ from ...runs.folder import layer_row
 from ...runs.stored_runs import open_folder
 from ..config import RemoveConfig, to_dict
 from ..configured import environment, settled, threads_of
+from ..networks.kinds import MODELS
 from ..trained_run import TrainedRun
 from .guarded_removal import guarded
 from .removal import Removal, Report
@@ -36,7 +37,7 @@ def remove_blocks(
     """Study and remove the blocks of a trained residual network, and write a run folder.
 
     Args:
-        run: a trained "resnet"; its model is cut and fine-tuned in place.
+        run: of a network with shortcuts; its model is cut and fine-tuned in place.
         config: what is tried.
         out: folder to write; the smaller network is in its folder ``model``, see ``load_exported``.
         resume: go on where an earlier call with the same run and config was stopped; its result is the same.
@@ -86,7 +87,7 @@ def _result(removal: Removal) -> dict[str, Any]:
         "study": study,
         "rank": config.rank,
         "max_drop": config.max_drop,
-        "guard": removal.parts.guard.about(removal.guard_accuracy(())),
+        "guard": removal.parts.guard.about(removal.accuracy(removal.parts.guard, ())),
         "test": removal.parts.test.about(),
         "steps": steps,
         "removed": removed,
@@ -104,10 +105,11 @@ def require_removable(run: TrainedRun) -> None:
         ValueError: one sentence.
     """
     architecture = run.architecture
-    if architecture.model != "resnet":
+    kinds = [name for name, kind in MODELS.items() if kind.has_shortcuts]
+    if architecture.model not in kinds:
         raise ValueError(
             f"{run.folder} holds a network without shortcuts ({architecture}), and without its branch a block passes "
-            "nothing on; train a residual one with --model resnet"
+            f"nothing on; train a residual one with --model {' or '.join(kinds)}"
         )
     if run.result.get("status") == "diverged":
         raise ValueError(f"the training in {run.folder} diverged; train it again, with a smaller --learning-rate")

@@ -17,7 +17,7 @@ EXPORT = "model"
 def healed(removal: Removal, removed: Sequence[str]) -> dict[str, Any]:
     """Cut the model, fine-tune and export it; accuracies and costs before and after."""
     run, folder = removal.run, removal.folder
-    before, after = removal.test_accuracy(()), removal.test_accuracy(removed)
+    before, after = (removal.accuracy(removal.parts.test, gone) for gone in ((), removed))
     removal.progress.save()
     known = removal.progress.healed
     if known is None:

@@ -56,14 +56,14 @@ def train(
         samples = samples_of(data_set_of(config), config, device)
         model = network_of(config, config.architecture, samples)
         training = Training(model, config, samples, ranks, teacher_of(config, device))
-        folder = None
+        measured = MeasuredTraining("train", 0, training, model.block_names())
+        folder, content = None, None
         with ranks.failing_together():
             if ranks.is_first:
                 folder = open_folder(out, "train", to_dict(config), resume=resume, overwrite=overwrite)
                 folder.write_json("env.json", environment(device))
-        measured = MeasuredTraining("train", 0, training, model.block_names())
-        log = RunLog(folder, margins=measured.measuring.is_residual or config.margin, tensorboard=config.tensorboard)
-        with ranks.failing_together():
+            margins = measured.measuring.is_residual or config.margin
+            log = RunLog(folder, margins=margins, tensorboard=config.tensorboard)
             content = log.load() if resume else None
         content = ranks.told_by_first(content)
         if content is not None:
@@ -76,24 +76,28 @@ def train(
                 show(progress_line(line, config.epochs), line["epoch"], config.epochs)
         log.write()
         log.close()
-        result = {
-            "command": "train",
-            "version": __version__,
-            "status": "diverged" if measured.has_diverged else "trained",
-            "reason": _reason(measured),
-            "seed": config.seed,
-            "dataset": samples.name,
-            "architecture": config.architecture.to_dict(),
-            "name": str(config.architecture),
-            **measured.summary(log),
-            **({"repr": cycles_of(log.history, config)} if config.repr else {}),
-            "cost": measured.cost(),
-            "ranks": ranks.size,
-            **times(measured.seconds),
-        }
+        result = _result(config, measured, log)
         if folder is not None:
             folder.write_json("result.json", result)
     return result
+
+
+def _result(config: TrainConfig, measured: MeasuredTraining, log: RunLog) -> dict[str, Any]:
+    return {
+        "command": "train",
+        "version": __version__,
+        "status": "diverged" if measured.has_diverged else "trained",
+        "reason": _reason(measured),
+        "seed": config.seed,
+        "dataset": measured.training.samples.name,
+        "architecture": config.architecture.to_dict(),
+        "name": str(config.architecture),
+        **measured.summary(log),
+        **({"repr": cycles_of(log.history, config)} if config.repr else {}),
+        "cost": measured.cost(),
+        "ranks": measured.training.ranks.size,
+        **times(measured.seconds),
+    }
 
 
 def _reason(measured: MeasuredTraining) -> str:

@@ -321,8 +321,8 @@ def test_every_parameter_of_a_block_learns() -> None:
 @pytest.mark.parametrize(
     ("architecture", "shape", "classes", "weights", "says"),
     [
-        (Architecture((1, 1, 1), "vgg"), (3, 8, 8), 10, "he", r"\(1, 1, 1\); vgg has four stages"),
-        (Architecture((1, 1), "fnn"), (3, 8, 8), 10, "he", r"\(1, 1\); fnn has one stage"),
+        (Architecture((1, 1, 1), "vgg"), (3, 8, 8), 10, "he", r"\[1, 1, 1\]; vgg has 4 stages"),
+        (Architecture((1, 1), "fnn"), (3, 8, 8), 10, "he", r"\[1, 1\]; fnn has 1 stage, pass 1 number"),
         (Architecture((0,), "fnn"), (3, 8, 8), 10, "he", "depth is 0"),
         (Architecture((1,), "own"), (3, 8, 8), 10, "he", "model is 'own'"),
         (Architecture((1, 1, 1, 1), "vgg"), (3, 8), 10, "he", r"image_shape is \(3, 8\)"),
