@@ -50,7 +50,6 @@ def _add_option(group: Any, field: Any) -> None:
         group.add_argument(flag, action=argparse.BooleanOptionalAction, help=says + shown, **common)
         return
     several = isinstance(default, tuple)
-    kind = kind_of(field)
     if several:
         common["nargs"] = "+" if default else "*"
     if "choices" in rules and rules["metavar"] is None:
@@ -58,5 +57,5 @@ def _add_option(group: Any, field: Any) -> None:
     else:
         common["metavar"] = rules["metavar"]
     words = " ".join(map(str, default)) if several else default
-    shown = "" if "default" in says or default in (None, ()) else f" (default {words})"
-    group.add_argument(flag, type=kind, help=(says + shown).replace("%", "%%"), **common)
+    shown = "" if "default" in rules["help"] or default in (None, ()) else f" (default {words})"
+    group.add_argument(flag, type=kind_of(field), help=(says + shown).replace("%", "%%"), **common)

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
 from ..filters.criteria import CRITERIA
-from ..grid import GRID_DTYPES
 from .data.augmentation import AUGMENTATIONS, AUTO
 from .data.sources import SOURCES
 from .loop.optimizers import OPTIMIZERS
@@ -21,12 +20,14 @@ from .networks.weights import WEIGHTS
 from .policies import POLICIES, Policy, Removes, policy_of
 from .rankings import RANKINGS
 
-WHAT_IF = GRID_DTYPES[2:]
-"""Types of 16 bits, which networks are trained in too."""
+WHAT_IF = ("bfloat16", "float16")
 Config = TypeVar("Config")
 
 
 def _option(default: Any, says: str, metavar: str | None = None, **more: Any) -> Any:
+    """A field. ``choices``: the names it may have, of a table or not; ``besides`` them; ``open``: something checks
+    them elsewhere; ``offers``: a table of names that are not the only ones.
+    """
     return field(default=default, metadata={"help": says, "metavar": metavar, **more})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,8 @@ import cbkernels
 from cbkernels.choices import Choices
 from cbkernels.command_line import main
 from cbkernels.filters.criteria import COMPARED, CRITERIA, STANDARD, FilterCriterion
-from cbkernels.training.config import AutotuneConfig, RemoveConfig, TrainConfig, to_dict
+from cbkernels.grid import GRID_DTYPES
+from cbkernels.training.config import WHAT_IF, AutotuneConfig, RemoveConfig, TrainConfig, to_dict
 from cbkernels.training.data.augmentation import AUGMENTATIONS, Augmentation
 from cbkernels.training.data.data_sets import load_data_set
 from cbkernels.training.data.image_files import Part
@@ -248,6 +250,17 @@ def test_the_tables_agree_with_themselves() -> None:
     assert all(source.augmentation in AUGMENTATIONS for source in SOURCES.values())
     assert COMPARED[0] == STANDARD not in CRITERIA
     assert set(COMPARED[1:]) <= set(CRITERIA)
+    assert set(WHAT_IF) < set(GRID_DTYPES)
+
+
+def test_tables_need_nothing_but_the_standard_library() -> None:
+    """So ``--help`` is quick; torch, NumPy and the rest are imported when a value is used."""
+    for module in {type(next(iter(each.table.values()))).__module__ for each in OFFERED}:
+        path = Path(cbkernels.__file__).parents[1] / f"{module.replace('.', '/')}.py"
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
+            assert {n.partition(".")[0] for n in names} <= sys.stdlib_module_names, module
 
 
 def test_no_name_of_a_choice_is_compared() -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .augmentation import AUGMENTATIONS, Augmentation
+from .augmentation import Augmentation
 
 
 @dataclass(frozen=True)
@@ -113,17 +113,3 @@ def standardised(images: torch.Tensor) -> torch.Tensor:
     mean = values.mean(1, keepdim=True)
     deviation = values.std(1, correction=0, keepdim=True).clamp_min(values.shape[1] ** -0.5)
     return ((values - mean) / deviation).view_as(images)
-
-
-def preparation(name: str, image_shape: tuple[int, int, int]) -> Preparation:
-    """What an augmentation does to images.
-
-    Args:
-        name: of ``augmentation.AUGMENTATIONS``.
-        image_shape: channels, height, width.
-
-    Raises:
-        ValueError: another name.
-    """
-    channels, height, width = map(int, image_shape)
-    return Preparation(AUGMENTATIONS.chosen(name), (channels, height, width))

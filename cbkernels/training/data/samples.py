@@ -10,9 +10,9 @@ import torch
 
 from ...models.evaluation import device_of
 from ..config import TrainConfig
-from .augmentation import AUTO
+from .augmentation import AUGMENTATIONS, AUTO
 from .data_sets import DataSet, share_of_classes
-from .preparation import preparation
+from .preparation import Preparation
 from .sources import source_named
 
 _EVALUATED_AT_ONCE = 1000
@@ -101,7 +101,7 @@ def samples_of(data: DataSet, config: TrainConfig, device: torch.device) -> Samp
     return divided(
         (data.train_images, data.train_labels),
         (data.test_images, data.test_labels),
-        preparation(name, data.image_shape),
+        Preparation(AUGMENTATIONS.chosen(name), data.image_shape),
         config,
         device,
         data.num_classes,

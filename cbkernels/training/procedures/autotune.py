@@ -70,12 +70,10 @@ def autotune(
         build: makes a network with the blocks per stage of ``architecture.blocks``; called once a round, after
             ``torch.manual_seed(seed)``.
         architecture: where to start, an ``Architecture`` or the blocks per stage.
-        train_data: samples (N, ...), given to the network as they are, and labels (N,), integers from 0; arrays or
-            tensors.
+        train_data: samples (N, ...), which the network takes as they are, and labels (N,), integers from 0.
         test_data: the same, for the accuracies; None: there are none.
         out: run folder; None: nothing is written.
-        block_names: names of the network's blocks, stage by stage, for ``named_modules()``; None: what the network's
-            method ``block_names()`` returns.
+        block_names: names the network's blocks, stage by stage; None: the network's method ``block_names()`` does.
         policy: a name of ``policies.POLICIES``, a ``Policy`` of your own, or its function alone.
         resume, overwrite: go on with, or delete, the run in ``out``.
         show: called after every epoch with a line of progress, the epoch, and the number of epochs.
@@ -99,10 +97,9 @@ def autotune(
         >>> tuned.result["status"], tuned.architecture.blocks < (12,)
         ('trained', True)
     """
-    if not isinstance(architecture, Architecture):
-        architecture = Architecture(architecture)
+    start = architecture if isinstance(architecture, Architecture) else Architecture(architecture)
     chosen = policy_of(policy)
-    config, described = _own_config(architecture, {"policy": chosen, **options})
+    config, described = _own_config(start, {"policy": chosen, **options})
     device = device_named(config.device)
 
     def built(wanted: Architecture) -> nn.Module:
@@ -111,7 +108,7 @@ def autotune(
 
     with joined(device) as ranks, settled(config.threads):
         samples = divided(train_data, test_data, AsGiven(), config, device)
-        tuning = _Tuning(config, architecture, samples, ranks, built, block_names, chosen, show)
+        tuning = _Tuning(config, start, samples, ranks, built, block_names, chosen, show)
         return tuning.run(out, described, resume, overwrite)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,8 +30,7 @@ class Part:
         return found if accuracy is None else {**found, "accuracy": accuracy}
 
 
-@dataclass(frozen=True)
-class Parts:
+class Parts(NamedTuple):
     """Who is asked what: the guard decides, the test reports, the study is drawn from what reports."""
 
     guard: Part

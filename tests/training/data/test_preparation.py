@@ -10,12 +10,17 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="augmentation: NOT TESTED HERE (no torch)")
 
+from cbkernels.training.data.augmentation import AUGMENTATIONS  # noqa: E402
 from cbkernels.training.data.data_sets import load_data_set  # noqa: E402
-from cbkernels.training.data.preparation import preparation, standardised  # noqa: E402
+from cbkernels.training.data.preparation import Preparation, standardised  # noqa: E402
 from cbkernels.training.data.sources import SOURCES, source_named  # noqa: E402
 
 SHAPE = (3, 9, 11)
 ENLARGED_BY = {"cifar": 6, "svhn": 4, "imagenette": 10}
+
+
+def preparation(name: str, image_shape: tuple[int, int, int]) -> Preparation:
+    return Preparation(AUGMENTATIONS.chosen(name), image_shape)
 
 
 def seeded(seed: int = 0) -> Any:
