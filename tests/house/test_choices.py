@@ -150,8 +150,8 @@ def test_a_network_of_ones_own_is_built_and_told(tmp_path: Path, monkeypatch: py
     pytest.importorskip("torch", reason="a network of one's own: NOT TESTED HERE (no torch)")
     from cbkernels.training.networks.fully_connected import fnn
 
-    def build(architecture: Architecture, shape: Any, num_classes: int, weights: str, generator: Any) -> Any:
-        return fnn(architecture.blocks[0], architecture.width, int(np.prod(shape)), num_classes, generator=generator)
+    def build(architecture: Architecture, shape: Any, num_classes: int) -> Any:
+        return fnn(architecture.blocks[0], architecture.width, int(np.prod(shape)), num_classes)
 
     kind = NetworkKind("mine", DOES, build, num_stages=1, block_name="hidden.{block}")
     monkeypatch.setitem(MODELS, "mine", kind)

@@ -11,7 +11,7 @@ import torch
 
 from .architecture import Architecture
 from .kinds import MODELS
-from .weights import WEIGHTS
+from .weights import started
 
 
 def build_network(
@@ -43,10 +43,10 @@ def build_network(
         >>> model.block_names()
         [['stages.0.0', 'stages.0.1'], ['stages.1.0'], [], []]
     """
-    kind, _ = MODELS.chosen(architecture.model), WEIGHTS.chosen(weights)
+    kind = MODELS.chosen(architecture.model)
     if len(image_shape) != 3 or any(not isinstance(extent, int) or extent < 1 for extent in image_shape):
         raise ValueError(f"image_shape is {image_shape!r}; pass channels, height and width, each a positive integer")
     kind.check_blocks(architecture.blocks)
     if not isinstance(num_classes, int) or num_classes < 1:
         raise ValueError(f"num_classes is {num_classes!r}; it must be a positive integer")
-    return kind.build(architecture, image_shape, num_classes, weights, generator)
+    return started(kind.build(architecture, image_shape, num_classes), weights, generator)

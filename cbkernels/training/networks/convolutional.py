@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
-
-from .weights import started
 
 
 class ConvolutionalLayer(nn.Module):
@@ -44,15 +44,8 @@ class SmallConvolutional(nn.Module):
         return [[f"hidden.{i}" for i in range(len(self.hidden))]]
 
 
-def cnn(
-    depth: int,
-    width: int,
-    image_shape: tuple[int, int, int],
-    num_classes: int,
-    weights: str = "he",
-    generator: torch.Generator | None = None,
-) -> SmallConvolutional:
-    """``depth`` convolutions of ``width`` filters, pooled while the image is larger than 3 pixels."""
+def cnn(depth: int, width: int, image_shape: Sequence[int], num_classes: int) -> SmallConvolutional:
+    """``depth`` convolutions of ``width`` filters, pooled while the image is larger than 3 pixels; on "meta"."""
     channels, size = image_shape[0], min(image_shape[1:])
     hidden = []
     with torch.device("meta"):
@@ -60,5 +53,4 @@ def cnn(
             pools = size > 3
             hidden.append(ConvolutionalLayer(channels, width, pools))
             channels, size = width, size // 2 if pools else size
-        model = SmallConvolutional(hidden, nn.Linear(channels, num_classes))
-    return started(model, weights, generator)
+        return SmallConvolutional(hidden, nn.Linear(channels, num_classes))

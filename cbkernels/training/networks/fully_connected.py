@@ -37,6 +37,20 @@ class FullyConnected(nn.Module):
         return [[f"hidden.{i}" for i in range(len(self.hidden))]]
 
 
+def dense(depth: int, width: int, num_inputs: int, num_classes: int) -> FullyConnected:
+    """What ``fnn`` builds, on the device "meta".
+
+    Raises:
+        ValueError: a size is not a positive integer.
+    """
+    sizes = {"depth": depth, "width": width, "num_inputs": num_inputs, "num_classes": num_classes}
+    for name, size in sizes.items():
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"{name} is {size!r}; it must be a positive integer")
+    hidden = [DenseReLU(num_inputs if i == 0 else width, width, device="meta") for i in range(depth)]
+    return FullyConnected(hidden, nn.Linear(width, num_classes, device="meta"))
+
+
 def fnn(
     depth: int,
     width: int,
@@ -63,11 +77,4 @@ def fnn(
 
     Source: "Conflicting Bundles", experiments on MNIST.
     """
-    sizes = {"depth": depth, "width": width, "num_inputs": num_inputs, "num_classes": num_classes}
-    for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name} is {size!r}; it must be a positive integer")
-    # "meta": torch's own initialisation would draw from the global generator for nothing
-    hidden = [DenseReLU(num_inputs if i == 0 else width, width, device="meta") for i in range(depth)]
-    model = FullyConnected(hidden, nn.Linear(width, num_classes, device="meta"))
-    return started(model, weights, generator, is_dense=True)
+    return started(dense(depth, width, num_inputs, num_classes), weights, generator)

@@ -15,8 +15,8 @@ class NetworkKind(Choice):
     """How a kind of network is asked for, called and built.
 
     Args:
-        build: (architecture, image_shape, num_classes, weights, generator) -> the network on the CPU; its method
-            ``block_names()`` names its blocks, stage by stage.
+        build: (architecture, image_shape, num_classes) -> the network; its method ``block_names()`` names its blocks,
+            stage by stage. One on the device "meta" gets its weights by ``weights.started``.
         num_stages: one stage is layers of one width (``--depth``, ``--width``); several are blocks of a width of
             their own (``--blocks``, ``--width-multiplier``).
         block_name: what a block is called in the network.
@@ -49,11 +49,10 @@ class NetworkKind(Choice):
             raise ValueError(f"blocks is {list(blocks)}; {self.name} has {count} stage{s}, pass {count} number{s}")
 
 
-def _fnn(architecture: Any, image_shape: Sequence[int], num_classes: int, weights: str, generator: Any) -> Any:
-    from .fully_connected import fnn
+def _fnn(architecture: Any, image_shape: Sequence[int], num_classes: int) -> Any:
+    from .fully_connected import dense
 
-    sizes = architecture.blocks[0], architecture.width, math.prod(image_shape), num_classes
-    return fnn(*sizes, weights=weights, generator=generator)
+    return dense(architecture.blocks[0], architecture.width, math.prod(image_shape), num_classes)
 
 
 def _cnn(architecture: Any, *others: Any) -> Any:

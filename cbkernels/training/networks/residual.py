@@ -11,8 +11,6 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from .weights import started
-
 STAGE_FILTERS = (64, 128, 256, 512)
 STEM_FILTERS = 64
 WIDEST_WITHOUT_POOL = 50
@@ -88,15 +86,10 @@ class ConvolutionalNetwork(nn.Module):
 
 
 def staged(
-    block: type[PlainBlock],
-    blocks: Sequence[int],
-    width_multiplier: float,
-    image_shape: tuple[int, int, int],
+    block: type[PlainBlock], counts: Sequence[int], width_multiplier: float, image_shape: Sequence[int],
     num_classes: int,
-    weights: str = "he",
-    generator: torch.Generator | None = None,
-) -> ConvolutionalNetwork:
-    """Four stages; one of no blocks takes its stride and width with it: the next goes on from the width before.
+) -> ConvolutionalNetwork:  # fmt: skip
+    """Four stages, on "meta"; one of no blocks takes its stride and width with it: the next goes on from there.
 
     Source: "Conflicting Bundles", experiments; arXiv 2103.04331 for the numbers of blocks. Convolutions have biases,
     as the papers' numbers of parameters tell.
@@ -110,11 +103,10 @@ def staged(
         if image_shape[2] > WIDEST_WITHOUT_POOL:
             stem["pool"] = nn.MaxPool2d(3, stride=2, padding=1)
         stages: list[list[PlainBlock]] = []
-        for num_blocks, of_stage in zip(blocks, filters, strict=True):
+        for num_blocks, of_stage in zip(counts, filters, strict=True):
             stages.append([])
             for number in range(num_blocks):
                 shrinks = len(stages) > 1 and number == 0
                 stages[-1].append(block(width, of_stage, 2 if shrinks else 1))
                 width = of_stage
-        model = ConvolutionalNetwork(nn.Sequential(stem), stages, nn.Linear(width, num_classes))
-    return started(model, weights, generator)
+        return ConvolutionalNetwork(nn.Sequential(stem), stages, nn.Linear(width, num_classes))

@@ -49,18 +49,22 @@ WEIGHTS = Choices("weights", [
 ])  # fmt: skip
 
 
-def started(model: Network, weights: str, generator: torch.Generator | None, *, is_dense: bool = False) -> Network:
-    """Start every layer of a network that was made on the device "meta", so that torch drew no number for it.
+def started(model: Network, weights: str, generator: torch.Generator | None = None) -> Network:
+    """Start every layer of a network on "meta", for which torch drew no number; another one is left as it is.
 
     Raises:
         ValueError: ``weights`` is not in the table.
     """
     from torch import nn
 
-    start, model = WEIGHTS.chosen(weights), model.to_empty(device="cpu")
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.reset_parameters()
-        elif isinstance(module, (nn.Conv2d, nn.Linear)):
-            start.fill(module, generator, is_dense)
+    start, layers = WEIGHTS.chosen(weights), list(model.modules())
+    if not any(parameter.is_meta for parameter in model.parameters()):
+        return model
+    is_dense = not any(isinstance(layer, nn.Conv2d) for layer in layers)
+    model = model.to_empty(device="cpu")
+    for layer in layers:
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.reset_parameters()
+        elif isinstance(layer, (nn.Conv2d, nn.Linear)):
+            start.fill(layer, generator, is_dense)
     return model
