@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import textwrap
 from pathlib import Path
@@ -15,7 +14,7 @@ from ..training.config import RemoveConfig, from_dict
 from ..training.networks.architecture import Architecture
 from .config_options import add_config_options, given_options
 from .progress import Progress
-from .training_command import require_torch_for, write_report
+from .training_command import require_torch_for, tell
 
 _WIDTH = 110
 _DESCRIPTION = """\
@@ -54,12 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         result = remove_blocks(
             trained, config, out, resume=arguments.resume, overwrite=arguments.overwrite, report=progress.show
         )
-    report = write_report([out], out / "report.html")
-    if arguments.json:
-        print(json.dumps(result, indent=2, allow_nan=False))
-    else:
-        print(f"{_text(result)}\n\nFiles: {out}{os.sep}\nSmaller network: {out / result['export']}{os.sep}")
-        print(f"Report: {report or 'none'}")
+    tell(result, _text, arguments.json, out, [out], f"Smaller network: {out / result['export']}{os.sep}")
     return 0
 
 
@@ -95,16 +89,8 @@ def _text(result: dict[str, Any]) -> str:
 
 
 def _blocks(blocks: list[dict[str, Any]]) -> str:
-    header = [
-        "block",
-        "bundles",
-        "conflicting",
-        "entropy (nats)",
-        "margin",
-        "bits",
-        "similarity",
-        "accuracy without it",
-    ]
+    header = ["block", "bundles", "conflicting", "entropy (nats)", "margin", "bits", "similarity",
+              "accuracy without it"]  # fmt: skip
     rows = [
         [
             *(block[field] for field in ("block", "num_bundles", "num_conflicting")),

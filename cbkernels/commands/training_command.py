@@ -7,7 +7,7 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +45,7 @@ def run_training(
     with Progress(log=is_first) as progress:
         result = run(config, arguments.out, resume=arguments.resume, overwrite=arguments.overwrite, show=progress.epoch)
     if is_first:
-        report = write_report([Path(arguments.out)], Path(arguments.out) / "report.html")
-        if arguments.json:
-            print(json.dumps(result, indent=2, allow_nan=False))
-        else:
-            print(f"{text(result)}\n\nFiles: {arguments.out}{os.sep}\nReport: {report or 'none'}")
+        tell(result, text, arguments.json, Path(arguments.out))
         if result["status"] == "diverged":
             print(f"cbkernels: error: the training diverged: {result['reason']}", file=sys.stderr)
     return EXIT_DIVERGED if result["status"] == "diverged" else 0
@@ -75,6 +71,18 @@ def require_torch_for(command: str) -> None:
     missing = [name for name in ("torch", "safetensors") if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(f"cbkernels {command} trains networks and needs {missing[0]}: pip install torch safetensors")
+
+
+def tell(
+    result: dict[str, Any], text: Callable[[dict[str, Any]], str], as_json: bool, out: Path,
+    runs: Sequence[Path] = (), *more: str,
+) -> None:  # fmt: skip
+    """Write the report of ``runs``, by default of ``out``; print the result, and where what is."""
+    report = write_report(list(runs) or [out], out / "report.html")
+    if as_json:
+        print(json.dumps(result, indent=2, allow_nan=False))
+    else:
+        print("\n".join([text(result), "", f"Files: {out}{os.sep}", *more, f"Report: {report or 'none'}"]))
 
 
 def write_report(folders: list[Path], out: Path) -> str | None:

@@ -13,18 +13,14 @@ from functools import partial
 
 from torch import nn
 
-from ..choices import Choices
+from ..choices import Choice, Choices
 from .configurations import Modules, Place, configured, holder_of
 
 
 @dataclass(frozen=True)
-class BlockKind:
+class BlockKind(Choice):
     """A kind of residual block: how it is recognised, and what its removal leaves and edits."""
 
-    name: str
-    """As in ``ResidualBlock.kind``."""
-    does: str
-    """For the documents."""
     branches: Callable[[nn.Module], tuple[str, ...] | None] = lambda block: None
     """Recognises a block: its parts whose outputs are added to the shortcut; None: not of this kind."""
     fills: Callable[[Modules, str], bool] = lambda modules, name: False

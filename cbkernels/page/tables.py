@@ -12,6 +12,7 @@ from typing import Any
 
 from ..runs.reader import RunFiles, items_of, number, object_of, text
 from ..training.networks.architecture import Architecture
+from ..training.networks.kinds import MODELS
 
 NOTHING = "\u2013"
 """Stands for null and for what a file does not hold."""
@@ -146,10 +147,10 @@ def named(architecture: object, name: object = None) -> str:
 
 def planned(config: Mapping[str, Any]) -> str:
     """The architecture that a run's config asks for, in words."""
-    if config.get("model") == "fnn":
-        return named({"model": "fnn", "blocks": [config.get("depth")], "width": config.get("width")})
-    content = {name: config[name] for name in ("blocks", "model", "width_multiplier") if name in config}
-    return named(content) if content.get("blocks") else ""
+    kind = MODELS.get(text(config.get("model")))
+    known = {name: config[name] for name in ("blocks", "model", "width_multiplier") if name in config}
+    content = known if kind is None else kind.planned(config)
+    return named(content) if content.get("blocks") not in (None, [], [None]) else ""
 
 
 def names_of(value: object) -> Names:

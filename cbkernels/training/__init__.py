@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .config import AutotuneConfig, RemoveConfig, TrainConfig
     from .networks.architecture import Architecture
     from .networks.exported import load_exported
+    from .policies import Policy
     from .procedures.autotune import Autotuned, autotune, autotune_configured
     from .procedures.compare_repr import compare
     from .procedures.remove import remove_blocks
@@ -25,6 +26,7 @@ _WHERE = {
     "Architecture": ".networks.architecture",
     "AutotuneConfig": ".config",
     "Autotuned": ".procedures.autotune",
+    "Policy": ".policies",
     "RemoveConfig": ".config",
     "TrainConfig": ".config",
     "TrainedRun": ".trained_run",
@@ -40,6 +42,7 @@ __all__ = [
     "Architecture",
     "AutotuneConfig",
     "Autotuned",
+    "Policy",
     "RePr",
     "RemoveConfig",
     "TrainConfig",

@@ -120,7 +120,7 @@ FAULTS = [
         ("surgery/test_surgery.py",),
     ),
     Fault(
-        "training/procedures/remove.py",
+        "training/procedures/guarded_removal.py",
         "goes = accuracy >= limit - _ROUNDING",
         "goes = accuracy > limit",
         "removal: a block goes only when the accuracy is above the limit",
@@ -183,8 +183,8 @@ FAULTS = [
     ),
     Fault(
         "training/data/data_sets.py",
-        "random.permutation(members)[: round(test_share * len(members))]",
-        "members[: round(test_share * len(members))]",
+        "members = random.permutation(np.flatnonzero(labels == label))",
+        "members = np.flatnonzero(labels == label)",
         "data sets: the seed does not choose what is tested on",
         ("training/data/test_data_sets.py", "test_digits.py"),
     ),

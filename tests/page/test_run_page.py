@@ -28,6 +28,8 @@ from cbkernels.page import run_page, tables
 from cbkernels.page.run_page import write_report
 from cbkernels.runs import reader
 from cbkernels.runs.reader import read_run
+from cbkernels.training.config import TrainConfig, to_dict
+from cbkernels.training.networks.kinds import MODELS
 
 from .. import sample_runs
 
@@ -246,6 +248,14 @@ def test_a_result_of_wrong_types_still_gives_a_page(tmp_path: Path) -> None:
         for odd in (7, "odd", [1, [2]], {"a": {"b": 1}}, None):
             (folder / "result.json").write_text(json.dumps({**dict.fromkeys(result, odd), "command": command}))
             assert "cbkernels" in page_of(folder).words
+
+
+def test_an_unfinished_network_is_told_by_its_options() -> None:
+    for model in MODELS:
+        config = TrainConfig(model=model, depth=3, width=32)
+        assert tables.planned(to_dict(config)) == str(config.architecture)
+    assert tables.planned({"model": "cnn", "depth": 3, "width": 32}) == "cnn, 3 layers of 32"
+    assert tables.planned({"model": ["cnn"], "blocks": None}) == tables.planned({}) == ""
 
 
 # --- trust ----------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import pytest
 from cbkernels import command_line
 from cbkernels.commands.config_options import add_config_options, given_options
 from cbkernels.commands.training_command import add_run_options, config_of
-from cbkernels.training.config import AutotuneConfig, RemoveConfig, TrainConfig, from_dict, to_dict
+from cbkernels.training.config import AutotuneConfig, RemoveConfig, TrainConfig, choices_of, from_dict, to_dict
 from cbkernels.training.networks.architecture import Architecture
 
 from ..all_of import all_of
@@ -57,7 +57,7 @@ def another(field: Any) -> Any:
     if field.name == "blocks":
         return (1, 0, 2, 3)
     if "choices" in field.metadata:
-        other = next(c for c in field.metadata["choices"] if c != field.default)
+        other = next(c for c in choices_of(field.metadata) if c != field.default)
         return (other,) if is_list(field) else other
     kind = kind_of(field)
     if kind is bool:
@@ -142,7 +142,8 @@ def check_words_and_switches_of_another_type_are_refused(kind: Any, field: Any) 
         kind(**{field.name: 3})
     if "choices" in field.metadata:
         unknown = ("purple",) if is_list(field) else "purple"
-        with pytest.raises(ValueError, match=f"{field.name} is 'purple'; choose one of {field.metadata['choices'][0]}"):
+        first = choices_of(field.metadata)[0]
+        with pytest.raises(ValueError, match=f"{field.name} is 'purple'; choose one of {first}"):
             kind(**{field.name: unknown})
 
 

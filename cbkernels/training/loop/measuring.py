@@ -18,7 +18,7 @@ from ...models.evaluation import unwrapped
 from ...models.monitor import LayerMonitor
 from ..config import TrainConfig
 from ..data.samples import Samples
-from ..networks.build import ResidualBlock
+from ..networks.residual import ResidualBlock
 from .epochs import Training
 
 

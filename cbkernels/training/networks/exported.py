@@ -65,7 +65,7 @@ def load_exported(folder: str | os.PathLike[str], device: str | torch.device = "
         ImportError: safetensors is missing.
     """
     content = _read(Path(folder) / FILE)
-    model = build_network(
+    model: nn.Module = build_network(
         Architecture.from_dict(content["architecture"]), tuple(content["image_shape"]), content["num_classes"],
         generator=torch.Generator(),
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """Auto-tune: train, remove what conflicts early on, start again from scratch, until a network trains without conflict.
 
 After "Conflicting Bundles" (arXiv 2011.02956) and "Auto-tuning of Deep Neural Networks by Conflicting Layer Removal"
-(arXiv 2103.04331). Here is the loop; the policies are pure functions in ``shrinking.py``, an epoch is in
+(arXiv 2103.04331). Here is the loop; the policies are in ``policies.py``, an epoch is in
 ``training/loop/measured_epochs.py``.
 """
 
@@ -29,7 +29,8 @@ from ..loop.epochs import Training
 from ..loop.measured_epochs import MeasuredTraining, progress_line, times
 from ..loop.measuring import cost_of
 from ..networks.architecture import Architecture
-from ..shrinking import BlockNames, Policy, conflicts, removed_blocks
+from ..policies import POLICIES, BlockNames, Policy, Removes, policy_of
+from ..shrinking import conflicts, removed_blocks
 from ..trained_run import teacher_of
 
 Show = Callable[[str, int, int], None]
@@ -57,7 +58,7 @@ def autotune(
     *,
     out: str | os.PathLike[str] | None = None,
     block_names: Callable[[nn.Module], BlockNames] | None = None,
-    policy: str | Policy = "all",
+    policy: str | Policy | Removes = "all",
     resume: bool = False,
     overwrite: bool = False,
     show: Show = lambda status, epoch, epochs: None,
@@ -69,13 +70,11 @@ def autotune(
         build: makes a network with the blocks per stage of ``architecture.blocks``; called once a round, after
             ``torch.manual_seed(seed)``.
         architecture: where to start, an ``Architecture`` or the blocks per stage.
-        train_data: samples (N, ...), given to the network as they are, and labels (N,), integers from 0; arrays or
-            tensors.
+        train_data: samples (N, ...), which the network takes as they are, and labels (N,), integers from 0.
         test_data: the same, for the accuracies; None: there are none.
         out: run folder; None: nothing is written.
-        block_names: names of the network's blocks, stage by stage, for ``named_modules()``; None: what the network's
-            method ``block_names()`` returns.
-        policy: "first", "all", "stage", or a function as in ``shrinking.py``.
+        block_names: names the network's blocks, stage by stage; None: the network's method ``block_names()`` does.
+        policy: a name of ``policies.POLICIES``, a ``Policy`` of your own, or its function alone.
         resume, overwrite: go on with, or delete, the run in ``out``.
         show: called after every epoch with a line of progress, the epoch, and the number of epochs.
         options: fields of ``AutotuneConfig`` but those of data and network: epochs, seed, probe_size, ...
@@ -98,19 +97,10 @@ def autotune(
         >>> tuned.result["status"], tuned.architecture.blocks < (12,)
         ('trained', True)
     """
-    of_network = {f.name for f in fields(TrainConfig) if f.metadata["group"] in ("data", "network")}
-    refused = sorted(of_network & set(options) - {"validation_share"})
-    if refused:
-        raise ValueError(
-            f"{refused[0]} is {options[refused[0]]!r}; it is decided by build and train_data, leave it out"
-        )
-    if not isinstance(architecture, Architecture):
-        architecture = Architecture(architecture)
-    named = policy if isinstance(policy, str) else "all"
-    config = AutotuneConfig(policy=named, **options)
+    start = architecture if isinstance(architecture, Architecture) else Architecture(architecture)
+    chosen = policy_of(policy)
+    config, described = _own_config(start, {"policy": chosen, **options})
     device = device_named(config.device)
-    described = {name: value for name, value in to_dict(config).items() if name not in of_network}
-    described |= {"architecture": architecture.to_dict(), "policy": policy_name(policy)}
 
     def built(wanted: Architecture) -> nn.Module:
         torch.manual_seed(config.seed)
@@ -118,8 +108,21 @@ def autotune(
 
     with joined(device) as ranks, settled(config.threads):
         samples = divided(train_data, test_data, AsGiven(), config, device)
-        tuning = _Tuning(config, architecture, samples, ranks, built, block_names, policy, show)
+        tuning = _Tuning(config, start, samples, ranks, built, block_names, chosen, show)
         return tuning.run(out, described, resume, overwrite)
+
+
+def _own_config(architecture: Architecture, options: dict[str, Any]) -> tuple[AutotuneConfig, dict[str, Any]]:
+    """The config of a network of one's own, and what ``config.json`` holds of it."""
+    of_network = {f.name for f in fields(TrainConfig) if f.metadata["group"] in ("data", "network")}
+    refused = sorted(of_network & set(options) - {"validation_share"})
+    if refused:
+        raise ValueError(
+            f"{refused[0]} is {options[refused[0]]!r}; it is decided by build and train_data, leave it out"
+        )
+    config = AutotuneConfig(**options)
+    described = {name: value for name, value in to_dict(config).items() if name not in of_network}
+    return config, described | {"architecture": architecture.to_dict()}
 
 
 def autotune_configured(
@@ -150,7 +153,7 @@ def autotune_configured(
             network: nn.Module = network_of(config, architecture, samples)
             return network
 
-        tuning = _Tuning(config, config.architecture, samples, ranks, build, None, config.policy, show)
+        tuning = _Tuning(config, config.architecture, samples, ranks, build, None, POLICIES.chosen(config.policy), show)
         return tuning.run(out, to_dict(config), resume, overwrite).result
 
 
@@ -165,7 +168,7 @@ class _Tuning:
         ranks: Ranks,
         build: Build,
         block_names: Callable[[nn.Module], BlockNames] | None,
-        policy: str | Policy,
+        policy: Policy,
         show: Show,
     ) -> None:
         if config.repr:
@@ -250,8 +253,7 @@ class _Tuning:
                 log.save(self._state(measured))
 
     def _is_checked(self, epoch: int) -> bool:
-        """Policy "all" looks before an epoch, so at the initial weights too; the others after it."""
-        first = 0 if self._policy == "all" else 1
+        first = 0 if self._policy.looks_before else 1
         return first <= epoch < first + self.config.check_epochs
 
     def _decided(self, measured: MeasuredTraining) -> dict[str, Any] | None:
@@ -274,7 +276,7 @@ class _Tuning:
         bundles = f"{result.num_bundles} bundle{'s' if result.num_bundles > 1 else ''}"
         return (
             f"{when} the last block, {last}, had {bundles} of {result.num_rows} samples, {result.num_conflicting} with "
-            f"several labels: policy {policy_name(self._policy)!r} removed {which}"
+            f"several labels: policy {self._policy.name!r} removed {which}"
         )
 
     def _closed(self, measured: MeasuredTraining, log: RunLog) -> tuple[str, str]:
@@ -344,7 +346,7 @@ class _Tuning:
             "reason": reason,
             "seed": self.config.seed,
             "dataset": self.samples.name,
-            "policy": policy_name(self._policy),
+            "policy": self._policy.name,
             "rounds": self.rounds,
             "before": {**self._network(self.start, None), **_accuracies(self.before)},
             "after": after,
@@ -364,11 +366,6 @@ class _Tuning:
 def of_blocks(report: LayerReport) -> dict[str, BundleResult]:
     """Block -> result; of a residual block, of which the branch was measured, the branch's."""
     return {**{block: report[layer] for layer, block in report.blocks.items() if layer in report}, **report}
-
-
-def policy_name(policy: str | Policy) -> str:
-    """What a policy is called in files: the same in every process, unlike ``repr`` of a function."""
-    return policy if isinstance(policy, str) else str(getattr(policy, "__qualname__", type(policy).__qualname__))
 
 
 def _accuracies(summary: dict[str, Any]) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from statistics import mean, stdev
 from typing import Any
 
 from ..._version import __version__
-from ...filters.criteria import criterion_of
+from ...filters.criteria import COMPARED, STANDARD, criterion_of
 from ...runs.folder import RunFolder
-from ..config import COMPARED, STANDARD, TrainConfig, to_dict
+from ..config import TrainConfig, to_dict
 from .train import train
 
 Show = Callable[[str, int, int], None]
@@ -36,7 +36,7 @@ def compare(
     Args:
         config: network, data, recipe and RePr's schedule; its seed is the first one.
         out: folder of the runs, of ``comparison.json`` and of the picture.
-        criteria: "standard" for no RePr, and names of criteria.
+        criteria: ``criteria.STANDARD`` for no RePr, and names of criteria.
         seeds: how many, at least 2, so that there is a spread.
         show: as in ``train``.
 

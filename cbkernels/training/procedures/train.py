@@ -57,14 +57,13 @@ def train(
         samples = samples_of(data_set_of(config), config, device)
         model = network_of(config, config.architecture, samples)
         training = Training(model, config, samples, ranks, teacher_of(config, device))
-        folder = None
+        measured = MeasuredTraining("train", 0, training, model.block_names(), overlap=True)
+        folder, content = None, None
         with ranks.failing_together():
             if ranks.is_first:
                 folder = open_folder(out, "train", to_dict(config), resume=resume, overwrite=overwrite)
                 folder.write_json("env.json", environment(device))
-        measured = MeasuredTraining("train", 0, training, model.block_names(), overlap=True)
-        log = RunLog(folder, tensorboard=config.tensorboard)
-        with ranks.failing_together():
+            log = RunLog(folder, tensorboard=config.tensorboard)
             content = log.load() if resume else None
         content = ranks.told_by_first(content)
         if content is not None:
@@ -80,24 +79,28 @@ def train(
                 show(progress_line(line, config.epochs), line["epoch"], config.epochs)
         log.write()
         log.close()
-        result = {
-            "command": "train",
-            "version": __version__,
-            "status": "diverged" if measured.has_diverged else "trained",
-            "reason": _reason(measured),
-            "seed": config.seed,
-            "dataset": samples.name,
-            "architecture": config.architecture.to_dict(),
-            "name": str(config.architecture),
-            **measured.summary(log),
-            **({"repr": cycles_of(log.history, config)} if config.repr else {}),
-            "cost": cost_of(model, samples, config),
-            "ranks": ranks.size,
-            **times(measured.seconds),
-        }
+        result = _result(config, measured, log)
         if folder is not None:
             folder.write_json("result.json", result)
     return result
+
+
+def _result(config: TrainConfig, measured: MeasuredTraining, log: RunLog) -> dict[str, Any]:
+    return {
+        "command": "train",
+        "version": __version__,
+        "status": "diverged" if measured.has_diverged else "trained",
+        "reason": _reason(measured),
+        "seed": config.seed,
+        "dataset": measured.training.samples.name,
+        "architecture": config.architecture.to_dict(),
+        "name": str(config.architecture),
+        **measured.summary(log),
+        **({"repr": cycles_of(log.history, config)} if config.repr else {}),
+        "cost": cost_of(measured.training.model, measured.training.samples, config),
+        "ranks": measured.training.ranks.size,
+        **times(measured.seconds),
+    }
 
 
 def _reason(measured: MeasuredTraining) -> str:

@@ -12,7 +12,7 @@ from cbkernels.training.config import TrainConfig  # noqa: E402
 from cbkernels.training.data.data_sets import load_digits, split  # noqa: E402
 from cbkernels.training.data.samples import AsGiven, accuracy_of, divided  # noqa: E402
 from cbkernels.training.loop.epochs import Training  # noqa: E402
-from cbkernels.training.networks.build import fnn  # noqa: E402
+from cbkernels.training.networks.fully_connected import fnn  # noqa: E402
 
 CPU = torch.device("cpu")
 

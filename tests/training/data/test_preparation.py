@@ -10,11 +10,17 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="augmentation: NOT TESTED HERE (no torch)")
 
-from cbkernels.training.data.augmentation import default_preparation, preparation, standardised  # noqa: E402
-from cbkernels.training.data.data_sets import NAMES, load_data_set  # noqa: E402
+from cbkernels.training.data.augmentation import AUGMENTATIONS  # noqa: E402
+from cbkernels.training.data.data_sets import load_data_set  # noqa: E402
+from cbkernels.training.data.preparation import Preparation, standardised  # noqa: E402
+from cbkernels.training.data.sources import SOURCES, source_named  # noqa: E402
 
 SHAPE = (3, 9, 11)
 ENLARGED_BY = {"cifar": 6, "svhn": 4, "imagenette": 10}
+
+
+def preparation(name: str, image_shape: tuple[int, int, int]) -> Preparation:
+    return Preparation(AUGMENTATIONS.chosen(name), image_shape)
 
 
 def seeded(seed: int = 0) -> Any:
@@ -154,11 +160,11 @@ def test_stored_images_are_never_written_to() -> None:
 
 def test_every_named_data_set_has_its_papers_preparation() -> None:
     expected = {"cifar10": "cifar", "svhn": "svhn", "imagenette": "imagenette"}
-    assert {name: default_preparation(name) for name in NAMES} == {name: expected.get(name, "none") for name in NAMES}
-    assert default_preparation("hf:me/cifar10") == default_preparation("/data/cifar10") == "none"
+    assert {n: source.augmentation for n, source in SOURCES.items()} == {n: expected.get(n, "none") for n in SOURCES}
+    assert source_named("hf:me/cifar10").augmentation == source_named("/data/cifar10").augmentation == "none"
     digits = load_data_set("digits")
     batch = torch.from_numpy(digits.test_images[:5])
-    prepared = preparation(default_preparation("digits"), digits.image_shape)
+    prepared = preparation(SOURCES["digits"].augmentation, digits.image_shape)
     assert (prepared.for_training(batch, seeded()) == batch).all()
 
 
