@@ -1,6 +1,6 @@
 """``write_report``: run folders become one HTML page that opens without a network, and its pictures as files.
 
-Needs matplotlib and Jinja2, imported late. ``runs/reader.py`` reads, ``tables.py`` words, ``drawing/run_figures.py``
+Needs matplotlib and Jinja2, imported late. ``runs/reader.py`` reads, ``tables.py`` words, ``figures.py``
 draws; this file decides what is on the page, and in which order, and keeps it below ``MOST_BYTES``.
 """
 
@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 
 from .._version import __version__
-from ..drawing import run_figures
 from ..drawing.figures import require_matplotlib
-from ..drawing.run_figures import Curve, Picture
 from ..files.whole_files import write_whole
 from ..runs.folder import RunFolder
 from ..runs.reader import LayerTable, RunFiles, items_of, number, object_of, read_run, text
+from . import figures as run_figures
 from . import tables
+from .figures import Curve, Picture
 from .tables import Table, percent
 
 MOST_BYTES = 1_900_000

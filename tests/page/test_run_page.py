@@ -22,9 +22,9 @@ pytest.importorskip("matplotlib", reason="the report: NOT TESTED HERE (no matplo
 pytest.importorskip("jinja2", reason="the report: NOT TESTED HERE (no Jinja2)")
 
 from cbkernels.commands import report as report_command
-from cbkernels.drawing import run_figures
-from cbkernels.drawing.run_figures import Picture
+from cbkernels.page import figures as run_figures
 from cbkernels.page import run_page, tables
+from cbkernels.page.figures import Picture
 from cbkernels.page.run_page import write_report
 from cbkernels.runs import reader
 from cbkernels.runs.reader import read_run

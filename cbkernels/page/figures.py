@@ -16,9 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..findings.tables import definition_note
-from ..runs.reader import LayerTable, items_of, number, text
-from .figures import (
+from ..drawing.figures import (
     ENTROPY_COLOURS,
     FAINT,
     INK,
@@ -31,7 +29,9 @@ from .figures import (
     require_matplotlib,
     style_axes,
 )
-from .history_figures import HeatMap, plot_entropy, plot_margin
+from ..drawing.history_figures import HeatMap, plot_entropy, plot_margin
+from ..findings.tables import definition_note
+from ..runs.reader import LayerTable, items_of, number, text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
