@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ..bundle import bundle_entropy, conflict_margin
+from ..files.json_files import finite_or_none
 from ..grid import UpdateGrid
 from ..result import BundleResult
 from .evaluation import evaluating
@@ -64,10 +65,10 @@ class BlockMeasurement:
             "num_bundles": self.result.num_bundles,
             "num_conflicting": self.result.num_conflicting,
             "num_conflicting_rows": self.result.num_conflicting_rows,
-            "entropy": _finite(self.result.entropy),
-            "margin": _finite(self.margin),
-            "margin_bits": _finite(self.margin_bits),
-            "similarity": _finite(self.similarity),
+            "entropy": finite_or_none(self.result.entropy),
+            "margin": finite_or_none(self.margin),
+            "margin_bits": finite_or_none(self.margin_bits),
+            "similarity": finite_or_none(self.similarity),
         }
 
 
@@ -148,7 +149,3 @@ def without_branches(model: nn.Module, blocks: Iterable[str]) -> Iterator[None]:
 
 def _shortcut_of(block: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda x: torch.relu(block.shortcut(x))
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

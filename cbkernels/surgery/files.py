@@ -7,12 +7,12 @@ written aside and renamed; the JSON file holds the weights' checksum, so a torn 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files.json_files import json_value
 from ..models.evaluation import require_torch
 from ..models.layer_stacks import find_layer_stacks
 from ..runs.folder import RunFolder
@@ -139,11 +139,9 @@ def _checksum(path: Path) -> str:
 def _read(path: Path) -> dict[str, Any]:
     """The checked content of ``surgery.json``."""
     try:
-        content = json.loads(path.read_bytes())
+        content = json_value(path.read_bytes(), path)
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}); pass a folder that Surgery.save wrote") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: it holds no JSON ({str(error)[:100]})") from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise ValueError(f"{path} was not written by Surgery.save: its format is not {_FORMAT!r}")
     if content.get("version") != _VERSION:

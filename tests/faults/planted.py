@@ -149,7 +149,7 @@ FAULTS = [
         ("runs/test_checkpoints.py", "training/procedures/test_train.py"),
     ),
     Fault(
-        "runs/folder.py",
+        "files/whole_files.py",
         "        aside.unlink(missing_ok=True)\n",
         "        pass\n",
         "run folder: a file that could not be written is left beside its target",

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from ...files.json_files import finite_or_none
 from ...filters.repr import orthogonality_measure
 from ...findings.layer_report import LayerReport
 from ...models.cost import measure_cost
@@ -145,7 +146,7 @@ class MeasuredTraining:
             "test_accuracy": of_this[-1]["test_accuracy"],
             "mean_test_accuracy": sum(tested) / len(tested) if tested else None,
             "chance_accuracy": self.training.samples.chance_accuracy,
-            "entropy_mean": {layer: mean if math.isfinite(mean) else None for layer, mean in means.items()},
+            "entropy_mean": {layer: finite_or_none(mean) for layer, mean in means.items()},
             "num_conflicting_layers": None if main is None else len(main.conflicting()),
             "first_conflicting": None if main is None else main.first_conflicting,
             "equality": "" if main is None else main.equality,
