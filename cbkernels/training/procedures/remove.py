@@ -23,7 +23,7 @@ from torch import nn
 from ..._version import __version__
 from ...grid import UpdateGrid
 from ...models.branches import BlockMeasurement, measure_blocks, without_branches
-from ...runs.folder import layer_row
+from ...runs.schema import MeasuredLayer
 from ...runs.stored_runs import open_folder
 from ...surgery.surgery import Surgery, remove_layers
 from ..config import RemoveConfig, to_dict
@@ -128,7 +128,7 @@ def _result(removal: Removal) -> dict[str, Any]:
     """Everything in turn; what ``result.json`` holds."""
     run, config, report = removal.run, removal.config, removal.report
     blocks = removal.measured(())
-    removal.folder.write_layers(layer_row("remove", 0, 0, block.branch, block.result) for block in blocks)
+    removal.folder.write_layers(MeasuredLayer("remove", 0, 0, block.branch, block.result) for block in blocks)
     num_conflicting = sum(block.conflicts(config.min_conflicting_rows) for block in blocks)
     report(f"{num_conflicting} of {len(blocks)} blocks conflict")
     curves, study = removal.studied(blocks) if config.study else ({kind: [] for kind in KINDS}, None)
