@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from ..runs.clean_text import text
 from ..runs.record import LayerTable, RunRecord
-from ..runs.schema import Accuracies, AutotuneResult, Epoch, NetworkCost, RemoveResult, TrainResult
+from ..runs.schema import AutotuneResult, Epoch, NetworkCost, RemoveResult, TrainResult
 from . import figures, tables
 from .facts import architecture_of, compared
 from .figures import Curve, Picture
@@ -88,27 +88,27 @@ def _of_autotune(result: AutotuneResult) -> list[Section]:
     reason = text(result.reason).rstrip(".")
     ended = f"Auto-tune ended as {text(result.status, 30)}: {reason}." if reason else ""
     old, new = result.before or NetworkCost(), result.after or NetworkCost()
-    rows = [
-        ["test accuracy", percent(old.test_accuracy), percent(new.test_accuracy),
-         points(old.test_accuracy, new.test_accuracy)],
-        ["epochs of training", plain(old.epochs), plain(new.epochs), ""],
-    ]  # fmt: skip
+    accuracies = [_accuracies("test accuracy", old.test_accuracy, new.test_accuracy)]
+    rows = [*accuracies, ["epochs of training", plain(old.epochs), plain(new.epochs), ""]]
     costs = tables.costs_table(result.before, result.after, rows if result.before or result.after else ())
     return [*_of_table(costs), *_of_table(tables.rounds_table(result.rounds), ended)]
 
 
 def _of_removal(result: RemoveResult, prefix: str) -> list[Section]:
-    accuracy = result.accuracy or Accuracies()
-    rows = [
-        [f"test accuracy, {words}", percent(accuracy.before), percent(then), points(accuracy.before, then)]
-        for words, then in (("right after removal", accuracy.removed), ("healed", accuracy.healed))
-    ]
+    rows = [] if (known := result.accuracy) is None else [
+        _accuracies("test accuracy, right after removal", known.before, known.removed),
+        _accuracies("test accuracy, healed", known.before, known.healed),
+    ]  # fmt: skip
     return [
-        *_of_table(tables.costs_table(result.before, result.after, rows if result.accuracy else ())),
+        *_of_table(tables.costs_table(result.before, result.after, rows)),
         Section("What blocks are worth", [*_removal_curves(result, prefix), *_block_costs(result, prefix)]),
         *_of_table(tables.steps_table(result), _guard_words(result)),
         *_of_table(tables.blocks_table(result)),
     ]
+
+
+def _accuracies(words: str, before: float | None, after: float | None) -> list[str]:
+    return [words, percent(before), percent(after), points(before, after)]
 
 
 def _guard_words(result: RemoveResult) -> str:
@@ -178,16 +178,8 @@ def curves_of(run: RunRecord) -> list[Curve]:
 
 
 def _curve(lines: Sequence[Epoch], label: str) -> Curve:
-    def values(of: Iterable[float | None]) -> list[float]:
-        return [math.nan if value is None else value for value in of]
-
-    return Curve(
-        label,
-        values(line.epoch for line in lines),
-        values(line.train_loss for line in lines),
-        values(line.test_accuracy for line in lines),
-        values(line.validation_accuracy for line in lines),
-    )
+    keys = ("epoch", "train_loss", "test_accuracy", "validation_accuracy")
+    return Curve(label, *([math.nan if (v := getattr(line, key)) is None else v for line in lines] for key in keys))
 
 
 def network_words(run: str, round_: str, command: str) -> str:

@@ -11,7 +11,6 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -138,56 +137,47 @@ def _history(path: Path, notes: list[str]) -> list[Epoch]:
 # --- layers x epochs ------------------------------------------------------------------------------
 
 
-@dataclass
-class _Cells:
-    """What the tables say of one round at one resolution; the last line of a layer and epoch counts."""
-
-    grids: list[str] = field(default_factory=list)
-    layers: dict[str, int] = field(default_factory=dict)
-    lines: dict[str, dict[tuple[int, int], Mapping[str, Any]]] = field(default_factory=dict)
-    """File -> (layer, epoch) -> the line."""
-
-    def add(self, file: str, row: Mapping[str, Any]) -> None:
-        layer = self.layers.setdefault(row["layer"], len(self.layers))
-        if not self.grids or self.grids[-1] != row["grid"]:
-            self.grids.append(row["grid"])
-        self.lines.setdefault(file, {})[layer, row["epoch"]] = row
-
-
 def _layer_tables(folder: Path, notes: list[str]) -> list[LayerTable]:
-    cells: dict[tuple[str, int, str], _Cells] = {}
+    """One for every network and resolution that a line is of."""
+    groups: dict[tuple[str, int, str], list[tuple[Table, dict[str, Any]]]] = {}
     for table in (schema.LAYERS, schema.MARGINS):
         for row in _rows(folder / table.file, table, notes):
             key = row["run"], row["round"], row["grid"].partition(" ")[0]
-            cells.setdefault(key, _Cells()).add(table.file, row)
+            groups.setdefault(key, []).append((table, row))
     tables = []
-    for (run, round_, dtype), place in cells.items():
-        epochs = sorted({epoch for lines in place.lines.values() for _, epoch in lines})
-        if len(place.layers) * len(epochs) > MOST_CELLS:
-            extent = f"{len(place.layers)} layers x {len(epochs)} epochs"
+    for (run, round_, dtype), rows in groups.items():
+        layers, grids = (dict.fromkeys(row[name] for _, row in rows) for name in ("layer", "grid"))
+        epochs = sorted({row["epoch"] for _, row in rows})
+        if len(layers) * len(epochs) > MOST_CELLS:
+            extent = f"{len(layers)} layers x {len(epochs)} epochs"
             notes.append(f"layers.csv: round {round_} is left out: {extent} are more than {MOST_CELLS} cells.")
             continue
-        tables.append(_layer_table(place, epochs, text(run, 40), round_, text(dtype, 20)))
+        measured, columns = _arrays(rows, list(layers), epochs)
+        names = [text(name, 60) for name in layers]
+        equality = equality_of(list(grids))
+        tables.append(LayerTable(text(run, 40), round_, text(dtype, 20), equality, names, epochs, measured, columns))
     return tables
 
 
-def _layer_table(place: _Cells, epochs: list[int], run: str, round_: int, dtype: str) -> LayerTable:
-    shape, at = (len(place.layers), len(epochs)), {epoch: i for i, epoch in enumerate(epochs)}
-    columns: dict[str, Any] = {}
-    for table in (schema.LAYERS, schema.MARGINS):
-        lines = place.lines.get(table.file)
-        if table is schema.MARGINS and lines is None:
-            continue
-        for column in table.measured:
-            values = np.full(shape, _EMPTY[column.kind], object if column.kind is str else None)
-            for (layer, epoch), row in (lines or {}).items():
-                values[layer, at[epoch]] = row[column.name]
-            columns[column.name] = values
+def _arrays(
+    rows: Sequence[tuple[Table, Mapping[str, Any]]], layers: Sequence[str], epochs: Sequence[int]
+) -> tuple[Any, dict[str, Any]]:
+    """Which cells were measured, and an array for every column; the last line of a layer and epoch counts."""
+    shape = (len(layers), len(epochs))
+    of_layer, of_epoch = ({value: i for i, value in enumerate(values)} for values in (layers, epochs))
     measured = np.zeros(shape, np.bool_)
-    for layer, epoch in place.lines.get(schema.LAYERS.file, ()):
-        measured[layer, at[epoch]] = True
-    names = [text(name, 60) for name in place.layers]
-    return LayerTable(run, round_, dtype, equality_of(place.grids), names, epochs, measured, columns)
+    tables = {table.file: table.measured for table in (schema.LAYERS, rows[-1][0])}  # margins come last
+    columns = {
+        column.name: np.full(shape, _EMPTY[column.kind], object if column.kind is str else None)
+        for file in tables
+        for column in tables[file]
+    }
+    for table, row in rows:
+        at = of_layer[row["layer"]], of_epoch[row["epoch"]]
+        measured[at] |= table is schema.LAYERS
+        for column in tables[table.file]:
+            columns[column.name][at] = row[column.name]
+    return measured, columns
 
 
 def _rows(path: Path, table: Table, notes: list[str]) -> Iterator[dict[str, Any]]:

@@ -79,11 +79,6 @@ class Table:
     columns: tuple[Column, ...]
 
     @property
-    def names(self) -> list[str]:
-        """Of its columns, the first line of the file."""
-        return [column.name for column in self.columns]
-
-    @property
     def measured(self) -> list[Column]:
         """Those that do not say where a line belongs."""
         return [column for column in self.columns if column not in (*_PLACE, _GRID)]
@@ -91,7 +86,7 @@ class Table:
     @property
     def header(self) -> str:
         """The first line, with its newline."""
-        return csv_line(self.names)
+        return csv_line(column.name for column in self.columns)
 
     def line(self, measured: MeasuredLayer) -> str:
         """The line of a measurement, with its newline."""
@@ -169,11 +164,22 @@ class Epoch:
 
 
 @dataclass(frozen=True)
-class NetworkCost:
-    """A network and what one forward pass of it costs."""
+class Trained:
+    """A network and how its training ended."""
 
     architecture: dict[str, Any] | None = None
     name: str | None = None
+    epochs: int | None = None
+    test_accuracy: float | None = None
+    mean_test_accuracy: float | None = None
+    num_conflicting_layers: int | None = None
+    first_conflicting: str | None = None
+
+
+@dataclass(frozen=True)
+class NetworkCost(Trained):
+    """A network and what one forward pass of it costs; how it was trained is said of auto-tune's alone."""
+
     blocks: int | None = None
     parameters: float | None = None
     macs: float | None = None
@@ -184,12 +190,6 @@ class NetworkCost:
     peak_memory_bytes: float | None = None
     device: str | None = None
     latency_batch: int | None = None
-    # of auto-tune's networks
-    epochs: int | None = None
-    test_accuracy: float | None = None
-    mean_test_accuracy: float | None = None
-    num_conflicting_layers: int | None = None
-    first_conflicting: str | None = None
 
 
 @dataclass(frozen=True)
@@ -224,33 +224,23 @@ class Cycle:
 
 
 @dataclass(frozen=True)
-class TrainResult(Result):
+class TrainResult(Trained, Result):
     """Of ``train``."""
 
-    name: str | None = None
-    epochs: int | None = None
-    test_accuracy: float | None = None
-    mean_test_accuracy: float | None = None
     entropy_mean: Mapping[str, float] = field(default_factory=dict)
-    num_conflicting_layers: int | None = None
-    first_conflicting: str | None = None
     repr: tuple[Cycle, ...] = ()
     cost: NetworkCost | None = None
 
 
 @dataclass(frozen=True)
-class Round:
+class Round(Trained):
     """One pass of auto-tune."""
 
     round: int | None = None
-    architecture: dict[str, Any] | None = None
-    name: str | None = None
-    epochs: int | None = None
     conflict_epoch: int | None = None
     removed: tuple[str, ...] = ()
     entropy: float | None = None
     reason: str | None = None
-    test_accuracy: float | None = None
 
 
 @dataclass(frozen=True)
