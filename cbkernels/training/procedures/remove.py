@@ -23,7 +23,7 @@ from torch import nn
 from ..._version import __version__
 from ...grid import UpdateGrid
 from ...models.branches import BlockMeasurement, measure_blocks, without_branches
-from ...runs.schema import MeasuredLayer
+from ...runs.schema import EXPORT, MeasuredLayer
 from ...runs.stored_runs import open_folder
 from ...surgery.surgery import Surgery, remove_layers
 from ..config import RemoveConfig, to_dict
@@ -34,8 +34,6 @@ from .removal_curves import KINDS, removal_curves
 from .removal_progress import RemovalProgress
 
 Report = Callable[[str], object]
-EXPORT = "model"
-"""Folder of the smaller network, inside of the removal's."""
 _ROUNDING = 1e-9
 """Accuracies are shares of whole numbers of samples; the limit is a difference of two of them."""
 

@@ -640,6 +640,9 @@ def test_unfinished_foreign_and_damaged_runs_are_not_loaded(finished: Any, tmp_p
     (run / "result.json").write_text(result.replace('"trained"', '"exhausted"'))
     with pytest.raises(ValueError, match="ended as 'exhausted', without a trained network"):
         load_trained(run)
+    (run / "result.json").write_text(result[:50])
+    with pytest.raises(ValueError, match=r"cannot be used: result\.json is left out: it is damaged: it holds no JSON"):
+        load_trained(run)
     (run / "result.json").write_text(result)
     save_checkpoint(run / "checkpoint.safetensors", {"architecture": TINY.architecture.to_dict()})
     with pytest.raises(ValueError, match="is not that of this run"):
