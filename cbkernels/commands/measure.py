@@ -17,6 +17,7 @@ from typing import Any
 from .._version import __version__
 from ..bundle import bundle_entropy, conflict_margin
 from ..files.array_files import StoredArray, open_arrays, split_key
+from ..files.json_files import finite_or_none
 from ..grid import UpdateGrid
 from ..result import BundleResult
 from ..streaming import BundleEntropy
@@ -206,11 +207,6 @@ def _nats(result: BundleResult) -> str:
     return "NaN" if math.isnan(result.entropy) else f"{result.entropy:.6g}"
 
 
-def _bits(margin: float, grid: UpdateGrid) -> float | None:
-    bits = grid.bits(margin)
-    return bits if math.isfinite(bits) else None
-
-
 def _as_json(
     arguments: argparse.Namespace, measured: dict[str, BundleResult], margins: dict[str, float],
     grid: UpdateGrid | None, above: list[str],
@@ -219,8 +215,8 @@ def _as_json(
     for name, result in measured.items():
         layer = {"layer": name, **result.to_dict()}
         if name in margins:
-            layer["conflict_margin"] = margins[name] if math.isfinite(margins[name]) else None
-            layer["margin_bits"] = None if grid is None else _bits(margins[name], grid)
+            layer["conflict_margin"] = finite_or_none(margins[name])
+            layer["margin_bits"] = None if grid is None else finite_or_none(grid.bits(margins[name]))
         layers.append(layer)
     return {
         "version": __version__,

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..runs.stored_runs import read_json, stored_config
+from ..files.json_files import read_json_object
+from ..runs.stored_runs import stored_config
 from ..training.config import from_dict
 from .config_options import add_config_options, given_options
 from .progress import Progress
@@ -55,7 +56,7 @@ def config_of(arguments: argparse.Namespace, command: str, kind: type[Any]) -> A
     """The config: what was given, else what ``--config`` or the run to go on with says, else the defaults."""
     content: dict[str, Any] = {}
     if arguments.config is not None:
-        content = read_json(Path(arguments.config))
+        content = read_json_object(arguments.config)
         content = {name: value for name, value in content.items() if name not in ("command", "version")}
     elif arguments.resume:
         content = stored_config(arguments.out, command) or {}

@@ -5,9 +5,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +12,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..files.csv_files import csv_line
+from ..files.json_files import json_text, json_value
 from ..files.whole_files import write_whole
 from ..grid import UpdateGrid
 from ..result import BundleResult
@@ -30,7 +29,10 @@ COLUMNS = (
     "grid_dtype", "learning_rate", "batch_size", "weight_amplitude", "rtol", "atol", "log_epsilon",
     "autocast", "reduce", "model", "version",
 )  # fmt: skip
-"""Of ``to_csv`` and ``to_pandas``: entropy in nats, margin and amplitude in units of the activations."""
+"""Of ``to_csv`` and ``to_pandas``: entropy in nats, margin and amplitude in units of the activations.
+
+A run's ``layers.csv`` is another table, see ``runs/schema.py``.
+"""
 
 Loaded = TypeVar("Loaded")
 
@@ -172,7 +174,7 @@ def _numbers(layers: dict[str, dict[str, Any]], name: str) -> dict[str, float]:
 
 def write_json(content: Mapping[str, Any], path: str | os.PathLike[str] | None, indent: int | None = 2) -> str:
     """JSON text of ``content``, also written to ``path`` unless that is None."""
-    text = json.dumps(content, indent=indent, allow_nan=False) + "\n"
+    text = json_text(content, indent)
     if path is not None:
         write_whole(path, text.encode())
     return text
@@ -181,21 +183,21 @@ def write_json(content: Mapping[str, Any], path: str | os.PathLike[str] | None, 
 def read_json(path: str | os.PathLike[str], make: Callable[[Any], Loaded]) -> Loaded:
     """What ``make`` makes of a JSON file's content; its ValueError, and that of a damaged file, name the file."""
     raw = Path(path).read_bytes()
+    if Path(path).suffix == ".csv":
+        raise ValueError(f"{os.fspath(path)} cannot be loaded: a table is for other programs; load what to_json wrote")
     try:
-        return make(json.loads(raw.decode()))
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, not a report
+        return make(json_value(raw, "the file"))
+    except ValueError as error:
         raise ValueError(f"{os.fspath(path)} cannot be loaded: {error}") from error
 
 
 def write_csv(reports: Iterable[LayerReport], path: str | os.PathLike[str] | None) -> str:
     """CSV text with a line a layer of every report, also written to ``path`` unless that is None."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(row for report in reports for row in layer_rows(report))  # None is an empty cell
+    rows = [[row[column] for column in COLUMNS] for report in reports for row in layer_rows(report)]
+    text = "".join(map(csv_line, [COLUMNS, *rows]))
     if path is not None:
-        write_whole(path, text.getvalue().encode())
-    return text.getvalue()
+        write_whole(path, text.encode())
+    return text
 
 
 def data_frame(reports: Iterable[LayerReport]) -> Any:

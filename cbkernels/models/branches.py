@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from ..bundle import bundle_entropy, conflict_margin
+from ..files.json_files import finite_or_none
 from ..grid import UpdateGrid
 from ..result import BundleResult
 from .evaluation import evaluating, outputs_taken
@@ -68,7 +69,7 @@ class BlockMeasurement:
             "branch": self.branch,
             "stage": self.stage,
             **{name: getattr(self.result, name) for name in counts},
-            **{name: value if math.isfinite(value) else None for name, value in measured.items()},
+            **{name: finite_or_none(value) for name, value in measured.items()},
         }
 
 

@@ -7,7 +7,6 @@ written aside and renamed; the JSON file holds the weights' checksum, so a torn 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..files.json_files import json_text, json_value
 from ..files.tensor_files import require_safetensors
 from ..files.whole_files import write_whole, written_aside
 from ..models.block_kinds import find_layer_stacks
@@ -57,7 +57,7 @@ def save_cut_model(folder: str | os.PathLike[str], model: nn.Module, removed: li
             "aliases": aliases,
             "weights_sha256": _checksum(aside),
         }
-    write_whole(target / STEPS, f"{json.dumps(content, indent=2, allow_nan=False)}\n".encode())
+    write_whole(target / STEPS, json_text(content).encode())
 
 
 @dataclass(frozen=True)
@@ -148,11 +148,9 @@ def _checksum(path: Path) -> str:
 def _read(path: Path) -> dict[str, Any]:
     """The checked content of ``surgery.json``."""
     try:
-        content = json.loads(path.read_bytes())
+        content = json_value(path.read_bytes(), path)
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}); pass a folder that Surgery.save wrote") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: it holds no JSON ({str(error)[:100]})") from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise ValueError(f"{path} was not written by Surgery.save: its format is not {_FORMAT!r}")
     if content.get("version") != _VERSION:

@@ -299,10 +299,10 @@ def test_resume_takes_the_options_of_the_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, "does not exist"),
-        ("{", "is not JSON"),
-        ("\udcff", "is not JSON"),
-        ("[1]", "holds list, not an object"),
+        (None, "No such file"),
+        ("{", "holds no JSON"),
+        ("\udcff", "holds no JSON"),
+        ("[1]", "holds a list, not a JSON object"),
         ('{"colour": 1}', "'colour' is not an option"),
         ('{"seed": -4}', "seed is -4"),
         ('{"blocks": 4}', "blocks is 4; pass a list"),

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ...files.json_files import finite_or_none
 from ...filters.overlap import orthogonality_measure
 from ...findings.layer_report import LayerReport
 from ...runs.log import RunLog
@@ -169,7 +170,7 @@ class MeasuredTraining:
             "test_accuracy": accuracies[-1],
             "mean_test_accuracy": sum(tested) / len(tested) if tested else None,
             "chance_accuracy": self.training.samples.chance_accuracy,
-            "entropy_mean": {layer: mean if math.isfinite(mean) else None for layer, mean in means.items()},
+            "entropy_mean": {layer: finite_or_none(mean) for layer, mean in means.items()},
             **self._conflicts(),
             "equality": "" if self.as_trained is None else self.as_trained.equality,
         }

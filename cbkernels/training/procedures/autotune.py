@@ -7,7 +7,6 @@ After "Conflicting Bundles" (arXiv 2011.02956) and "Auto-tuning of Deep Neural N
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -17,6 +16,7 @@ import torch
 from torch import nn
 
 from ..._version import __version__
+from ...files.json_files import finite_or_none
 from ...findings.layer_report import LayerReport
 from ...ranks import Ranks, device_named, joined
 from ...result import BundleResult
@@ -265,7 +265,7 @@ class _Tuning:
         return {
             "epoch": measured.epoch,
             "removed": removed,
-            "entropy": _finite(report[last].entropy),
+            "entropy": finite_or_none(report[last].entropy),
             "blocks": [sum(name not in removed for name in stage) for stage in names],
             "reason": self._reason(measured.epoch, last, report[last], removed),
         }
@@ -371,7 +371,3 @@ def of_blocks(report: LayerReport) -> dict[str, BundleResult]:
 def _accuracies(summary: dict[str, Any]) -> dict[str, Any]:
     names = ("test_accuracy", "mean_test_accuracy", "epochs", "num_conflicting_layers", "first_conflicting")
     return {name: summary[name] for name in names}
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..._version import __version__
-from ...runs.folder import layer_row
+from ...runs.schema import EXPORT, MeasuredLayer
 from ...runs.stored_runs import open_folder
 from ..config import RemoveConfig, to_dict
 from ..configured import environment, settled, threads_of
@@ -22,7 +22,7 @@ from .guarded_removal import guarded
 from .removal import Removal, Report
 from .removal_curves import KINDS
 from .removal_progress import RemovalProgress
-from .smaller_network import EXPORT, healed
+from .smaller_network import healed
 
 
 def remove_blocks(
@@ -68,7 +68,7 @@ def _result(removal: Removal) -> dict[str, Any]:
     """Everything in turn; what ``result.json`` holds."""
     run, config, report = removal.run, removal.config, removal.report
     blocks = removal.measured(())
-    removal.folder.write_layers(layer_row("remove", 0, 0, block.branch, block.result) for block in blocks)
+    removal.folder.write_layers(MeasuredLayer("remove", 0, 0, block.branch, block.result) for block in blocks)
     num_conflicting = sum(block.conflicts(config.min_conflicting_rows) for block in blocks)
     report(f"{num_conflicting} of {len(blocks)} blocks conflict")
     curves, study = removal.studied(blocks) if config.study else ({kind: [] for kind in KINDS}, None)

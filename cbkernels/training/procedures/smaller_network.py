@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ...runs.schema import EXPORT, HISTORY
 from ...surgery.surgery import Surgery, remove_layers
 from ..networks.exported import export_network, load_cut
 from ..trained_run import fit
 from .removal import Removal
-
-EXPORT = "model"
-"""Folder of the smaller network, inside of the removal's."""
 
 
 def healed(removal: Removal, removed: Sequence[str]) -> dict[str, Any]:
@@ -29,7 +27,7 @@ def healed(removal: Removal, removed: Sequence[str]) -> dict[str, Any]:
         removal.progress.save()
     else:
         surgery = load_cut(folder.path / EXPORT, run.model)
-    folder.write_json_lines("history.jsonl", known["history"])
+    folder.write_json_lines(HISTORY, known["history"])
     return {
         "accuracy": {"before": before, "removed": after, "healed": known["accuracy"]},
         **_costs(removal, surgery),

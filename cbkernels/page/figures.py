@@ -1,7 +1,7 @@
 """The pictures of a run: accuracy and loss over epochs, heat maps, removal curves, what each block costs.
 
 Needs matplotlib. Each is rendered once as SVG and once as PNG, without time stamps, so that the same run folder gives
-the same bytes. Names from files are drawn as they are, never as formulas. Read next: ``page/run_page.py``.
+the same bytes. Names from files are drawn as they are, never as formulas. Read next: ``sections.py``.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from ..findings.tables import definition_note
-from ..runs.reader import LayerTable, items_of, number, text
-from .figures import (
+from ..drawing.figures import (
     ENTROPY_COLOURS,
     FAINT,
     INK,
@@ -31,7 +30,10 @@ from .figures import (
     require_matplotlib,
     style_axes,
 )
-from .history_figures import HeatMap, plot_entropy, plot_margin
+from ..drawing.history_figures import HeatMap, plot_entropy, plot_margin
+from ..findings.tables import definition_note
+from ..runs.record import LayerTable
+from ..runs.schema import Block, CurvePoint
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -122,7 +124,9 @@ def margin_map(table: LayerTable, title: str) -> Figure:
 
 
 def _titled(table: LayerTable, title: str) -> HeatMap:
-    return replace(table.heat_map, title=title)
+    return HeatMap(
+        title, table.layers, table.epochs, table.entropy, table.num_conflicting, table.measured, table.margin_bits
+    )
 
 
 # --- curves over epochs ---------------------------------------------------------------------------
@@ -150,8 +154,7 @@ def training_curves(curves: Sequence[Curve], chance: float | None) -> Figure:
         if has_loss:
             _line(axes[1], x, curve.loss, _ORANGE, "training loss")
             _mark_lost(axes[1], x, curve)
-    if chance is not None and math.isfinite(chance):
-        axes[0].axhline(chance, color=FAINT, linewidth=1.2, linestyle=":", label="chance")
+    _level(axes[0], chance, "chance")
     _label_starts(axes[0], [curve.label for curve in curves], starts, width)
     _style_curves(axes, "epochs, all networks in a row" if len(curves) > 1 else "epoch")
     if len(curves) == 1 and curves[0].epochs:
@@ -193,11 +196,23 @@ def _label_starts(ax: Axes, labels: Sequence[str], starts: Sequence[float], end:
 
 def _line(ax: Axes, x: Any, y: Sequence[float], colour: str, label: str, style: str = "-") -> None:
     """A line with gaps where there is no number; a dot where a line would have no length."""
-    values = np.asarray(y, np.float64)
-    values[~np.isfinite(values)] = np.nan
+    values = _finite(y)
     if np.isfinite(values).any():
         dots = "o" if np.isfinite(values).sum() <= 25 else None
         ax.plot(x, values, style, color=colour, linewidth=1.8, marker=dots, markersize=3.2, label=label)
+
+
+def _level(ax: Axes, value: float | None, label: str, colour: str = FAINT, width: float = 1.2) -> None:
+    """A dotted line at a value that is known."""
+    if value is not None and math.isfinite(value):
+        ax.axhline(value, color=colour, linewidth=width, linestyle=":", label=label)
+
+
+def _in_percent(ax: Axes, label: str) -> None:
+    from matplotlib.ticker import PercentFormatter
+
+    ax.set_ylabel(label, fontsize=11, color=INK)
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
 
 
 def _mark_lost(ax: Axes, x: Any, curve: Curve) -> None:
@@ -209,14 +224,13 @@ def _mark_lost(ax: Axes, x: Any, curve: Curve) -> None:
 
 
 def _style_curves(axes: Sequence[Axes], x_label: str) -> None:
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
+    from matplotlib.ticker import MaxNLocator
 
     style_axes(axes[0], "", "")
-    axes[0].set_ylabel("accuracy", fontsize=11, color=INK)
+    _in_percent(axes[0], "accuracy")
     lowest = min((float(np.nanmin(line.get_ydata())) for line in axes[0].lines if line.get_label() in _ACCURACIES),
                  default=0.0)  # fmt: skip
     axes[0].set_ylim(-0.02 if lowest < 0.5 else math.floor(10 * lowest - 0.5) / 10, 1.02)
-    axes[0].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
     for ax in axes[1:]:
         style_axes(ax, "", "")
         ax.set_ylabel("training loss", fontsize=11, color=INK)
@@ -242,8 +256,7 @@ def overlaid_curves(curves: Sequence[Curve], chances: Sequence[float | None]) ->
         colour = _RUN_COLOURS[i % len(_RUN_COLOURS)]
         _line(ax, np.asarray(curve.epochs), curve.test_accuracy, colour, curve.label, style)
     known = {chance for chance in chances if chance is not None and math.isfinite(chance)}
-    if len(known) == 1:
-        ax.axhline(known.pop(), color=FAINT, linewidth=1.2, linestyle=":", label="chance")
+    _level(ax, known.pop() if len(known) == 1 else None, "chance")
     _style_curves([ax], "epoch of the network that the run ended with")
     return figure
 
@@ -251,58 +264,54 @@ def overlaid_curves(curves: Sequence[Curve], chances: Sequence[float | None]) ->
 # --- removal --------------------------------------------------------------------------------------
 
 
-def removal_curves(curves: Mapping[str, Any], accuracy: float | None, caption: str) -> Figure:
+def removal_curves(curves: Mapping[str, Sequence[CurvePoint]], accuracy: float | None, caption: str) -> Figure:
     """Test accuracy over the number of removed blocks, mean and one standard deviation of the draws."""
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
+    from matplotlib.ticker import MaxNLocator
 
     figure = new_figure(7.6, 4.8)
     ax = figure.subplots()
     ax.grid(axis="y", color=LINE, linewidth=0.6)
     for kind, (words, colour, marker) in CURVES.items():
-        points = [[number(p.get(k)) for k in ("removed", "mean", "std")] for p in items_of(curves.get(kind))]
-        known = sorted((k, m, s or 0.0) for k, m, s in points if k is not None and m is not None)
+        points = [(point.removed, point.mean, point.std or 0.0) for point in curves.get(kind, ())]
+        known = sorted((k, mean, std) for k, mean, std in points if k is not None and mean is not None)
         if known:
             k, mean, std = np.asarray(known, np.float64).T
             ax.fill_between(k, mean - std, mean + std, color=colour, alpha=0.18, linewidth=0)
             ax.plot(k, mean, color=colour, marker=marker, markersize=4 if len(k) <= 30 else 2.5, linewidth=1.6,
                     label=words)  # fmt: skip
-    if accuracy is not None and math.isfinite(accuracy):
-        ax.axhline(accuracy, color=INK, linewidth=1.0, linestyle=":", label="no block removed")
+    _level(ax, accuracy, "no block removed", INK, 1.0)
     style_axes(ax, "", "number of removed blocks")
-    ax.set_ylabel("test accuracy", fontsize=11, color=INK)
+    _in_percent(ax, "test accuracy")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
     ax.set_ylim(max(-0.02, ax.get_ylim()[0]), min(1.02, ax.get_ylim()[1]))
     legend_below(ax, ax.get_legend_handles_labels()[0])
     add_caption(figure, caption)
     return figure
 
 
-def block_costs(blocks: Sequence[Mapping[str, Any]], removed: Sequence[str], accuracy: float | None) -> Figure:
+def block_costs(blocks: Sequence[Block], removed: Sequence[str], accuracy: float | None) -> Figure:
     """Every block's conflict margin and what the accuracy would be without it, the first block on the left."""
     from matplotlib.patches import Patch
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
+    from matplotlib.ticker import MaxNLocator
 
     figure = new_figure(7.6, 5.0)
     above, below = figure.subplots(2, 1, sharex=True)
     x = np.arange(len(blocks))
-    gone = np.array([text(block.get("block")) in removed for block in blocks], bool)
-    without = np.array([_finite(block.get("accuracy_without")) for block in blocks])
+    gone = np.array([block.block in removed for block in blocks], bool)
+    without = _finite([block.accuracy_without for block in blocks])
     for chosen, face, label in ((~gone, _DARK, "stays"), (gone, "white", "removed")):
         above.plot(x[chosen], without[chosen], "o", markersize=4.5, markerfacecolor=face, markeredgecolor=_DARK,
                    label=label)  # fmt: skip
-    if accuracy is not None and math.isfinite(accuracy):
-        above.axhline(accuracy, color=INK, linewidth=1.0, linestyle=":", label="with all blocks")
+    _level(above, accuracy, "with all blocks", INK, 1.0)
     style_axes(above, "", "")
-    above.set_ylabel("accuracy without", fontsize=11, color=INK)
-    above.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
-    bits = np.array([_finite(block.get("margin_bits")) for block in blocks])
+    _in_percent(above, "accuracy without")
+    bits = _finite([block.margin_bits for block in blocks])
     below.bar(x, np.nan_to_num(bits), color=[_BLUE if b > 0 else _ORANGE for b in bits], width=0.8)
     below.axhline(0.0, color=FAINT, linewidth=0.8)
     style_axes(below, "", "block, in the order of execution")
     below.set_ylabel("margin (bits)", fontsize=11, color=INK)
     below.xaxis.set_major_locator(MaxNLocator(integer=True))
-    conflicts = x[[(number(block.get("num_conflicting")) or 0) > 0 for block in blocks]]
+    conflicts = x[[(block.num_conflicting or 0) > 0 for block in blocks]]
     below.plot(conflicts, np.zeros(len(conflicts)), "o", markersize=4.5, markerfacecolor="white",
                markeredgecolor=_ORANGE, label="conflicts" if len(conflicts) else None)  # fmt: skip
     marks = [
@@ -315,6 +324,6 @@ def block_costs(blocks: Sequence[Mapping[str, Any]], removed: Sequence[str], acc
     return figure
 
 
-def _finite(value: object) -> float:
-    found = number(value)
-    return found if found is not None and math.isfinite(found) else math.nan
+def _finite(values: Sequence[float | None]) -> npt.NDArray[np.float64]:
+    """NaN where there is no number."""
+    return np.array([math.nan if value is None or not math.isfinite(value) else value for value in values])
