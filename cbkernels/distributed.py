@@ -19,7 +19,7 @@ from ._version import __version__
 from .bundle import bundle_rows
 from .entropy import BundleCounts, entropy_of_parts, exact_parts
 from .grid import UpdateGrid
-from .models.evaluation import require_torch
+from .lazy import require_torch
 from .result import BundleResult
 from .row_store import Fingerprints, RowStore
 from .streaming import BundleEntropy

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..runs.stored_runs import read_json, stored_config
 from ..training.config import from_dict
 from .config_options import add_config_options, given_options
 from .progress import Progress
@@ -57,6 +56,8 @@ def run_training(
 
 def config_of(arguments: argparse.Namespace, command: str, kind: type[Any]) -> Any:
     """The config: what was given, else what ``--config`` or the run to go on with says, else the defaults."""
+    from ..runs.stored_runs import read_json, stored_config
+
     content: dict[str, Any] = {}
     if arguments.config is not None:
         content = read_json(Path(arguments.config))

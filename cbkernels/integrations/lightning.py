@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..findings.history import History
 from ..findings.layer_report import LayerReport
-from ..models.evaluation import require_torch
-from . import require_package
+from ..lazy import require_package, require_torch
 from .training_monitor import TrainingMonitor, interval
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..findings.history import History
 from ..findings.layer_report import LayerReport
-from . import require_package
+from ..lazy import require_package
 from .training_monitor import TrainingMonitor, interval
 
 if TYPE_CHECKING:

@@ -13,24 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..lazy import require_torch as require_torch
+
 if TYPE_CHECKING:
     from torch import nn
-
-
-def require_torch(what: str) -> Any:
-    """The module torch.
-
-    Args:
-        what: the name of what needs it, for the error.
-
-    Raises:
-        ImportError: torch is missing.
-    """
-    try:
-        import torch
-    except ImportError:
-        raise ImportError(f"{what} needs torch: pip install torch") from None
-    return torch
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .. import lazy
 
 if TYPE_CHECKING:
     from ..filters.criteria import register_criterion
@@ -18,24 +19,6 @@ if TYPE_CHECKING:
     from .shrinking import shrink
     from .trained_run import TrainedRun, load_trained
 
-_WHERE = {
-    "RePr": "..filters.repr",
-    "compare": ".procedures.compare_repr",
-    "register_criterion": "..filters.criteria",
-    "Architecture": ".networks.architecture",
-    "AutotuneConfig": ".config",
-    "Autotuned": ".procedures.autotune",
-    "RemoveConfig": ".config",
-    "TrainConfig": ".config",
-    "TrainedRun": ".trained_run",
-    "autotune": ".procedures.autotune",
-    "autotune_configured": ".procedures.autotune",
-    "load_exported": ".networks.exported",
-    "load_trained": ".trained_run",
-    "remove_blocks": ".procedures.remove",
-    "shrink": ".shrinking",
-    "train": ".procedures.train",
-}
 __all__ = [
     "Architecture",
     "AutotuneConfig",
@@ -55,13 +38,20 @@ __all__ = [
     "train",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        return getattr(import_module(_WHERE[name], __name__), name)
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        raise ImportError(f"cbkernels.training.{name} needs torch: pip install torch safetensors") from None
+__getattr__, __dir__ = lazy.attributes(
+    __name__,
+    {
+        "..filters.criteria": ["register_criterion"],
+        "..filters.repr": ["RePr"],
+        ".config": ["AutotuneConfig", "RemoveConfig", "TrainConfig"],
+        ".networks.architecture": ["Architecture"],
+        ".networks.exported": ["load_exported"],
+        ".procedures.autotune": ["Autotuned", "autotune", "autotune_configured"],
+        ".procedures.compare_repr": ["compare"],
+        ".procedures.remove": ["remove_blocks"],
+        ".procedures.train": ["train"],
+        ".shrinking": ["shrink"],
+        ".trained_run": ["TrainedRun", "load_trained"],
+    },
+    "cbkernels.training.{} needs torch: pip install torch safetensors",
+)

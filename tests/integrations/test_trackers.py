@@ -15,8 +15,9 @@ import pytest
 import cbkernels as cb
 from cbkernels.findings.history import History
 from cbkernels.findings.layer_report import LayerReport
-from cbkernels.integrations import require_package, tensorboard
+from cbkernels.integrations import tensorboard
 from cbkernels.integrations.tracking import log_report
+from cbkernels.lazy import require_package
 
 LABELS = np.array([0, 0, 1, 1, 2, 2])
 GRID = cb.UpdateGrid(learning_rate=1e-3, batch_size=64, weight_amplitude=0.7)
