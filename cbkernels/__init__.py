@@ -40,6 +40,21 @@ if TYPE_CHECKING:
     from .result import BundleResult
     from .streaming import BundleEntropy
     from .surgery.surgery import Surgery, remove_layers
+else:
+    __getattr__, __dir__ = lazy.attributes(
+        __name__,
+        {
+            "": ["training"],
+            ".bundle": ["bundle_entropy", "bundle_entropy_layers", "bundle_rows", "conflict_margin"],
+            ".findings.history": ["History"],
+            ".findings.layer_report": ["LayerReport"],
+            ".grid": ["UpdateGrid"],
+            ".models.monitor": ["LayerMonitor"],
+            ".result": ["BundleResult"],
+            ".streaming": ["BundleEntropy"],
+            ".surgery.surgery": ["Surgery", "remove_layers"],
+        },
+    )
 
 __all__ = [
     "BundleEntropy",
@@ -57,18 +72,3 @@ __all__ = [
     "remove_layers",
     "training",
 ]
-
-__getattr__, __dir__ = lazy.attributes(
-    __name__,
-    {
-        "": ["training"],
-        ".bundle": ["bundle_entropy", "bundle_entropy_layers", "bundle_rows", "conflict_margin"],
-        ".findings.history": ["History"],
-        ".findings.layer_report": ["LayerReport"],
-        ".grid": ["UpdateGrid"],
-        ".models.monitor": ["LayerMonitor"],
-        ".result": ["BundleResult"],
-        ".streaming": ["BundleEntropy"],
-        ".surgery.surgery": ["Surgery", "remove_layers"],
-    },
-)

@@ -15,6 +15,15 @@ if TYPE_CHECKING:
     from . import lightning, tensorboard, torchmetrics, tracking, transformers, zero_cost
     from .tracking import log_report
     from .zero_cost import BundleScore, bundle_score
+else:
+    __getattr__, __dir__ = lazy.attributes(
+        __name__,
+        {
+            "": ["lightning", "tensorboard", "torchmetrics", "tracking", "transformers", "zero_cost"],
+            ".tracking": ["log_report"],
+            ".zero_cost": ["BundleScore", "bundle_score"],
+        },
+    )
 
 __all__ = [
     "BundleScore",
@@ -27,12 +36,3 @@ __all__ = [
     "transformers",
     "zero_cost",
 ]
-
-__getattr__, __dir__ = lazy.attributes(
-    __name__,
-    {
-        "": ["lightning", "tensorboard", "torchmetrics", "tracking", "transformers", "zero_cost"],
-        ".tracking": ["log_report"],
-        ".zero_cost": ["BundleScore", "bundle_score"],
-    },
-)

@@ -18,6 +18,24 @@ if TYPE_CHECKING:
     from .procedures.train import train
     from .shrinking import shrink
     from .trained_run import TrainedRun, load_trained
+else:
+    __getattr__, __dir__ = lazy.attributes(
+        __name__,
+        {
+            "..filters.criteria": ["register_criterion"],
+            "..filters.repr": ["RePr"],
+            ".config": ["AutotuneConfig", "RemoveConfig", "TrainConfig"],
+            ".networks.architecture": ["Architecture"],
+            ".networks.exported": ["load_exported"],
+            ".procedures.autotune": ["Autotuned", "autotune", "autotune_configured"],
+            ".procedures.compare_repr": ["compare"],
+            ".procedures.remove": ["remove_blocks"],
+            ".procedures.train": ["train"],
+            ".shrinking": ["shrink"],
+            ".trained_run": ["TrainedRun", "load_trained"],
+        },
+        "cbkernels.training.{} needs torch: pip install torch safetensors",
+    )
 
 __all__ = [
     "Architecture",
@@ -37,21 +55,3 @@ __all__ = [
     "shrink",
     "train",
 ]
-
-__getattr__, __dir__ = lazy.attributes(
-    __name__,
-    {
-        "..filters.criteria": ["register_criterion"],
-        "..filters.repr": ["RePr"],
-        ".config": ["AutotuneConfig", "RemoveConfig", "TrainConfig"],
-        ".networks.architecture": ["Architecture"],
-        ".networks.exported": ["load_exported"],
-        ".procedures.autotune": ["Autotuned", "autotune", "autotune_configured"],
-        ".procedures.compare_repr": ["compare"],
-        ".procedures.remove": ["remove_blocks"],
-        ".procedures.train": ["train"],
-        ".shrinking": ["shrink"],
-        ".trained_run": ["TrainedRun", "load_trained"],
-    },
-    "cbkernels.training.{} needs torch: pip install torch safetensors",
-)

@@ -55,7 +55,7 @@ FAULTS = [
     ),
     # --- streams and ranks
     Fault(
-        "streaming.py",
+        "held_rows.py",
         "        self._num_nan_rows += other._num_nan_rows\n",
         "",
         "streaming: merge forgets the other's NaN rows",
@@ -149,10 +149,10 @@ FAULTS = [
         ("runs/test_checkpoints.py", "training/procedures/test_train.py"),
     ),
     Fault(
-        "runs/folder.py",
+        "files/whole_files.py",
         "        aside.unlink(missing_ok=True)\n",
         "        pass\n",
-        "run folder: a file that could not be written is left beside its target",
+        "files: one that could not be written is left beside its target",
         (
             "training/procedures/test_autotune_killed.py",
             "findings/test_layer_report.py",
