@@ -9,6 +9,7 @@ import io
 import math
 import os
 import textwrap
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,9 +43,11 @@ def require_matplotlib() -> None:
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure, in inches, that notebooks show also where pyplot was never imported."""
     require_matplotlib()
-    from .notebook_figure import NotebookFigure
+    from matplotlib.figure import Figure
 
-    return NotebookFigure(figsize=(width, height), dpi=150, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    vars(figure)["_repr_png_"] = partial(png, figure)  # without pyplot IPython knows no way to show it
+    return figure
 
 
 def png(figure: Figure) -> bytes:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..findings.tables import definition_note, margin_note
 from .figures import (
     ENTROPY_COLOURS,
     FAINT,
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
-
-    from ..findings.history import History
 
 _ABSENT: dict[str, Any] = {"facecolor": "#f1f3f5", "edgecolor": "#c3c8ce", "hatch": "////", "linewidth": 0.0}
 
@@ -148,20 +145,12 @@ def plot_margin(maps: Sequence[HeatMap], *, step_name: str = "epoch", caption: s
     return figure
 
 
-def plot_history(history: History, path: str | os.PathLike[str] | None = None, *, show: str = "entropy") -> Figure:
-    """What ``History.plot`` returns, writes and refuses."""
-    bits = history.margin_bits
-    has_grid = any(report.grid is not None for report in history)
-    check_shown(show, "the history", bool(bits.size), has_grid, not np.isnan(bits).all())
-    title = next((report.model for report in reversed(list(history)) if report.model), "")
-    of_history = HeatMap(
-        title, history.layers, history.steps, history.entropy, history.num_conflicting, history.measured, bits
-    )
-    caption = definition_note(history.equality)
-    if show == "entropy":
-        figure = plot_entropy([of_history], step_name="step", caption=caption)
-    else:
-        figure = plot_margin([of_history], step_name="step", caption=f"{caption} {margin_note(history)}")
+def plot_map(drawn: HeatMap, path: str | os.PathLike[str] | None, *, show: str, has_grid: bool, caption: str) -> Figure:
+    """What ``History.plot`` returns, writes and refuses; ``has_grid``: was any of it measured with an update grid?"""
+    bits = drawn.margin_bits
+    has_bits = bits is not None and not np.isnan(bits).all()
+    check_shown(show, "the history", bool(drawn.entropy.size), has_grid, has_bits)
+    figure = (plot_entropy if show == "entropy" else plot_margin)([drawn], step_name="step", caption=caption)
     if path is not None:
         save(figure, path)
     return figure

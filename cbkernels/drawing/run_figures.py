@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..findings.tables import definition_note
 from ..runs.reader import LayerTable, items_of, number, text
+from ..tables import definition_note
 from .figures import (
     ENTROPY_COLOURS,
     FAINT,
