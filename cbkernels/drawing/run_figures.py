@@ -12,11 +12,10 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from ..runs.reader import LayerTable, items_of, number, text
 from ..tables import definition_note
 from .figures import (
     ENTROPY_COLOURS,
@@ -74,6 +73,28 @@ class Curve:
     """NaN where there is none."""
 
 
+class MeasuredLayers(Protocol):
+    """One network over its epochs."""
+
+    @property
+    def heat_map(self) -> HeatMap:
+        """Without a title."""
+
+    @property
+    def equality(self) -> str:
+        """The definition of equal in words."""
+
+
+@dataclass(frozen=True)
+class BlockCost:
+    """What a block costs when it alone is removed; NaN where that was not measured."""
+
+    accuracy_without: float
+    margin_bits: float
+    is_conflicting: bool
+    is_removed: bool
+
+
 def rendered(name: str, alt: str, draw: Callable[[], Figure]) -> Picture:
     """The figure that ``draw`` returns as a picture.
 
@@ -110,18 +131,18 @@ def _plain_text() -> Iterator[None]:
 # --- layers x epochs ------------------------------------------------------------------------------
 
 
-def entropy_map(table: LayerTable, title: str, top: float) -> Figure:
+def entropy_map(table: MeasuredLayers, title: str, top: float) -> Figure:
     """Heat map of bundle entropy; ``top`` is the darkest colour in nats, the same for all rounds."""
     return plot_entropy([_titled(table, title)], top=top, caption=definition_note(table.equality))
 
 
-def margin_map(table: LayerTable, title: str) -> Figure:
+def margin_map(table: MeasuredLayers, title: str) -> Figure:
     """Heat map of the conflict margin in bits."""
     caption = f"{definition_note(table.equality)} Margin: bits of precision left before the layer conflicts."
     return plot_margin([_titled(table, title)], caption=caption)
 
 
-def _titled(table: LayerTable, title: str) -> HeatMap:
+def _titled(table: MeasuredLayers, title: str) -> HeatMap:
     return replace(table.heat_map, title=title)
 
 
@@ -251,18 +272,24 @@ def overlaid_curves(curves: Sequence[Curve], chances: Sequence[float | None]) ->
 # --- removal --------------------------------------------------------------------------------------
 
 
-def removal_curves(curves: Mapping[str, Any], accuracy: float | None, caption: str) -> Figure:
-    """Test accuracy over the number of removed blocks, mean and one standard deviation of the draws."""
+def removal_curves(
+    curves: Mapping[str, Sequence[tuple[float, float, float]]], accuracy: float | None, caption: str
+) -> Figure:
+    """Test accuracy over the number of removed blocks.
+
+    Args:
+        curves: a key of ``CURVES`` -> points (removed blocks, mean of the draws, one standard deviation), in order.
+        accuracy: without removing any.
+        caption: text below.
+    """
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     figure = new_figure(7.6, 4.8)
     ax = figure.subplots()
     ax.grid(axis="y", color=LINE, linewidth=0.6)
     for kind, (words, colour, marker) in CURVES.items():
-        points = [[number(p.get(k)) for k in ("removed", "mean", "std")] for p in items_of(curves.get(kind))]
-        known = sorted((k, m, s or 0.0) for k, m, s in points if k is not None and m is not None)
-        if known:
-            k, mean, std = np.asarray(known, np.float64).T
+        if curves.get(kind):
+            k, mean, std = np.asarray(curves[kind], np.float64).T
             ax.fill_between(k, mean - std, mean + std, color=colour, alpha=0.18, linewidth=0)
             ax.plot(k, mean, color=colour, marker=marker, markersize=4 if len(k) <= 30 else 2.5, linewidth=1.6,
                     label=words)  # fmt: skip
@@ -278,7 +305,7 @@ def removal_curves(curves: Mapping[str, Any], accuracy: float | None, caption: s
     return figure
 
 
-def block_costs(blocks: Sequence[Mapping[str, Any]], removed: Sequence[str], accuracy: float | None) -> Figure:
+def block_costs(blocks: Sequence[BlockCost], accuracy: float | None) -> Figure:
     """Every block's conflict margin and what the accuracy would be without it, the first block on the left."""
     from matplotlib.patches import Patch
     from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -286,8 +313,8 @@ def block_costs(blocks: Sequence[Mapping[str, Any]], removed: Sequence[str], acc
     figure = new_figure(7.6, 5.0)
     above, below = figure.subplots(2, 1, sharex=True)
     x = np.arange(len(blocks))
-    gone = np.array([text(block.get("block")) in removed for block in blocks], bool)
-    without = np.array([_finite(block.get("accuracy_without")) for block in blocks])
+    gone = np.array([block.is_removed for block in blocks], bool)
+    without = np.array([block.accuracy_without for block in blocks])
     for chosen, face, label in ((~gone, _DARK, "stays"), (gone, "white", "removed")):
         above.plot(x[chosen], without[chosen], "o", markersize=4.5, markerfacecolor=face, markeredgecolor=_DARK,
                    label=label)  # fmt: skip
@@ -296,13 +323,13 @@ def block_costs(blocks: Sequence[Mapping[str, Any]], removed: Sequence[str], acc
     style_axes(above, "", "")
     above.set_ylabel("accuracy without", fontsize=11, color=INK)
     above.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
-    bits = np.array([_finite(block.get("margin_bits")) for block in blocks])
+    bits = np.array([block.margin_bits for block in blocks])
     below.bar(x, np.nan_to_num(bits), color=[_BLUE if b > 0 else _ORANGE for b in bits], width=0.8)
     below.axhline(0.0, color=FAINT, linewidth=0.8)
     style_axes(below, "", "block, in the order of execution")
     below.set_ylabel("margin (bits)", fontsize=11, color=INK)
     below.xaxis.set_major_locator(MaxNLocator(integer=True))
-    conflicts = x[[(number(block.get("num_conflicting")) or 0) > 0 for block in blocks]]
+    conflicts = x[[block.is_conflicting for block in blocks]]
     below.plot(conflicts, np.zeros(len(conflicts)), "o", markersize=4.5, markerfacecolor="white",
                markeredgecolor=_ORANGE, label="conflicts" if len(conflicts) else None)  # fmt: skip
     marks = [
@@ -313,8 +340,3 @@ def block_costs(blocks: Sequence[Mapping[str, Any]], removed: Sequence[str], acc
     ]
     legend_below(below, marks)
     return figure
-
-
-def _finite(value: object) -> float:
-    found = number(value)
-    return found if found is not None and math.isfinite(found) else math.nan

@@ -318,6 +318,24 @@ def _removal_sections(result: Mapping[str, Any], prefix: str) -> list[Section]:
     ]
 
 
+def points_of(curves: Mapping[str, Any]) -> dict[str, list[tuple[float, float, float]]]:
+    """Kind -> (removed blocks, mean accuracy, standard deviation) of a study, without points that hold no number."""
+    found = {}
+    for kind in run_figures.CURVES:
+        points = [[number(p.get(k)) for k in ("removed", "mean", "std")] for p in items_of(curves.get(kind))]
+        found[kind] = sorted((k, m, s or 0.0) for k, m, s in points if k is not None and m is not None)
+    return found
+
+
+def _block_cost(block: Mapping[str, Any], removed: Sequence[str]) -> run_figures.BlockCost:
+    accuracy, bits = (
+        math.nan if x is None or math.isinf(x) else x
+        for x in (number(block.get("accuracy_without")), number(block.get("margin_bits")))
+    )
+    is_conflicting = (number(block.get("num_conflicting")) or 0) > 0
+    return run_figures.BlockCost(accuracy, bits, is_conflicting, text(block.get("block")) in removed)
+
+
 def _removal_figures(result: Mapping[str, Any], prefix: str) -> list[Figure]:
     study, curves = object_of(result.get("study")), object_of(result.get("curves"))
     accuracy = number(study.get("accuracy"))
@@ -331,7 +349,7 @@ def _removal_figures(result: Mapping[str, Any], prefix: str) -> list[Figure]:
         picture = run_figures.rendered(
             f"{prefix}removal-curves",
             "Test accuracy against the number of removed blocks, for conflicting, non-conflicting and random blocks.",
-            lambda: run_figures.removal_curves(curves, accuracy, words),
+            lambda: run_figures.removal_curves(points_of(curves), accuracy, words),
         )
         figures.append(Figure(picture, "Accuracy against the number of blocks that are removed together.", 90))
     blocks = items_of(result.get("blocks"))
@@ -340,7 +358,7 @@ def _removal_figures(result: Mapping[str, Any], prefix: str) -> list[Figure]:
         picture = run_figures.rendered(
             f"{prefix}blocks",
             "For every block: test accuracy without it, and its conflict margin in bits.",
-            lambda: run_figures.block_costs(blocks, removed, accuracy),
+            lambda: run_figures.block_costs([_block_cost(block, removed) for block in blocks], accuracy),
         )
         figures.append(Figure(picture, "What each block costs when it alone is removed, and its conflict margin.", 80))
     return figures

@@ -25,7 +25,7 @@ from cbkernels.commands import report as report_command
 from cbkernels.drawing import run_figures
 from cbkernels.drawing.run_figures import Picture
 from cbkernels.page import run_page, tables
-from cbkernels.page.run_page import write_report
+from cbkernels.page.run_page import points_of, write_report
 from cbkernels.runs import reader
 from cbkernels.runs.reader import read_run
 
@@ -481,7 +481,7 @@ def test_a_loss_that_is_no_number_is_marked() -> None:
 def test_removal_curves_show_mean_and_spread() -> None:
     curves = {"conflicting": [{"removed": 0, "mean": 0.9, "std": 0.0}, {"removed": 1, "mean": 0.8, "std": 0.05},
                               {"removed": 2, "mean": None, "std": 0.1}], "any": "odd"}  # fmt: skip
-    ax = run_figures.removal_curves(curves, 0.9, "").axes[0]
+    ax = run_figures.removal_curves(points_of(curves), 0.9, "").axes[0]
     (line,) = [line for line in ax.lines if line.get_label() == "conflicting blocks"]
     assert line.get_xydata().tolist() == [[0, 0.9], [1, 0.8]]
     corners = ax.collections[0].get_paths()[0].vertices
