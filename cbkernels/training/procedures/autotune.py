@@ -1,7 +1,7 @@
 """Auto-tune: train, remove what conflicts early on, start again from scratch, until a network trains without conflict.
 
 After "Conflicting Bundles" (arXiv 2011.02956) and "Auto-tuning of Deep Neural Networks by Conflicting Layer Removal"
-(arXiv 2103.04331). Here is the loop; the policies are pure functions in ``shrinking.py``, an epoch is in
+(arXiv 2103.04331). Here is the loop; the policies are pure functions in ``training/shrinking.py``, an epoch is in
 ``training/loop/measured_training.py``.
 """
 
@@ -75,7 +75,7 @@ def autotune(
         out: run folder; None: nothing is written.
         block_names: names of the network's blocks, stage by stage, for ``named_modules()``; None: what the network's
             method ``block_names()`` returns.
-        policy: "first", "all", "stage", or a function as in ``shrinking.py``.
+        policy: "first", "all", "stage", or a function as in ``training/shrinking.py``.
         resume, overwrite: go on with, or delete, the run in ``out``.
         show: called after every epoch with a line of progress, the epoch, and the number of epochs.
         options: fields of ``AutotuneConfig`` but those of data and network: epochs, seed, probe_size, ...
