@@ -105,10 +105,11 @@ def add_caption(figure: Figure, caption: str) -> None:
         figure.supxlabel(lines, fontsize=9, color=INK, x=0.01, ha="left")
 
 
-def style_axes(ax: Axes, title: str, x_label: str) -> None:
-    """Title, label and colours that all pictures have."""
+def style_axes(ax: Axes, title: str, x_label: str, y_label: str = "") -> None:
+    """Title, labels and colours that all pictures have."""
     ax.set_title(title, fontsize=12, color=INK, loc="left", pad=8)
     ax.set_xlabel(x_label, fontsize=11, color=INK)
+    ax.set_ylabel(y_label, fontsize=11, color=INK)
     ax.tick_params(labelsize=10, colors=INK, length=3)
     for spine in ax.spines.values():
         spine.set_edgecolor(FAINT)

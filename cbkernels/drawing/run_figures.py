@@ -17,33 +17,22 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ..tables import definition_note
-from .figures import (
-    ENTROPY_COLOURS,
-    FAINT,
-    INK,
-    LINE,
-    PROVEN_COLOURS,
-    UNPROVEN_COLOURS,
-    add_caption,
-    legend_below,
-    new_figure,
-    require_matplotlib,
-    style_axes,
-)
+from . import figures
 from .history_figures import HeatMap, plot_entropy, plot_margin
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_BLUE, _DARK, _ORANGE, _RED = PROVEN_COLOURS[2], PROVEN_COLOURS[3], UNPROVEN_COLOURS[1], ENTROPY_COLOURS[3]
+_BLUE, _DARK = figures.PROVEN_COLOURS[2], figures.PROVEN_COLOURS[3]
+_ORANGE, _RED = figures.UNPROVEN_COLOURS[1], figures.ENTROPY_COLOURS[3]
 _BAND = "#f3f5f7"
-_RUN_COLOURS = (_DARK, _ORANGE, _BLUE, _RED, FAINT, "#6b4c9a", "#3e8e6e", "#a8763e")
+_RUN_COLOURS = (_DARK, _ORANGE, _BLUE, _RED, figures.FAINT, "#6b4c9a", "#3e8e6e", "#a8763e")
 _ACCURACIES = ("test", "validation")
 CURVES = {
     "conflicting": ("conflicting blocks", _ORANGE, "o"),
     "non_conflicting": ("non-conflicting blocks", _BLUE, "s"),
-    "any": ("blocks of any kind", FAINT, "^"),
+    "any": ("blocks of any kind", figures.FAINT, "^"),
     "lowest_margin": ("lowest margin first", _DARK, "D"),
 }
 """Words, colour and marker of the removal curves."""
@@ -101,7 +90,7 @@ def rendered(name: str, alt: str, draw: Callable[[], Figure]) -> Picture:
     Raises:
         ImportError: matplotlib is missing.
     """
-    require_matplotlib()
+    figures.require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
@@ -157,12 +146,12 @@ def training_curves(curves: Sequence[Curve], chance: float | None) -> Figure:
         chance: share of the largest class in the test data, drawn as a line.
     """
     has_loss = any(np.isfinite(curve.loss).any() for curve in curves)
-    figure = new_figure(7.6, 5.0 if has_loss else 3.4)
+    figure = figures.new_figure(7.6, 5.0 if has_loss else 3.4)
     axes = list(figure.subplots(2 if has_loss else 1, 1, sharex=True, squeeze=False)[:, 0])
     starts, width = _starts(curves)
     for ax in axes:
         _mark_restarts(ax, starts, width)
-        ax.grid(axis="y", color=LINE, linewidth=0.6)
+        ax.grid(axis="y", color=figures.LINE, linewidth=0.6)
         ax.set_axisbelow(True)
     for curve, start in zip(curves, starts, strict=True):
         x = start + np.asarray(curve.epochs, np.float64) - min(curve.epochs, default=0.0)
@@ -172,7 +161,7 @@ def training_curves(curves: Sequence[Curve], chance: float | None) -> Figure:
             _line(axes[1], x, curve.loss, _ORANGE, "training loss")
             _mark_lost(axes[1], x, curve)
     if chance is not None and math.isfinite(chance):
-        axes[0].axhline(chance, color=FAINT, linewidth=1.2, linestyle=":", label="chance")
+        axes[0].axhline(chance, color=figures.FAINT, linewidth=1.2, linestyle=":", label="chance")
     _label_starts(axes[0], [curve.label for curve in curves], starts, width)
     _style_curves(axes, "epochs, all networks in a row" if len(curves) > 1 else "epoch")
     if len(curves) == 1 and curves[0].epochs:
@@ -201,7 +190,7 @@ def _mark_restarts(ax: Axes, starts: Sequence[float], end: float) -> None:
         if position % 2:
             ax.axvspan(start, stop, color=_BAND, linewidth=0, zorder=0)
         if position:
-            ax.axvline(start, color=FAINT, linewidth=0.8, linestyle="--", zorder=1)
+            ax.axvline(start, color=figures.FAINT, linewidth=0.8, linestyle="--", zorder=1)
     ax.set_xlim(_padded(0.0, end))
 
 
@@ -209,7 +198,9 @@ def _label_starts(ax: Axes, labels: Sequence[str], starts: Sequence[float], end:
     """Labels above the networks that are wide enough for them."""
     for label, start, stop in zip(labels, starts, [*starts[1:], end], strict=True):
         if label and stop - start >= 0.013 * (len(label) + 1) * end:
-            ax.text(start, 1.02, f" {label}", transform=ax.get_xaxis_transform(), fontsize=9, color=INK, va="bottom")
+            ax.text(
+                start, 1.02, f" {label}", transform=ax.get_xaxis_transform(), fontsize=9, color=figures.INK, va="bottom"
+            )
 
 
 def _line(ax: Axes, x: Any, y: Sequence[float], colour: str, label: str, style: str = "-") -> None:
@@ -232,21 +223,21 @@ def _mark_lost(ax: Axes, x: Any, curve: Curve) -> None:
 def _style_curves(axes: Sequence[Axes], x_label: str) -> None:
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    style_axes(axes[0], "", "")
-    axes[0].set_ylabel("accuracy", fontsize=11, color=INK)
+    figures.style_axes(axes[0], "", "", "accuracy")
     lowest = min((float(np.nanmin(line.get_ydata())) for line in axes[0].lines if line.get_label() in _ACCURACIES),
                  default=0.0)  # fmt: skip
     axes[0].set_ylim(-0.02 if lowest < 0.5 else math.floor(10 * lowest - 0.5) / 10, 1.02)
     axes[0].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
     for ax in axes[1:]:
-        style_axes(ax, "", "")
-        ax.set_ylabel("training loss", fontsize=11, color=INK)
+        figures.style_axes(ax, "", "", "training loss")
         low, high = ax.get_ylim()
         if low > 0:
             ax.set_ylim(0.0, 1.04 * high)
-    axes[-1].set_xlabel(x_label, fontsize=11, color=INK)
+    axes[-1].set_xlabel(x_label, fontsize=11, color=figures.INK)
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-    legend_below(axes[-1], _first_of_each([handle for ax in axes for handle in ax.get_legend_handles_labels()[0]]))
+    figures.legend_below(
+        axes[-1], _first_of_each([handle for ax in axes for handle in ax.get_legend_handles_labels()[0]])
+    )
 
 
 def _first_of_each(handles: Sequence[Any]) -> list[Any]:
@@ -255,16 +246,16 @@ def _first_of_each(handles: Sequence[Any]) -> list[Any]:
 
 def overlaid_curves(curves: Sequence[Curve], chances: Sequence[float | None]) -> Figure:
     """Test accuracy of several runs over their epochs; chance where they agree on it."""
-    figure = new_figure(7.6, 4.4)
+    figure = figures.new_figure(7.6, 4.4)
     ax = figure.subplots()
-    ax.grid(axis="y", color=LINE, linewidth=0.6)
+    ax.grid(axis="y", color=figures.LINE, linewidth=0.6)
     for i, curve in enumerate(curves):
         style = ("-", "--", "-.", ":")[i // len(_RUN_COLOURS) % 4]
         colour = _RUN_COLOURS[i % len(_RUN_COLOURS)]
         _line(ax, np.asarray(curve.epochs), curve.test_accuracy, colour, curve.label, style)
     known = {chance for chance in chances if chance is not None and math.isfinite(chance)}
     if len(known) == 1:
-        ax.axhline(known.pop(), color=FAINT, linewidth=1.2, linestyle=":", label="chance")
+        ax.axhline(known.pop(), color=figures.FAINT, linewidth=1.2, linestyle=":", label="chance")
     _style_curves([ax], "epoch of the network that the run ended with")
     return figure
 
@@ -284,9 +275,9 @@ def removal_curves(
     """
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    figure = new_figure(7.6, 4.8)
+    figure = figures.new_figure(7.6, 4.8)
     ax = figure.subplots()
-    ax.grid(axis="y", color=LINE, linewidth=0.6)
+    ax.grid(axis="y", color=figures.LINE, linewidth=0.6)
     for kind, (words, colour, marker) in CURVES.items():
         if curves.get(kind):
             k, mean, std = np.asarray(curves[kind], np.float64).T
@@ -294,14 +285,13 @@ def removal_curves(
             ax.plot(k, mean, color=colour, marker=marker, markersize=4 if len(k) <= 30 else 2.5, linewidth=1.6,
                     label=words)  # fmt: skip
     if accuracy is not None and math.isfinite(accuracy):
-        ax.axhline(accuracy, color=INK, linewidth=1.0, linestyle=":", label="no block removed")
-    style_axes(ax, "", "number of removed blocks")
-    ax.set_ylabel("test accuracy", fontsize=11, color=INK)
+        ax.axhline(accuracy, color=figures.INK, linewidth=1.0, linestyle=":", label="no block removed")
+    figures.style_axes(ax, "", "number of removed blocks", "test accuracy")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
     ax.set_ylim(max(-0.02, ax.get_ylim()[0]), min(1.02, ax.get_ylim()[1]))
-    legend_below(ax, ax.get_legend_handles_labels()[0])
-    add_caption(figure, caption)
+    figures.legend_below(ax, ax.get_legend_handles_labels()[0])
+    figures.add_caption(figure, caption)
     return figure
 
 
@@ -310,7 +300,7 @@ def block_costs(blocks: Sequence[BlockCost], accuracy: float | None) -> Figure:
     from matplotlib.patches import Patch
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    figure = new_figure(7.6, 5.0)
+    figure = figures.new_figure(7.6, 5.0)
     above, below = figure.subplots(2, 1, sharex=True)
     x = np.arange(len(blocks))
     gone = np.array([block.is_removed for block in blocks], bool)
@@ -319,15 +309,13 @@ def block_costs(blocks: Sequence[BlockCost], accuracy: float | None) -> Figure:
         above.plot(x[chosen], without[chosen], "o", markersize=4.5, markerfacecolor=face, markeredgecolor=_DARK,
                    label=label)  # fmt: skip
     if accuracy is not None and math.isfinite(accuracy):
-        above.axhline(accuracy, color=INK, linewidth=1.0, linestyle=":", label="with all blocks")
-    style_axes(above, "", "")
-    above.set_ylabel("accuracy without", fontsize=11, color=INK)
+        above.axhline(accuracy, color=figures.INK, linewidth=1.0, linestyle=":", label="with all blocks")
+    figures.style_axes(above, "", "", "accuracy without")
     above.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
     bits = np.array([block.margin_bits for block in blocks])
     below.bar(x, np.nan_to_num(bits), color=[_BLUE if b > 0 else _ORANGE for b in bits], width=0.8)
-    below.axhline(0.0, color=FAINT, linewidth=0.8)
-    style_axes(below, "", "block, in the order of execution")
-    below.set_ylabel("margin (bits)", fontsize=11, color=INK)
+    below.axhline(0.0, color=figures.FAINT, linewidth=0.8)
+    figures.style_axes(below, "", "block, in the order of execution", "margin (bits)")
     below.xaxis.set_major_locator(MaxNLocator(integer=True))
     conflicts = x[[block.is_conflicting for block in blocks]]
     below.plot(conflicts, np.zeros(len(conflicts)), "o", markersize=4.5, markerfacecolor="white",
@@ -338,5 +326,5 @@ def block_costs(blocks: Sequence[BlockCost], accuracy: float | None) -> Figure:
         Patch(color=_BLUE, label="margin above 0 bits"),
         Patch(color=_ORANGE, label="0 bits or less"),
     ]
-    legend_below(below, marks)
+    figures.legend_below(below, marks)
     return figure

@@ -15,7 +15,8 @@ import pytest
 pytest.importorskip("matplotlib", reason="pictures: NOT TESTED HERE (no matplotlib)")
 
 import cbkernels as cb
-from cbkernels.drawing.history_figures import HeatMap, plot_entropy, plot_margin, png
+from cbkernels.drawing.figures import png
+from cbkernels.drawing.history_figures import HeatMap, plot_entropy, plot_margin
 from cbkernels.findings.history import History
 from cbkernels.findings.layer_report import LayerReport
 

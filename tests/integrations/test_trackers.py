@@ -80,7 +80,7 @@ def test_steps_and_numbers_are_those_of_the_last_report(events: Any) -> None:
 def test_the_picture_is_the_heat_map_so_far(events: Any) -> None:
     from matplotlib.image import imread
 
-    from cbkernels.drawing.history_figures import png
+    from cbkernels.drawing.figures import png
 
     pictures = [imread(io.BytesIO(e.encoded_image_string)) for e in events.Images("bundle_entropy_summary/heat_map")]
     expected = imread(io.BytesIO(png(HISTORY.plot())))[..., :3]
