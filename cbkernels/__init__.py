@@ -57,18 +57,6 @@ else:
     )
 
 __all__ = [
-    "BundleEntropy",
-    "BundleResult",
-    "History",
-    "LayerMonitor",
-    "LayerReport",
-    "Surgery",
-    "UpdateGrid",
-    "__version__",
-    "bundle_entropy",
-    "bundle_entropy_layers",
-    "bundle_rows",
-    "conflict_margin",
-    "remove_layers",
-    "training",
-]
+    "BundleEntropy", "BundleResult", "History", "LayerMonitor", "LayerReport", "Surgery", "UpdateGrid", "__version__",
+    "bundle_entropy", "bundle_entropy_layers", "bundle_rows", "conflict_margin", "remove_layers", "training",
+]  # fmt: skip

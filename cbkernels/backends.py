@@ -194,8 +194,7 @@ class Cuda:
 
         ``labels`` may be read on torch's current stream afterwards; then call ``hold_labels``. Never waits.
         """
-        views: list[Rows | Labels] = [rows] if labels is None else [rows, labels]
-        where = self._stream(views, patterns)
+        where = self._stream([rows] if labels is None else [rows, labels], patterns)
         self._run(self._functions.row_fingerprints, *_memory(rows), _parameters(grid), patterns.data_ptr(), *where)
         self._owners_in_use.hold([rows], patterns)
 
@@ -249,7 +248,7 @@ class Cuda:
                 "or pass fewer rows at a time to BundleEntropy"
             ) from None
 
-    def _stream(self, views: Sequence[Rows | Labels], result: Any = None) -> tuple[int, int]:
+    def _stream(self, views: Sequence[Rows], result: Any = None) -> tuple[int, int]:
         """Device and stream to work on; it waits (on the GPU) for the streams that the inputs name."""
         stream, others = streams_of(views, result)
         device = views[0].device_index

@@ -8,7 +8,7 @@ partial sums. Words and arithmetic: ``docs/distributed.md``; one process: ``stre
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -188,6 +188,9 @@ class Found:
         self.parts += exact_parts(counts, log_epsilon)
 
 
+_COUNTED = [each.name for each in fields(Found) if each.name != "parts"]
+
+
 def _compute(metrics: Mapping[str, Stream], ranks: Ranks, error: str | None) -> dict[str, BundleResult]:
     offers = _from_all(ranks, partial(_offer, metrics, error))
     layers = agreed_layers(offers)
@@ -347,18 +350,10 @@ def _results(layers: Mapping[str, Layer], found: list[dict[str, Found]]) -> dict
     results = {}
     for name, layer in layers.items():
         of_ranks = [of_layer[name] for of_layer in found]
-        num_rows = sum(f.num_rows for f in of_ranks)
-        num_nan_rows = sum(f.num_nan_rows for f in of_ranks)
-        counts = BundleCounts(
-            num_rows=num_rows,
-            num_bundles=sum(f.num_bundles for f in of_ranks) + num_nan_rows,
-            num_nan_rows=num_nan_rows,
-            num_conflicting=sum(f.num_conflicting for f in of_ranks),
-            num_conflicting_rows=sum(f.num_conflicting_rows for f in of_ranks),
-            label_counts=np.empty(0, np.int64),
-            starts=np.empty(0, np.int64),
-        )
-        entropy = entropy_of_parts([x for f in of_ranks for x in f.parts], num_rows, num_nan_rows)
+        total = {n: sum(getattr(f, n) for f in of_ranks) for n in _COUNTED}
+        total["num_bundles"] += total["num_nan_rows"]
+        counts = BundleCounts(**total, label_counts=np.empty(0, np.int64), starts=np.empty(0, np.int64))
+        entropy = entropy_of_parts([x for f in of_ranks for x in f.parts], counts.num_rows, counts.num_nan_rows)
         results[name] = result_of(
             entropy, counts, layer.num_columns, str(layer.dtype), layer.device, layer.backend, layer.grid,
             layer.log_epsilon, exact=False,

@@ -54,7 +54,7 @@ class GpuRowStore:
     def append(self, rows: Rows, labels: Labels, grid: UpdateGrid | None) -> None:
         """Add a batch, its fingerprints written in place; never waits. All of it or, on an error, nothing."""
         with self._queued() as torch:
-            names = _as_tensor(torch, labels, rows.num_rows)
+            names = _as_tensor(torch, labels)
             pieces = self._room(torch, rows.num_rows)
             begin = 0
             for block, num_rows in pieces:
@@ -140,10 +140,10 @@ class GpuRowStore:
             yield torch
 
 
-def _as_tensor(torch: Any, labels: Labels, num_rows: int) -> Any:
+def _as_tensor(torch: Any, labels: Labels) -> Any:
     """(N,) labels as a tensor on their device."""
     if isinstance(labels.owner, torch.Tensor):
         return labels.owner
     if labels.device == "cpu":  # an emulated GPU
-        return torch.from_numpy(labels.raw(num_rows).copy())
+        return torch.from_numpy(labels.raw().copy())
     return torch.as_tensor(labels.owner, device=labels.device)

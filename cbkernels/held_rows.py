@@ -60,7 +60,7 @@ class HeldRows:
         self._remember(rows.dtype, rows.num_columns, rows.device, backend.name)
 
     def _add_on_cpu(self, rows: Rows, labels: Labels, grid: UpdateGrid | None, backend: backends.Backend) -> None:
-        label_values = labels.raw(rows.num_rows)
+        label_values = labels.raw()
         if label_values.dtype == np.uint64 and (label_values > np.uint64(2**63 - 1)).any():
             raise ValueError(f"labels holds {int(label_values.max())}; streaming takes labels below 2**63")
         fingerprints, holds_nan = backend.row_fingerprints(rows, grid)

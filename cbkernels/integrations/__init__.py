@@ -26,13 +26,6 @@ else:
     )
 
 __all__ = [
-    "BundleScore",
-    "bundle_score",
-    "lightning",
-    "log_report",
-    "tensorboard",
-    "torchmetrics",
-    "tracking",
-    "transformers",
-    "zero_cost",
-]
+    "BundleScore", "bundle_score", "lightning", "log_report", "tensorboard", "torchmetrics", "tracking",
+    "transformers", "zero_cost",
+]  # fmt: skip

@@ -38,20 +38,7 @@ else:
     )
 
 __all__ = [
-    "Architecture",
-    "AutotuneConfig",
-    "Autotuned",
-    "RePr",
-    "RemoveConfig",
-    "TrainConfig",
-    "TrainedRun",
-    "autotune",
-    "autotune_configured",
-    "compare",
-    "load_exported",
-    "load_trained",
-    "register_criterion",
-    "remove_blocks",
-    "shrink",
-    "train",
-]
+    "Architecture", "AutotuneConfig", "Autotuned", "RePr", "RemoveConfig", "TrainConfig", "TrainedRun", "autotune",
+    "autotune_configured", "compare", "load_exported", "load_trained", "register_criterion", "remove_blocks",
+    "shrink", "train",
+]  # fmt: skip
