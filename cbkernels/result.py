@@ -92,32 +92,12 @@ class BundleResult:
 
 
 def result_of(
-    entropy: float,
-    counts: BundleCounts,
-    num_columns: int,
-    dtype: str,
-    device: str,
-    backend: str,
-    grid: UpdateGrid | None,
-    log_epsilon: float | None,
-    *,
-    tolerance: tuple[float, float] | None = None,
-    exact: bool = True,
-) -> BundleResult:
+    entropy: float, counts: BundleCounts, num_columns: int, dtype: str, device: str, backend: str,
+    grid: UpdateGrid | None, log_epsilon: float | None, *,
+    tolerance: tuple[float, float] | None = None, exact: bool = True,
+) -> BundleResult:  # fmt: skip
     """The result of a measurement, however its counts came about; arguments as the attributes of ``BundleResult``."""
     return BundleResult(
-        entropy,
-        counts.num_bundles,
-        counts.num_conflicting,
-        counts.num_nan_rows,
-        counts.num_rows,
-        counts.num_conflicting_rows,
-        num_columns,
-        dtype,
-        device,
-        backend,
-        grid,
-        tolerance,
-        log_epsilon,
-        exact,
-    )
+        entropy, counts.num_bundles, counts.num_conflicting, counts.num_nan_rows, counts.num_rows,
+        counts.num_conflicting_rows, num_columns, dtype, device, backend, grid, tolerance, log_epsilon, exact,
+    )  # fmt: skip

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 KIND = "cbkernels.LayerReport"
 FORMAT = 1
+_AS_THEY_ARE = ("step", "model", "autocast", "reduce", "seconds", "seconds_since_last")
+"""Fields that JSON keeps."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -242,16 +244,11 @@ class LayerReport(Mapping[str, BundleResult]):
         return {
             "kind": KIND,
             "format": FORMAT,
-            "step": self.step,
-            "model": self.model,
+            **{name: getattr(self, name) for name in _AS_THEY_ARE},
             "equality": self.equality,
             "grid": None if self.grid is None else self.grid.to_dict(),
             "tolerance": None if first is None or first.tolerance is None else list(first.tolerance),
             "log_epsilon": None if first is None else first.log_epsilon,
-            "autocast": self.autocast,
-            "reduce": self.reduce,
-            "seconds": self.seconds,
-            "seconds_since_last": self.seconds_since_last,
             "first_conflicting": self.first_conflicting,
             "layers": [columns.as_json(finding) for finding in findings_of(self)],
             "blocks": dict(self.blocks),
@@ -268,23 +265,16 @@ class LayerReport(Mapping[str, BundleResult]):
         records.require_kind(content, KIND, FORMAT)
         try:
             definition = _definition_of(content)
+            for name in ("model", "autocast", "reduce"):
+                columns.checked(name, content[name], str, *([NoneType] if name == "autocast" else []))
             layers = columns.layers_of_json(content["layers"])
-            measured = {
-                name: {layer: values[name] for layer, values in layers.items() if values[name] is not None}
-                for name in ("margin", "amplitude")
-            }
             return cls(
                 {layer: columns.result_of_json(values, **definition) for layer, values in layers.items()},
-                margins=measured["margin"],
-                amplitudes=measured["amplitude"],
-                step=content["step"],
+                margins={layer: x["margin"] for layer, x in layers.items() if x["margin"] is not None},
+                amplitudes={layer: x["amplitude"] for layer, x in layers.items() if x["amplitude"] is not None},
                 blocks=content["blocks"],
                 skipped=content["skipped"],
-                model=columns.checked("model", content["model"], str),
-                autocast=columns.checked("autocast", content["autocast"], str, NoneType),
-                reduce=columns.checked("reduce", content["reduce"], str),
-                seconds=content["seconds"],
-                seconds_since_last=content["seconds_since_last"],
+                **{name: content[name] for name in _AS_THEY_ARE},
             )
         except KeyError as error:
             raise ValueError(f"the report lacks {error}; it is not one that LayerReport.to_dict() returned") from error
@@ -404,11 +394,8 @@ def _definition_of(content: Mapping[str, Any]) -> dict[str, Any]:
     if tolerance is not None:
         rtol, atol = columns.checked("tolerance", tolerance, list)
         tolerance = (float(rtol), float(atol))
-    return {
-        "grid": None if grid is None else UpdateGrid(**grid),
-        "tolerance": tolerance,
-        "log_epsilon": None if log_epsilon is None else float(log_epsilon),
-    }
+    grid = None if grid is None else UpdateGrid(**grid)
+    return {"grid": grid, "tolerance": tolerance, "log_epsilon": None if log_epsilon is None else float(log_epsilon)}
 
 
 def _copied(name: str, given: Any, kind: type) -> dict[Any, Any]:
