@@ -327,7 +327,8 @@ def points_of(curves: Mapping[str, Any]) -> dict[str, list[tuple[float, float, f
     return found
 
 
-def _block_cost(block: Mapping[str, Any], removed: Sequence[str]) -> run_figures.BlockCost:
+def block_cost(block: Mapping[str, Any], removed: Sequence[str]) -> run_figures.BlockCost:
+    """What a file says of a block, for its picture; ``removed``: names of the blocks that are gone."""
     accuracy, bits = (
         math.nan if x is None or math.isinf(x) else x
         for x in (number(block.get("accuracy_without")), number(block.get("margin_bits")))
@@ -358,7 +359,7 @@ def _removal_figures(result: Mapping[str, Any], prefix: str) -> list[Figure]:
         picture = run_figures.rendered(
             f"{prefix}blocks",
             "For every block: test accuracy without it, and its conflict margin in bits.",
-            lambda: run_figures.block_costs([_block_cost(block, removed) for block in blocks], accuracy),
+            lambda: run_figures.block_costs([block_cost(block, removed) for block in blocks], accuracy),
         )
         figures.append(Figure(picture, "What each block costs when it alone is removed, and its conflict margin.", 80))
     return figures

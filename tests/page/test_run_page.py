@@ -25,7 +25,7 @@ from cbkernels.commands import report as report_command
 from cbkernels.drawing import run_figures
 from cbkernels.drawing.run_figures import Picture
 from cbkernels.page import run_page, tables
-from cbkernels.page.run_page import points_of, write_report
+from cbkernels.page.run_page import block_cost, points_of, write_report
 from cbkernels.runs import reader
 from cbkernels.runs.reader import read_run
 
@@ -487,6 +487,20 @@ def test_removal_curves_show_mean_and_spread() -> None:
     corners = ax.collections[0].get_paths()[0].vertices
     assert corners[:, 1].min() == pytest.approx(0.75)
     assert corners[:, 1].max() == pytest.approx(0.9)
+
+
+def test_what_blocks_cost_is_drawn_where_it_was_measured() -> None:
+    blocks = [
+        {"block": "a", "accuracy_without": 0.8, "margin_bits": 3.0, "num_conflicting": 0},
+        {"block": "b", "accuracy_without": None, "margin_bits": "-inf", "num_conflicting": 2},
+        {"block": "c", "accuracy_without": 0.9, "margin_bits": -1, "num_conflicting": None},
+    ]
+    above, below = run_figures.block_costs([block_cost(block, ["c"]) for block in blocks], 0.95).axes
+    drawn = {line.get_label(): line.get_xydata() for line in [*above.lines, *below.lines]}
+    assert repr(drawn["stays"].tolist()) == "[[0.0, 0.8], [1.0, nan]]"
+    assert drawn["removed"].tolist() == [[2, 0.9]]
+    assert drawn["conflicts"].tolist() == [[1, 0]]
+    assert [bar.get_height() for bar in below.patches] == [3.0, 0.0, -1.0]
 
 
 def test_heat_maps_of_all_rounds_share_their_colours(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
