@@ -21,7 +21,7 @@ _INSTRUCTION_SETS = ("portable", "avx2", "neon")
 _NO_GPU = _core.cuda.missing_reason()
 _emulated, _not_emulated = emulation.load()
 if _emulated is not None:
-    backends.TABLE[emulation.NAME] = backends._Cuda(emulation.NAME, _emulated.cuda)
+    backends.TABLE[emulation.NAME] = backends.Cuda(emulation.NAME, _emulated.cuda)
 _BACKENDS = list(dict.fromkeys([*backends.TABLE, emulation.NAME]))
 _MISSING = {
     **({"cuda": _NO_GPU} if _NO_GPU else {}),

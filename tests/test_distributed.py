@@ -161,7 +161,7 @@ def test_layers_come_in_the_order_of_the_lowest_rank_that_has_any() -> None:
 
 def test_type_device_and_backend_are_those_of_the_lowest_rank_with_rows() -> None:
     empty, first, second = BundleEntropy(), *(stream(np.ones((2, 5), np.float16), [0, 1]) for _ in range(2))
-    first._device, first._backend_used, second._device = "cuda:3", "cuda", "cuda:0"
+    first.held.device, first.held.backend, second.held.device = "cuda:3", "cuda", "cuda:0"
     metrics = [empty, first, second]
     for found in on_ranks(3, lambda r: distributed._compute({"x": metrics[r.index]}, r, None)):
         assert (found["x"].device, found["x"].backend) == ("cuda:3", "cuda")

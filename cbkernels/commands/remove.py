@@ -8,7 +8,6 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from ..runs.stored_runs import stored_config
 from ..tables import format_table
 from ..training.config import RemoveConfig, from_dict
 from ..training.networks.architecture import Architecture
@@ -59,6 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _config(arguments: argparse.Namespace, out: Path) -> RemoveConfig:
     """What was given, else what the removal to go on with says, else the defaults."""
+    from ..runs.stored_runs import stored_config
+
     stored = (stored_config(out, "remove") or {}) if arguments.resume else {}
     stored.pop("run", None)
     return from_dict(RemoveConfig, {**stored, **given_options(arguments, RemoveConfig)})

@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..files.json_files import read_json_object
-from ..runs.stored_runs import stored_config
 from ..training.config import from_dict
 from .config_options import add_config_options, given_options
 from .progress import Progress
@@ -54,6 +52,9 @@ def run_training(
 
 def config_of(arguments: argparse.Namespace, command: str, kind: type[Any]) -> Any:
     """The config: what was given, else what ``--config`` or the run to go on with says, else the defaults."""
+    from ..files.json_files import read_json_object
+    from ..runs.stored_runs import stored_config
+
     content: dict[str, Any] = {}
     if arguments.config is not None:
         content = read_json_object(arguments.config)

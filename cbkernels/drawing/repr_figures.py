@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .figures import add_caption, legend_below, new_figure, require_matplotlib, style_axes
+from . import figures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,8 +33,8 @@ def comparison_picture(
     Raises:
         ImportError: matplotlib is missing.
     """
-    require_matplotlib()
-    figure = new_figure(8.5, 7.2)
+    figures.require_matplotlib()
+    figure = figures.new_figure(8.5, 7.2)
     axes = figure.subplots(2, 1, sharex=True)
     marks = []
     for (name, seeds), colour in zip(histories.items(), _colours(len(histories)), strict=True):
@@ -53,10 +53,10 @@ def comparison_picture(
     for ax in axes:
         for first, last in reduced:
             ax.axvspan(first, last, color=_REDUCED, zorder=0)
-    style_axes(axes[0], "test accuracy", "")
-    style_axes(axes[1], "mean overlap of the filters (0: orthogonal)", "epoch")
-    legend_below(axes[1], marks)
-    add_caption(figure, caption)
+    figures.style_axes(axes[0], "test accuracy", "")
+    figures.style_axes(axes[1], "mean overlap of the filters (0: orthogonal)", "epoch")
+    figures.legend_below(axes[1], marks)
+    figures.add_caption(figure, caption)
     return figure
 
 

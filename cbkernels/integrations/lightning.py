@@ -14,8 +14,8 @@ from torch import nn
 
 from ..findings.history import History
 from ..findings.layer_report import LayerReport
-from . import require_package
-from .training_monitor import TrainingMonitor, interval
+from ..lazy import require_package
+from .training_monitor import OfTrainingMonitor, TrainingMonitor, interval, intervals
 
 NAMES = ("lightning.pytorch", "pytorch_lightning")
 
@@ -33,7 +33,7 @@ def _lightning() -> Any:
         raise
 
 
-class LayerMonitorCallback(_lightning().Callback):  # type: ignore[misc]
+class LayerMonitorCallback(OfTrainingMonitor, _lightning().Callback):  # type: ignore[misc]
     """Measures bundle entropy at the end of training epochs and logs it.
 
     Args:
@@ -80,21 +80,10 @@ class LayerMonitorCallback(_lightning().Callback):  # type: ignore[misc]
         **options: Any,
     ) -> None:
         super().__init__()
-        self._every_n_steps = interval("every_n_steps", every_n_steps)
-        self._every_n_epochs = interval("every_n_epochs", every_n_epochs) if every_n_steps is None else None
+        self._every_n_epochs, self._every_n_steps = intervals(every_n_epochs, every_n_steps)
         self._batch_size = interval("batch_size", batch_size)
         self._module, self._log_layers, self._name = module, log_layers, name
         self._monitor = TrainingMonitor(probe, layers=layers, strict=strict, **options)
-
-    @property
-    def history(self) -> History:
-        """All reports so far."""
-        return self._monitor.history
-
-    @property
-    def not_measured(self) -> dict[int, str]:
-        """Step -> why it is missing in the history."""
-        return self._monitor.not_measured
 
     # --- what Lightning calls ---------------------------------------------------------------------
 

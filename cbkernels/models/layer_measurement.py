@@ -118,7 +118,7 @@ class AtOnce:
         return measured
 
     def _count_or_hold(self, layer: str, rows: torch.Tensor, view: Rows) -> None:
-        if not isinstance(backends.choose(self.backend, view), backends._Cuda):
+        if backends.choose(self.backend, view).on_gpu is None:
             self._count({layer: rows}, {layer: view})
             return
         if layer in self.overwritten or rows.is_inference():  # inference tensors count no versions

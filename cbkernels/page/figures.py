@@ -31,9 +31,9 @@ from ..drawing.figures import (
     style_axes,
 )
 from ..drawing.history_figures import HeatMap, plot_entropy, plot_margin
-from ..findings.tables import definition_note
 from ..runs.record import LayerTable
 from ..runs.schema import Block, CurvePoint
+from ..tables import definition_note
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..files.json_files import json_object, read_bytes, read_json_object
-from ..findings.records import COLUMNS as REPORT_COLUMNS
+from ..findings.columns import NAMES as REPORT_COLUMNS
 from . import schema
 from .clean_text import text
 from .record import LayerTable, RunRecord

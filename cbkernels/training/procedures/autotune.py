@@ -1,7 +1,7 @@
 """Auto-tune: train, remove what conflicts early on, start again from scratch, until a network trains without conflict.
 
 After "Conflicting Bundles" (arXiv 2011.02956) and "Auto-tuning of Deep Neural Networks by Conflicting Layer Removal"
-(arXiv 2103.04331). Here is the loop; the policies are in ``policies.py``, an epoch is in
+(arXiv 2103.04331). Here is the loop; the policies are in ``training/policies.py``, an epoch is in
 ``training/loop/measured_epochs.py``.
 """
 
