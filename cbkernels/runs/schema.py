@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..files.csv_files import csv_line
-from ..grid import UpdateGrid
-from ..result import BundleResult
+
+if TYPE_CHECKING:  # the command line reads names here, and a line of --help needs no NumPy
+    from ..grid import UpdateGrid
+    from ..result import BundleResult
 
 CONFIG, ENVIRONMENT, RESULT, HISTORY = "config.json", "env.json", "result.json", "history.jsonl"
 CHECKPOINT, PROGRESS = "checkpoint.safetensors", "progress.json"
