@@ -114,13 +114,13 @@ def _plain_text() -> Iterator[None]:
 
 def entropy_map(table: LayerTable, title: str, top: float) -> Figure:
     """Heat map of bundle entropy; ``top`` is the darkest colour in nats, the same for all rounds."""
-    return plot_entropy([_titled(table, title)], top=top, caption=definition_note(table.equality))
+    return plot_entropy(_titled(table, title), top=top, caption=definition_note(table.equality))
 
 
 def margin_map(table: LayerTable, title: str) -> Figure:
     """Heat map of the conflict margin in bits."""
     caption = f"{definition_note(table.equality)} Margin: bits of precision left before the layer conflicts."
-    return plot_margin([_titled(table, title)], caption=caption)
+    return plot_margin(_titled(table, title), caption=caption)
 
 
 def _titled(table: LayerTable, title: str) -> HeatMap:
