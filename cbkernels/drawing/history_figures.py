@@ -57,7 +57,7 @@ def plot_entropy(
         caption: text below, for the definition of equal.
 
     Returns:
-        A matplotlib Figure; ``png`` turns it into bytes.
+        A matplotlib Figure; ``content_of`` turns it into bytes.
 
     Raises:
         ValueError: an array's shape is not (layers, steps).

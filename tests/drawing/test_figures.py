@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("matplotlib", reason="pictures: NOT TESTED HERE (no matplotlib)")
 
 import cbkernels as cb
-from cbkernels.drawing.figures import png
+from cbkernels.drawing.figures import content_of
 from cbkernels.drawing.history_figures import HeatMap, plot_entropy, plot_margin
 from cbkernels.findings.history import History
 from cbkernels.findings.layer_report import LayerReport
@@ -71,7 +71,7 @@ def test_any_size_gives_a_picture_with_readable_ticks(layers: int, steps: int) -
     assert 1 <= len(axes.get_yticks()) <= 13
     assert 1 <= len(axes.get_xticks()) <= 13
     assert axes.get_yticklabels()[0].get_text() == "layer 0"
-    assert png(figure).startswith(b"\x89PNG")
+    assert content_of(figure).startswith(b"\x89PNG")
 
 
 def test_refuses_shapes_that_do_not_fit() -> None:
@@ -289,7 +289,7 @@ def test_every_size_of_history_gives_a_picture(layers: int, steps: int) -> None:
     entropies = {f"layer{i}.conv": i / 7 for i in range(layers)}
     made = History(report(entropies, dict.fromkeys(entropies, 1.0), step=s) for s in range(steps))
     for show in ("entropy", "margin"):
-        assert png(made.plot(show=show)).startswith(b"\x89PNG")
+        assert content_of(made.plot(show=show)).startswith(b"\x89PNG")
 
 
 def test_long_names_do_not_squeeze_the_cells() -> None:
