@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -109,24 +110,15 @@ def _plain_text() -> Iterator[None]:
         yield
 
 
-# --- layers x epochs ------------------------------------------------------------------------------
-
-
-def entropy_map(table: LayerTable, title: str, top: float) -> Figure:
-    """Heat map of bundle entropy; ``top`` is the darkest colour in nats, the same for all rounds."""
-    return plot_entropy(_titled(table, title), top=top, caption=definition_note(table.equality))
-
-
-def margin_map(table: LayerTable, title: str) -> Figure:
-    """Heat map of the conflict margin in bits."""
-    caption = f"{definition_note(table.equality)} Margin: bits of precision left before the layer conflicts."
-    return plot_margin(_titled(table, title), caption=caption)
-
-
-def _titled(table: LayerTable, title: str) -> HeatMap:
-    return HeatMap(
+def layer_map(table: LayerTable, title: str, top: float | None) -> Figure:
+    """Heat map of layers x epochs: bundle entropy up to ``top`` nats, the same for all rounds; None: margin in bits."""
+    drawn = HeatMap(
         title, table.layers, table.epochs, table.entropy, table.num_conflicting, table.measured, table.margin_bits
     )
+    caption = definition_note(table.equality)
+    if top is not None:
+        return plot_entropy(drawn, top=top, caption=caption)
+    return plot_margin(drawn, caption=f"{caption} Margin: bits of precision left before the layer conflicts.")
 
 
 # --- curves over epochs ---------------------------------------------------------------------------
@@ -142,7 +134,8 @@ def training_curves(curves: Sequence[Curve], chance: float | None) -> Figure:
     has_loss = any(np.isfinite(curve.loss).any() for curve in curves)
     figure = new_figure(7.6, 5.0 if has_loss else 3.4)
     axes = list(figure.subplots(2 if has_loss else 1, 1, sharex=True, squeeze=False)[:, 0])
-    starts, width = _starts(curves)
+    lengths = [max(1.0, max(curve.epochs, default=0.0) - min(curve.epochs, default=0.0)) for curve in curves]
+    *starts, width = accumulate(lengths, initial=0.0)
     for ax in axes:
         _mark_restarts(ax, starts, width)
         ax.grid(axis="y", color=LINE, linewidth=0.6)
@@ -155,43 +148,24 @@ def training_curves(curves: Sequence[Curve], chance: float | None) -> Figure:
             _line(axes[1], x, curve.loss, _ORANGE, "training loss")
             _mark_lost(axes[1], x, curve)
     _level(axes[0], chance, "chance")
-    _label_starts(axes[0], [curve.label for curve in curves], starts, width)
+    for curve, start, length in zip(curves, starts, lengths, strict=True):
+        if curve.label and length >= 0.013 * (len(curve.label) + 1) * width:
+            axes[0].text(start, 1.02, f" {curve.label}", transform=axes[0].get_xaxis_transform(), fontsize=9,
+                         color=INK, va="bottom")  # fmt: skip
     _style_curves(axes, "epochs, all networks in a row" if len(curves) > 1 else "epoch")
     if len(curves) == 1 and curves[0].epochs:
-        axes[-1].set_xlim(_padded(0.0, width))
         first = min(curves[0].epochs)
         axes[-1].xaxis.set_major_formatter(lambda x, _: f"{x + first:g}")
     return figure
 
 
-def _starts(curves: Sequence[Curve]) -> tuple[list[float], float]:
-    """Where each network begins on the common axis, and where the last one ends."""
-    starts, at = [], 0.0
-    for curve in curves:
-        starts.append(at)
-        at += max(1.0, max(curve.epochs, default=0.0) - min(curve.epochs, default=0.0))
-    return starts, at
-
-
-def _padded(low: float, high: float) -> tuple[float, float]:
-    return low - 0.01 * (high - low), high + 0.01 * (high - low)
-
-
 def _mark_restarts(ax: Axes, starts: Sequence[float], end: float) -> None:
-    for position, start in enumerate(starts):
-        stop = starts[position + 1] if position + 1 < len(starts) else end
+    for position, (start, stop) in enumerate(pairwise([*starts, end])):
         if position % 2:
             ax.axvspan(start, stop, color=_BAND, linewidth=0, zorder=0)
         if position:
             ax.axvline(start, color=FAINT, linewidth=0.8, linestyle="--", zorder=1)
-    ax.set_xlim(_padded(0.0, end))
-
-
-def _label_starts(ax: Axes, labels: Sequence[str], starts: Sequence[float], end: float) -> None:
-    """Labels above the networks that are wide enough for them."""
-    for label, start, stop in zip(labels, starts, [*starts[1:], end], strict=True):
-        if label and stop - start >= 0.013 * (len(label) + 1) * end:
-            ax.text(start, 1.02, f" {label}", transform=ax.get_xaxis_transform(), fontsize=9, color=INK, va="bottom")
+    ax.set_xlim(-0.01 * end, end + 0.01 * end)
 
 
 def _line(ax: Axes, x: Any, y: Sequence[float], colour: str, label: str, style: str = "-") -> None:
@@ -239,11 +213,9 @@ def _style_curves(axes: Sequence[Axes], x_label: str) -> None:
             ax.set_ylim(0.0, 1.04 * high)
     axes[-1].set_xlabel(x_label, fontsize=11, color=INK)
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-    legend_below(axes[-1], _first_of_each([handle for ax in axes for handle in ax.get_legend_handles_labels()[0]]))
-
-
-def _first_of_each(handles: Sequence[Any]) -> list[Any]:
-    return list({handle.get_label(): handle for handle in reversed(handles)}.values())[::-1]
+    handles = [handle for ax in axes for handle in ax.get_legend_handles_labels()[0]]
+    first_of_each = {handle.get_label(): handle for handle in reversed(handles)}
+    legend_below(axes[-1], list(first_of_each.values())[::-1])
 
 
 def overlaid_curves(curves: Sequence[Curve], chances: Sequence[float | None]) -> Figure:

@@ -227,15 +227,14 @@ def _heat_map(run: RunRecord, table: LayerTable, kind: str, prefix: str, shown: 
     as_if = f" as if in {table.dtype}" if table.dtype != run.layers[0].dtype else ""
     name = "-".join(filter(None, (f"{prefix}{kind}", _file_words(table))))
     what = "Conflict margin in bits" if kind == "margin" else "Bundle entropy in nats"
-    top = max((float(np.nanmax(t.entropy, initial=0.0)) for t in shown), default=0.0)
+    top = max(float(np.nanmax(each.entropy, initial=0.0)) for each in shown)
     top = top if 0 < top < math.inf else 1.0
     conflicts = _conflicts_in_words(table)
     picture = figures.rendered(
         name,
         f"{what}{as_if}, layer by epoch{f', {title}' if title else ''}; {conflicts}.",
-        lambda: figures.margin_map(table, f"{title}{as_if}") if kind == "margin"
-        else figures.entropy_map(table, f"{title}{as_if}", top),
-    )  # fmt: skip
+        lambda: figures.layer_map(table, f"{title}{as_if}", None if kind == "margin" else top),
+    )
     heading = f"{title[:1].upper()}{title[1:]}" if network else title or what
     return Figure(picture, f"{heading}{as_if}: {conflicts}.", 70 if table in (shown[0], shown[-1]) else 50)
 

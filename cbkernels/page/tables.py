@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ..runs import schema
-from ..runs.clean_text import object_of, text
+from ..runs.clean_text import text
 from ..runs.record import LayerTable
 from ..runs.schema import Block, Cycle, Epoch, NetworkCost, RemoveResult, Round, Step
 from ..training.networks.architecture import Architecture
@@ -42,9 +42,9 @@ class Table:
     caption: str
     header: Sequence[str]
     rows: Sequence[Sequence[str | Names]]
-    text_columns: frozenset[int] = frozenset({0})
+    text_columns: Collection[int]
     """The others hold numbers, which are aligned to the right."""
-    notes: Sequence[str] = field(default=())
+    notes: Sequence[str] = ()
 
 
 # --- words for values -----------------------------------------------------------------------------
@@ -88,16 +88,15 @@ def count(number: float) -> str:
     return f"{number:,.0f}" if number == int(number) else f"{number:,.2f}"
 
 
-@_of_any
-def plain(number: float) -> str:
-    """A number with four significant digits."""
-    return f"{number:.4g}"
+plain = _of_any(lambda number: f"{number:.4g}")
+"""A number with four significant digits."""
+short = _of_any(lambda number: f"{number:.3g}")
+"""A number with three significant digits."""
 
 
-@_of_any
-def short(number: float) -> str:
-    """A number with three significant digits."""
-    return f"{number:.3g}"
+def milliseconds(value: float | None) -> str:
+    """A time with its unit."""
+    return NOTHING if value is None else f"{short(value)} ms"
 
 
 @_of_any
@@ -145,7 +144,7 @@ def named(architecture: object, name: object = None) -> str:
     if isinstance(name, str) and name:
         return text(name, 120)
     try:
-        return text(str(Architecture.from_dict(object_of(architecture))), 120)
+        return text(str(Architecture.from_dict(architecture if isinstance(architecture, dict) else {})), 120)
     except (ValueError, TypeError):
         return text(architecture, 120) if architecture else ""
 
@@ -189,14 +188,14 @@ def _table(caption: str, columns: Sequence[_Column], items: Sequence[object]) ->
 
 
 def _of_rows(
-    caption: str, header: Sequence[str], rows: Sequence[Sequence[str | Names]], texts: set[int],
+    caption: str, header: Sequence[str], rows: Sequence[Sequence[str | Names]], texts: Collection[int],
     notes: Sequence[str] = (),
 ) -> Table:  # fmt: skip
     notes = [*notes, *([f"{len(rows) - MOST_ROWS} more rows are in result.json."] if len(rows) > MOST_ROWS else [])]
     kept = rows[:MOST_ROWS]
     if any((cell if isinstance(cell, str) else cell.first) == NOTHING for row in kept for cell in row):
         notes.append(f"{NOTHING} stands for no value.")
-    return Table(caption, header, kept, frozenset(texts), notes)
+    return Table(caption, header, kept, texts, notes)
 
 
 _OF_ROUND: Sequence[_Column] = (
@@ -220,14 +219,9 @@ _COSTS: tuple[tuple[str, str, Words], ...] = (
     ("parameters", "parameters", count),
     ("MACs", "macs", count),
     ("FLOPs", "flops", count),
-    ("latency, median", "latency_ms", lambda v: milliseconds(v)),
+    ("latency, median", "latency_ms", milliseconds),
     ("peak memory", "peak_memory_bytes", size),
 )
-
-
-def milliseconds(value: float | None) -> str:
-    """A time with its unit."""
-    return NOTHING if value is None else f"{short(value)} ms"
 
 
 def _spread(cost: NetworkCost) -> str:
