@@ -46,7 +46,7 @@ def facts_of(run: RunRecord) -> list[tuple[str, str]]:
         ("policy", text(config.get("policy"), 40)),
         ("seed", text(seed, 40)),
         ("device", text(run.environment.get("device"), 80)),
-        ("cbkernels", text(result.version or run.version, 40)),
+        ("cbkernels", text(result.version or config.get("version"), 40)),
         *_times(run, result),
         ("rows are one bundle when they are", _equality(run, result)),
     ]

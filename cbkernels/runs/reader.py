@@ -83,8 +83,7 @@ def read_run(folder: str | os.PathLike[str], *, tables: bool = True) -> RunRecor
     _note_damage(RESULT, damage, notes)
     history = _history(path / HISTORY, notes)
     layers = _layer_tables(path, notes) if tables else ()
-    version = text(config.get("version"), 40)
-    return RunRecord(path, command, version, config, environment, result, written, history, layers, tuple(notes))
+    return RunRecord(path, command, config, environment, result, written, history, layers, tuple(notes))
 
 
 # --- files ----------------------------------------------------------------------------------------
