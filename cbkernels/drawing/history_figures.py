@@ -102,7 +102,9 @@ def plot_margin(drawn: HeatMap, *, step_name: str = "epoch", caption: str = "") 
         *zip(np.linspace(0.0, zero, len(figures.UNPROVEN_COLOURS)), figures.UNPROVEN_COLOURS, strict=True),
         *zip(np.linspace(zero, 1.0, len(figures.PROVEN_COLOURS)), figures.PROVEN_COLOURS, strict=True),
     ], _NUM_COLOURS)  # fmt: skip
-    cells = np.asarray(colours.to_rgba(_beside_zero(np.nan_to_num(bits, posinf=high, neginf=low), high - low)))
+    # moved so far from the break that the finite number of colours cannot put a value on its other side
+    least, known = 2 * (high - low) / _NUM_COLOURS, np.nan_to_num(bits, posinf=high, neginf=low)
+    cells = np.asarray(colours.to_rgba(np.where(known > 0, np.maximum(known, least), np.minimum(known, -least))))
     figure = _drawn(drawn, cells, drawn.measured & ~np.isnan(bits), step_name, caption)
     bar = _colour_bar(figure, colours, "conflict margin (bits above the grid's step)")
     ticks = [int(tick) for tick in bar.get_ticks() if low < tick < high and float(tick).is_integer()]
@@ -137,12 +139,6 @@ def _colours(low: float, high: float, colours: Sequence[Any], num: int = 256) ->
     from matplotlib.colors import LinearSegmentedColormap, Normalize
 
     return ScalarMappable(Normalize(low, high), LinearSegmentedColormap.from_list("", colours, num))
-
-
-def _beside_zero(bits: npt.NDArray[np.float64], span: float) -> npt.NDArray[np.float64]:
-    """Moved so far from the colours' break that their finite number cannot put a value on its other side."""
-    least = 2 * span / _NUM_COLOURS
-    return np.where(bits > 0, np.maximum(bits, least), np.minimum(bits, -least))
 
 
 def _colour_bar(figure: Figure, colours: ScalarMappable, label: str) -> Any:

@@ -163,10 +163,9 @@ def _level(ax: Axes, value: float | None, label: str, colour: str = drawing.FAIN
         ax.axhline(value, color=colour, linewidth=width, linestyle=":", label=label)
 
 
-def _in_percent(ax: Axes, label: str) -> None:
+def _in_percent(ax: Axes) -> None:
     from matplotlib.ticker import PercentFormatter
 
-    ax.set_ylabel(label, fontsize=11, color=drawing.INK)
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
 
 
@@ -181,18 +180,16 @@ def _mark_lost(ax: Axes, x: Any, curve: Curve) -> None:
 def _style_curves(axes: Sequence[Axes], x_label: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    drawing.style_axes(axes[0], "", "")
-    _in_percent(axes[0], "accuracy")
+    for ax, label in zip(axes, ("accuracy", "training loss"), strict=False):
+        drawing.style_axes(ax, "", x_label if ax is axes[-1] else "", label)
+    _in_percent(axes[0])
     lowest = min((float(np.nanmin(line.get_ydata())) for line in axes[0].lines if line.get_label() in _ACCURACIES),
                  default=0.0)  # fmt: skip
     axes[0].set_ylim(-0.02 if lowest < 0.5 else math.floor(10 * lowest - 0.5) / 10, 1.02)
     for ax in axes[1:]:
-        drawing.style_axes(ax, "", "")
-        ax.set_ylabel("training loss", fontsize=11, color=drawing.INK)
         low, high = ax.get_ylim()
         if low > 0:
             ax.set_ylim(0.0, 1.04 * high)
-    axes[-1].set_xlabel(x_label, fontsize=11, color=drawing.INK)
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     handles = [handle for ax in axes for handle in ax.get_legend_handles_labels()[0]]
     first_of_each = {handle.get_label(): handle for handle in reversed(handles)}
@@ -233,8 +230,8 @@ def removal_curves(curves: Mapping[str, Sequence[CurvePoint]], accuracy: float |
             ax.plot(k, mean, color=colour, marker=marker, markersize=4 if len(k) <= 30 else 2.5, linewidth=1.6,
                     label=words)  # fmt: skip
     _level(ax, accuracy, "no block removed", drawing.INK, 1.0)
-    drawing.style_axes(ax, "", "number of removed blocks")
-    _in_percent(ax, "test accuracy")
+    drawing.style_axes(ax, "", "number of removed blocks", "test accuracy")
+    _in_percent(ax)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_ylim(max(-0.02, ax.get_ylim()[0]), min(1.02, ax.get_ylim()[1]))
     drawing.legend_below(ax, ax.get_legend_handles_labels()[0])
@@ -256,13 +253,12 @@ def block_costs(blocks: Sequence[Block], removed: Sequence[str], accuracy: float
         above.plot(x[chosen], without[chosen], "o", markersize=4.5, markerfacecolor=face, markeredgecolor=_DARK,
                    label=label)  # fmt: skip
     _level(above, accuracy, "with all blocks", drawing.INK, 1.0)
-    drawing.style_axes(above, "", "")
-    _in_percent(above, "accuracy without")
+    drawing.style_axes(above, "", "", "accuracy without")
+    _in_percent(above)
     bits = _finite([block.margin_bits for block in blocks])
     below.bar(x, np.nan_to_num(bits), color=[_BLUE if b > 0 else _ORANGE for b in bits], width=0.8)
     below.axhline(0.0, color=drawing.FAINT, linewidth=0.8)
-    drawing.style_axes(below, "", "block, in the order of execution")
-    below.set_ylabel("margin (bits)", fontsize=11, color=drawing.INK)
+    drawing.style_axes(below, "", "block, in the order of execution", "margin (bits)")
     below.xaxis.set_major_locator(MaxNLocator(integer=True))
     conflicts = x[[(block.num_conflicting or 0) > 0 for block in blocks]]
     below.plot(conflicts, np.zeros(len(conflicts)), "o", markersize=4.5, markerfacecolor="white",
