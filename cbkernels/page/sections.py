@@ -222,7 +222,8 @@ def _heat_map(run: RunRecord, table: LayerTable, kind: str, prefix: str, shown: 
     network = network_words(table.run, str(table.round), run.command)
     title = ", ".join(filter(None, (network, _architecture_of_round(run, table.round))))
     as_if = f" as if in {table.dtype}" if table.dtype != run.layers[0].dtype else ""
-    name = "-".join(filter(None, (f"{prefix}{kind}", _file_words(table))))
+    of_file = [words for words in (table.run, table.dtype) if words.isidentifier() and words.isascii()]
+    name = "-".join([f"{prefix}{kind}", *of_file, f"{abs(table.round):02d}"])
     what = "Conflict margin in bits" if kind == "margin" else "Bundle entropy in nats"
     top = max(float(np.nanmax(each.entropy, initial=0.0)) for each in shown)
     top = top if 0 < top < math.inf else 1.0
@@ -234,11 +235,6 @@ def _heat_map(run: RunRecord, table: LayerTable, kind: str, prefix: str, shown: 
     )
     heading = f"{title[:1].upper()}{title[1:]}" if network else title or what
     return Figure(picture, f"{heading}{as_if}: {conflicts}.", 70 if table in (shown[0], shown[-1]) else 50)
-
-
-def _file_words(table: LayerTable) -> str:
-    parts = [part for part in (table.run, table.dtype) if part and part.isidentifier() and part.isascii()]
-    return "-".join([*parts, f"{abs(table.round):02d}"])
 
 
 def _architecture_of_round(run: RunRecord, round_: int) -> str:
