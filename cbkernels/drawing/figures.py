@@ -46,13 +46,16 @@ def new_figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-    vars(figure)["_repr_png_"] = partial(png, figure)  # without pyplot IPython knows no way to show it
+    vars(figure)["_repr_png_"] = partial(content_of, figure)  # without pyplot IPython knows no way to show it
     return figure
 
 
-def png(figure: Figure) -> bytes:
-    """The figure as a PNG file's bytes."""
-    return _rendered(figure, "png")
+def content_of(figure: Figure, kind: str = "png") -> bytes:
+    """The bytes of a file of that kind."""
+    content = io.BytesIO()
+    metadata = {"Software": "cbkernels"} if kind == "png" else None
+    figure.savefig(content, format=kind, facecolor="white", metadata=metadata)
+    return content.getvalue()
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:
@@ -66,14 +69,7 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     known = figure.canvas.get_supported_filetypes()
     if kind not in known:
         raise ValueError(f"path is {os.fspath(path)!r}; its suffix must be one of .{', .'.join(sorted(known))}")
-    write_whole(path, _rendered(figure, kind))
-
-
-def _rendered(figure: Figure, kind: str) -> bytes:
-    content = io.BytesIO()
-    metadata = {"Software": "cbkernels"} if kind == "png" else None
-    figure.savefig(content, format=kind, facecolor="white", metadata=metadata)
-    return content.getvalue()
+    write_whole(path, content_of(figure, kind))
 
 
 def check_shown(show: object, what: str, has_layers: bool, has_grid: bool, has_bits: bool) -> None:

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _ABSENT: dict[str, Any] = {"facecolor": "#f1f3f5", "edgecolor": "#c3c8ce", "hatch": "////", "linewidth": 0.0}
-
-
 _NUM_COLOURS = 2048
 
 
@@ -40,61 +38,49 @@ class HeatMap:
     """(L, S), nats; NaN where a row held a NaN."""
     num_conflicting: npt.NDArray[np.int64]
     """(L, S) conflicting bundles: the integers that decide which layer conflicts."""
-    measured: npt.NDArray[np.bool_] | None = None
-    """(L, S), False where a layer was not measured; None: everywhere it was."""
+    measured: npt.NDArray[np.bool_]
+    """(L, S), False where a layer was not measured."""
     margin_bits: npt.NDArray[np.float64] | None = None
     """(L, S), infinities allowed; NaN where it was not measured. Only ``plot_margin`` needs it."""
 
 
 def plot_entropy(
-    maps: Sequence[HeatMap],
-    *,
-    top: float | None = None,
-    step_name: str = "epoch",
-    caption: str = "",
-) -> Figure:
-    """Heat maps of layer x step side by side: white is exactly 0, the first conflict is marked.
+    drawn: HeatMap, *, top: float | None = None, step_name: str = "epoch", caption: str = ""
+) -> Figure:  # fmt: skip
+    """Heat map of layer x step: white is exactly 0, the first conflict is marked.
 
     Args:
-        maps: one or more networks; they share the colours.
+        drawn: the network.
         top: entropy of the darkest colour in nats, e.g. ``ln(number of classes)``; None takes the
             largest value.
         step_name: what a step is.
         caption: text below, for the definition of equal.
 
     Returns:
-        A matplotlib Figure; ``png`` turns it into bytes.
+        A matplotlib Figure; ``content_of`` turns it into bytes.
 
     Raises:
         ValueError: an array's shape is not (layers, steps).
         ImportError: matplotlib is missing.
     """
-    figures.require_matplotlib()
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import LinearSegmentedColormap, Normalize
-
-    for each in maps:
-        _check_shapes(each)
+    _check_shapes(drawn)
     if top is None:
-        top = max((float(np.nanmax(m.entropy, initial=0.0)) for m in maps), default=0.0) or 1.0
-    colours = ScalarMappable(Normalize(0.0, top), LinearSegmentedColormap.from_list("entropy", figures.ENTROPY_COLOURS))
-    figure, axes = _axes_for(maps)
-    for ax, each in zip(axes, maps, strict=True):
-        cells = np.asarray(colours.to_rgba(np.nan_to_num(each.entropy)))
-        cells[each.entropy == 0] = (1.0, 1.0, 1.0, 1.0)
-        _draw(ax, each, cells, _measured(each), step_name)
-    bar = _colour_bar(figure, axes, colours, "bundle entropy (nats), white: exactly 0")
+        top = float(np.nanmax(drawn.entropy, initial=0.0)) or 1.0
+    colours = _colours(0.0, top, figures.ENTROPY_COLOURS)
+    cells = np.asarray(colours.to_rgba(np.nan_to_num(drawn.entropy)))
+    cells[drawn.entropy == 0] = (1.0, 1.0, 1.0, 1.0)
+    figure = _drawn(drawn, cells, drawn.measured, step_name, caption)
+    bar = _colour_bar(figure, colours, "bundle entropy (nats), white: exactly 0")
     ticks = [tick for tick in bar.get_ticks() if 0 <= tick < 0.97 * top]
     bar.set_ticks([*ticks, top], labels=[*(f"{tick:g}" for tick in ticks), _nats(top)])
-    figures.add_caption(figure, caption)
     return figure
 
 
-def plot_margin(maps: Sequence[HeatMap], *, step_name: str = "epoch", caption: str = "") -> Figure:
+def plot_margin(drawn: HeatMap, *, step_name: str = "epoch", caption: str = "") -> Figure:
     """The same of the conflict margins in bits: blue above 0, orange from 0 down.
 
     Args:
-        maps: with ``margin_bits``; they share the colours.
+        drawn: the network, with ``margin_bits``.
         step_name: what a step is.
         caption: text below, for the definition of equal.
 
@@ -105,25 +91,26 @@ def plot_margin(maps: Sequence[HeatMap], *, step_name: str = "epoch", caption: s
         ValueError: an array's shape is not (layers, steps), or margins are missing.
         ImportError: matplotlib is missing.
     """
-    figures.require_matplotlib()
-    for each in maps:
-        _check_shapes(each)
-        if each.margin_bits is None:
-            raise ValueError(f"{each.title!r} has no margin_bits; measure with margin=True and a grid")
-    bits = [m.margin_bits for m in maps if m.margin_bits is not None]
-    finite = np.concatenate([[0.0], *(b[np.isfinite(b)] for b in bits)])
-    low, high = min(-1.0, math.floor(finite.min())), max(1.0, math.ceil(finite.max()))
-    colours = _two_sided_colours(low, high)
-    figure, axes = _axes_for(maps)
-    for ax, each, values in zip(axes, maps, bits, strict=True):
-        cells = np.asarray(colours.to_rgba(_beside_zero(np.nan_to_num(values, posinf=high, neginf=low), high - low)))
-        _draw(ax, each, cells, _measured(each) & ~np.isnan(values), step_name)
-    bar = _colour_bar(figure, axes, colours, "conflict margin (bits above the grid's step)")
+    _check_shapes(drawn)
+    bits = drawn.margin_bits
+    if bits is None:
+        raise ValueError(f"{drawn.title!r} has no margin_bits; measure with margin=True and a grid")
+    finite = bits[np.isfinite(bits)]
+    low, high = math.floor(finite.min(initial=-1.0)), math.ceil(finite.max(initial=1.0))
+    zero = -low / (high - low)  # a break, which belongs to the lower side: 0 bits prove nothing
+    colours = _colours(low, high, [
+        *zip(np.linspace(0.0, zero, len(figures.UNPROVEN_COLOURS)), figures.UNPROVEN_COLOURS, strict=True),
+        *zip(np.linspace(zero, 1.0, len(figures.PROVEN_COLOURS)), figures.PROVEN_COLOURS, strict=True),
+    ], _NUM_COLOURS)  # fmt: skip
+    # moved so far from the break that the finite number of colours cannot put a value on its other side
+    least, known = 2 * (high - low) / _NUM_COLOURS, np.nan_to_num(bits, posinf=high, neginf=low)
+    cells = np.asarray(colours.to_rgba(np.where(known > 0, np.maximum(known, least), np.minimum(known, -least))))
+    figure = _drawn(drawn, cells, drawn.measured & ~np.isnan(bits), step_name, caption)
+    bar = _colour_bar(figure, colours, "conflict margin (bits above the grid's step)")
     ticks = [int(tick) for tick in bar.get_ticks() if low < tick < high and float(tick).is_integer()]
-    has = {sign: any(np.isinf(b[np.sign(b) == sign]).any() for b in bits) for sign in (-1, 1)}
-    labels = [f"{low:g}" + (", -inf" if has[-1] else ""), *map(str, ticks), f"{high:g}" + (", inf" if has[1] else "")]
-    bar.set_ticks([low, *ticks, high], labels=labels)
-    figures.add_caption(figure, caption)
+    first = f"{low:g}" + (", -inf" if np.isneginf(bits).any() else "")
+    last = f"{high:g}" + (", inf" if np.isposinf(bits).any() else "")
+    bar.set_ticks([low, *ticks, high], labels=[first, *map(str, ticks), last])
     return figure
 
 
@@ -132,51 +119,30 @@ def plot_map(drawn: HeatMap, path: str | os.PathLike[str] | None, *, show: str, 
     bits = drawn.margin_bits
     has_bits = bits is not None and not np.isnan(bits).all()
     figures.check_shown(show, "the history", bool(drawn.entropy.size), has_grid, has_bits)
-    figure = (plot_entropy if show == "entropy" else plot_margin)([drawn], step_name="step", caption=caption)
+    figure = (plot_entropy if show == "entropy" else plot_margin)(drawn, step_name="step", caption=caption)
     if path is not None:
         figures.save(figure, path)
     return figure
 
 
-def _check_shapes(each: HeatMap) -> None:
-    expected = (len(each.names), len(each.steps))
+def _check_shapes(drawn: HeatMap) -> None:
+    expected = (len(drawn.names), len(drawn.steps))
     for name in ("entropy", "num_conflicting", "measured", "margin_bits"):
-        array = getattr(each, name)
+        array = getattr(drawn, name)
         if array is not None and array.shape != expected:
-            raise ValueError(f"{each.title!r} has {name} {array.shape}; {expected} are needed")
+            raise ValueError(f"{drawn.title!r} has {name} {array.shape}; {expected} are needed")
 
 
-def _measured(each: HeatMap) -> npt.NDArray[np.bool_]:
-    return np.ones(each.entropy.shape, np.bool_) if each.measured is None else each.measured
-
-
-def _axes_for(maps: Sequence[HeatMap]) -> tuple[Figure, list[Axes]]:
-    longest = [max((len(each.names[i]) for i in figures.shown(len(each.names))), default=0) for each in maps]
-    figure = figures.new_figure(2.2 + sum(4.6 + 0.07 * max(0, letters - 12) for letters in longest), 5.8)
-    return figure, list(figure.subplots(1, len(maps), squeeze=False)[0])
-
-
-def _two_sided_colours(low: float, high: float) -> ScalarMappable:
-    """From low to high, with a break at 0, which belongs to the lower side: it proves nothing."""
+def _colours(low: float, high: float, colours: Sequence[Any], num: int = 256) -> ScalarMappable:
+    figures.require_matplotlib()
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import LinearSegmentedColormap, Normalize
 
-    zero = -low / (high - low)
-    points = [
-        *zip(np.linspace(0.0, zero, len(figures.UNPROVEN_COLOURS)), figures.UNPROVEN_COLOURS, strict=True),
-        *zip(np.linspace(zero, 1.0, len(figures.PROVEN_COLOURS)), figures.PROVEN_COLOURS, strict=True),
-    ]
-    return ScalarMappable(Normalize(low, high), LinearSegmentedColormap.from_list("margin", points, N=_NUM_COLOURS))
+    return ScalarMappable(Normalize(low, high), LinearSegmentedColormap.from_list("", colours, num))
 
 
-def _beside_zero(bits: npt.NDArray[np.float64], span: float) -> npt.NDArray[np.float64]:
-    """Moved so far from the colours' break that their finite number cannot put a value on its other side."""
-    least = 2 * span / _NUM_COLOURS
-    return np.where(bits > 0, np.maximum(bits, least), np.minimum(bits, -least))
-
-
-def _colour_bar(figure: Figure, axes: list[Axes], colours: ScalarMappable, label: str) -> Any:
-    bar = figure.colorbar(colours, ax=axes, pad=0.02, fraction=0.05, aspect=28)
+def _colour_bar(figure: Figure, colours: ScalarMappable, label: str) -> Any:
+    bar = figure.colorbar(colours, ax=figure.axes, pad=0.02, fraction=0.05, aspect=28)
     bar.set_label(label, fontsize=11, color=figures.INK)
     bar.ax.tick_params(labelsize=10, colors=figures.INK)
     return bar
@@ -187,13 +153,17 @@ def _nats(top: float) -> str:
     return f"ln {classes}" if math.isclose(math.log(max(classes, 1)), top) else f"{top:.3g}"
 
 
-def _draw(
-    ax: Axes, each: HeatMap, cells: npt.NDArray[np.float64], measured: npt.NDArray[np.bool_], step_name: str
-) -> None:
+def _drawn(
+    drawn: HeatMap, cells: npt.NDArray[np.float64], measured: npt.NDArray[np.bool_], step_name: str, caption: str
+) -> Figure:
     from matplotlib.patches import Patch
 
-    layers, steps = each.entropy.shape
-    is_nan = np.isnan(each.entropy) & _measured(each)
+    layers, steps = drawn.entropy.shape
+    shown_steps, shown_layers = figures.shown(steps), figures.shown(layers)
+    names = [drawn.names[i] for i in shown_layers]
+    figure = figures.new_figure(6.8 + 0.07 * max(0, max(map(len, names), default=0) - 12), 5.8)
+    ax = figure.subplots()
+    is_nan = np.isnan(drawn.entropy) & drawn.measured
     is_absent = ~measured & ~is_nan
     cells[is_nan] = figures.NAN
     if is_absent.any():
@@ -204,20 +174,20 @@ def _draw(
     if layers <= figures.MOST_LABELS:
         for below in range(layers - 1):
             ax.axhline(below + 0.5, color=figures.LINE, linewidth=0.8)
-    figures.style_axes(ax, each.title, step_name)
-    shown_steps, shown_layers = figures.shown(steps), figures.shown(layers)
-    ax.set_xticks(shown_steps, [str(each.steps[s]) for s in shown_steps])
-    ax.set_yticks(shown_layers, [each.names[i] for i in shown_layers])
-    marks = _mark_first_conflicts(ax, each)
+    figures.style_axes(ax, drawn.title, step_name)
+    ax.set_xticks(shown_steps, [str(drawn.steps[s]) for s in shown_steps])
+    ax.set_yticks(shown_layers, names)
+    marks = _mark_first_conflicts(ax, drawn.num_conflicting > 0)
     if is_nan.any():
         marks.append(Patch(facecolor=figures.NAN, label="a row holds NaN"))
     if is_absent.any():
         marks.append(Patch(**_ABSENT, label="not measured"))
     figures.legend_below(ax, marks)
+    figures.add_caption(figure, caption)
+    return figure
 
 
-def _mark_first_conflicts(ax: Axes, each: HeatMap) -> list[Any]:
-    conflicts = each.num_conflicting > 0
+def _mark_first_conflicts(ax: Axes, conflicts: npt.NDArray[np.bool_]) -> list[Any]:
     columns = np.flatnonzero(conflicts.any(axis=0))
     if not len(columns):
         ax.text(0.5, 0.5, "no layer conflicts", transform=ax.transAxes, ha="center", va="center",

@@ -74,11 +74,11 @@ def _draw_entropy(ax: Axes, results: Sequence[BundleResult]) -> list[Any]:
             ax.barh(i, 1.04 * top, color=figures.NAN, height=0.8)
         elif r.entropy > 0:
             ax.barh(i, r.entropy, color=_CONFLICT, edgecolor=_CONFLICT, linewidth=0.8, height=0.8)  # seen if tiny
-    marks = _mark_first_conflict(ax, results)
-    if not marks and not any(r.num_nan_rows for r in results):
+    marks = _marks(ax, results)
+    if not marks:
         ax.text(0.5, 0.5, "no layer conflicts", transform=ax.transAxes, ha="center", va="center",
                 fontsize=12, color=figures.FAINT)  # fmt: skip
-    return marks + _nan_mark(results)
+    return marks
 
 
 def _draw_margin(
@@ -102,22 +102,19 @@ def _draw_margin(
                 ax.text(x, i, word, va="center", ha=side, fontsize=font_size, color=figures.INK, clip_on=True)
     from matplotlib.patches import Patch
 
-    marks: list[Any] = [
-        Patch(color=_PROVEN, label="more than 0 bits"),
-        Patch(color=_UNPROVEN, label="0 bits or less"),
-    ]
-    return marks + _mark_first_conflict(ax, results) + _nan_mark(results)
+    bars = (Patch(color=_PROVEN, label="more than 0 bits"), Patch(color=_UNPROVEN, label="0 bits or less"))
+    return [*bars, *_marks(ax, results)]
 
 
-def _mark_first_conflict(ax: Axes, results: Sequence[BundleResult]) -> list[Any]:
-    first = next((place for place, r in enumerate(results) if r.num_conflicting), None)
-    if first is None:
-        return []
-    return ax.plot(0.0, first, linestyle="none", marker="o", markersize=4.5, markerfacecolor="white",
-                   markeredgecolor=figures.INK, clip_on=False, zorder=5, label="first conflicting layer")  # fmt: skip
-
-
-def _nan_mark(results: Sequence[BundleResult]) -> list[Any]:
+def _marks(ax: Axes, results: Sequence[BundleResult]) -> list[Any]:
+    """The first conflict, and what grey stands for, where there are any."""
     from matplotlib.patches import Patch
 
-    return [Patch(facecolor=figures.NAN, label="a row holds NaN")] if any(r.num_nan_rows for r in results) else []
+    marks: list[Any] = []
+    first = next((place for place, r in enumerate(results) if r.num_conflicting), None)
+    if first is not None:
+        marks += ax.plot(0.0, first, "o", markersize=4.5, markerfacecolor="white", markeredgecolor=figures.INK,
+                         clip_on=False, zorder=5, label="first conflicting layer")  # fmt: skip
+    if any(r.num_nan_rows for r in results):
+        marks.append(Patch(facecolor=figures.NAN, label="a row holds NaN"))
+    return marks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,11 +34,10 @@ def comparison_picture(
     Raises:
         ImportError: matplotlib is missing.
     """
-    figures.require_matplotlib()
     figure = figures.new_figure(8.5, 7.2)
     axes = figure.subplots(2, 1, sharex=True)
     marks = []
-    for (name, seeds), colour in zip(histories.items(), _colours(len(histories)), strict=True):
+    for (name, seeds), colour in zip(histories.items(), cycle(_COLOURS), strict=False):
         for ax, column in zip(axes, ("test_accuracy", "orthogonality"), strict=True):
             epochs = max((seed["epoch"] for seed in seeds), key=len)
             values = np.full((len(seeds), len(epochs)), np.nan)  # one that diverged ends early
@@ -58,7 +58,3 @@ def comparison_picture(
     figures.legend_below(axes[1], marks)
     figures.add_caption(figure, caption)
     return figure
-
-
-def _colours(count: int) -> list[str]:
-    return [_COLOURS[i % len(_COLOURS)] for i in range(count)]

@@ -106,27 +106,6 @@ class _Refused(Exception):
     """A file that is read well enough to say what is wrong with it."""
 
 
-def _guarded(path: str, read: Callable[[], Any]) -> Callable[[], Any]:
-    def guarded() -> Any:
-        with _sentences(path):
-            return read()
-
-    return guarded
-
-
-def _guarded_pieces(path: str, read: Callable[[int], Iterator[Any]]) -> Callable[[int], Iterator[Any]]:
-    def guarded(num_rows: int) -> Iterator[Any]:
-        pieces = read(num_rows)
-        while True:
-            with _sentences(path):
-                piece = next(pieces, None)
-            if piece is None:
-                return
-            yield piece
-
-    return guarded
-
-
 def _stored(
     path: str, name: str, shape: tuple[int, ...], dtype: str, num_bytes: int,
     read: Callable[[], Any], read_pieces: Callable[[int], Iterator[Any]] | None = None,
@@ -136,8 +115,37 @@ def _stored(
         for first in range(0, len(whole), num_rows):
             yield whole[first : first + num_rows]
 
-    pieces = _guarded_pieces(path, read_pieces or slices)
-    return StoredArray(name, shape, dtype, num_bytes, _guarded(path, read), pieces)
+    def guarded() -> Any:
+        with _sentences(path):
+            return read()
+
+    def guarded_pieces(num_rows: int) -> Iterator[Any]:
+        with _sentences(path):
+            yield from (read_pieces or slices)(num_rows)
+
+    return StoredArray(name, shape, dtype, num_bytes, guarded, guarded_pieces)
+
+
+def _stored_mapped(
+    path: str, name: str, shape: tuple[int, ...], dtype: str, raw: np.dtype[Any], offset: int, order: str = "C"
+) -> StoredArray:
+    """An array that is mapped; ``raw``: the type that NumPy knows its values by."""
+
+    def mapped(shape: tuple[int, ...], offset: int) -> Any:
+        if 0 in shape:
+            return as_small_float(np.empty(shape, raw), dtype)
+        array: Array = np.memmap(path, raw, "r", offset, shape, "F" if order == "F" else "C")
+        # older safetensors files may start at an odd address
+        return as_small_float(array if array.flags.aligned else np.array(array), dtype)
+
+    def pieces(num_rows: int) -> Iterator[Any]:
+        """One after the other, so that no more than two of them count as used memory."""
+        row_bytes = math.prod(shape[1:]) * raw.itemsize
+        for first in range(0, shape[0], num_rows):
+            yield mapped((min(num_rows, shape[0] - first), *shape[1:]), offset + first * row_bytes)
+
+    num_bytes = math.prod(shape) * raw.itemsize
+    return _stored(path, name, shape, dtype, num_bytes, lambda: mapped(shape, offset), None if order == "F" else pieces)
 
 
 # .npy
@@ -181,36 +189,9 @@ def _npy(path: str) -> list[StoredArray]:
     if missing > 0:
         raise ValueError(f"{missing} bytes are missing")
 
-    def read() -> Array:
-        order = "F" if header.fortran_order else "C"
-        return _mapped(path, header.dtype, header.shape, offset, order)
-
-    def read_pieces(num_rows: int) -> Iterator[Array]:
-        return _mapped_pieces(path, header.dtype, header.shape, offset, num_rows)
-
     name = os.path.splitext(os.path.basename(path))[0]
-    return [
-        _stored(path, name, header.shape, header.dtype.name, header.num_bytes, read,
-                None if header.fortran_order else read_pieces)
-    ]  # fmt: skip
-
-
-def _mapped(path: str, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int, order: str = "C") -> Array:
-    if 0 in shape:
-        return np.empty(shape, dtype)
-    array: Array = np.memmap(path, dtype, "r", offset, shape, "F" if order == "F" else "C")
-    # older safetensors files may start at an odd address
-    return array if array.flags.aligned else np.array(array)
-
-
-def _mapped_pieces(
-    path: str, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int, num_rows: int
-) -> Iterator[Array]:
-    """Map pieces of rows one after the other, so that no more than two of them count as used memory."""
-    row_bytes = math.prod(shape[1:]) * dtype.itemsize
-    for first in range(0, shape[0], num_rows):
-        rows = min(num_rows, shape[0] - first)
-        yield _mapped(path, dtype, (rows, *shape[1:]), offset + first * row_bytes)
+    order = "F" if header.fortran_order else "C"
+    return [_stored_mapped(path, name, header.shape, header.dtype.name, header.dtype, offset, order)]
 
 
 # .npz
@@ -295,14 +276,7 @@ def _safetensor(path: str, name: str, entry: Any, first_byte: int, file_size: in
     if end - begin != math.prod(shape) * raw.itemsize or first_byte + end > file_size:
         raise ValueError(f"tensor {name!r} does not fit its {file_size} bytes")
 
-    def read() -> Any:
-        return as_small_float(_mapped(path, raw, shape, first_byte + begin), dtype)
-
-    def read_pieces(num_rows: int) -> Iterator[Any]:
-        for piece in _mapped_pieces(path, raw, shape, first_byte + begin, num_rows):
-            yield as_small_float(piece, dtype)
-
-    return _stored(path, name, shape, dtype, end - begin, read, read_pieces)
+    return _stored_mapped(path, name, shape, dtype, raw, first_byte + begin)
 
 
 def as_small_float(raw: Array, dtype: str) -> Any:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..result import BundleResult
+from ..tables import margin_note
 
 
 class Finding(NamedTuple):
@@ -183,6 +184,6 @@ def _cell(value: Any, form: str) -> str:
     return "NaN" if value != value else f"{value:{form}}"
 
 
-def margins_are_bounds(findings: Iterable[Finding]) -> bool:
-    """Do more than 0 bits prove something? That needs the amplitude of every layer that has a margin."""
-    return all(finding.amplitude is not None for finding in findings if finding.margin is not None)
+def margin_words(findings: Iterable[Finding]) -> str:
+    """What the bits mean; that more than 0 prove something needs the amplitude of every layer that has a margin."""
+    return margin_note(all(finding.amplitude is not None for finding in findings if finding.margin is not None))

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..tables import definition_note, margin_note
+from ..tables import definition_note
 from . import records
-from .columns import Finding, margins_are_bounds
+from .columns import Finding, margin_words
 from .layer_report import LayerReport, findings_of
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ class History:
         if not isinstance(report, LayerReport):
             raise TypeError(f"report is a {type(report).__name__}; append what LayerMonitor.measure() returned")
         if len(report):
-            last = next((r for r in reversed(self._reports) if len(r)), report)
-            if _definition(last) != _definition(report):
+            last = self._last_measured
+            if last is not None and _definition(last) != _definition(report):
                 raise ValueError(
                     f"the report was measured as '{_definition(report)}' and the history as '{_definition(last)}', "
                     "which cannot be compared; start another History for it"
@@ -93,7 +93,7 @@ class History:
     @property
     def equality(self) -> str:
         """The definition of equal in words, with the range of what differs from step to step."""
-        last = next((report for report in reversed(self._reports) if len(report)), None)
+        last = self._last_measured
         if last is None:
             return "no layer was measured"
         grids = [report.grid for report in self._reports if report.grid is not None]
@@ -105,6 +105,10 @@ class History:
         )
         ranges = f"equal on the {grids[0].dtype} update grid, lr={lr} batch_size={size} w={w}"
         return last.equality.replace(next(iter(last.values())).equality, ranges)
+
+    @property
+    def _last_measured(self) -> LayerReport | None:
+        return next((report for report in reversed(self._reports) if len(report)), None)
 
     # --- layers x steps ---------------------------------------------------------------------------
 
@@ -124,41 +128,34 @@ class History:
     @property
     def measured(self) -> npt.NDArray[np.bool_]:
         """(L, S): was the layer measured at that step?"""
-        return self._array(lambda report, layer: True, False, np.bool_)
+        return self._array(lambda report: dict.fromkeys(report, True), False, np.bool_)
 
     @property
     def entropy(self) -> npt.NDArray[np.float64]:
         """(L, S) in nats; NaN where a row held a NaN, and where the layer was not ``measured``."""
-        return self._array(lambda report, layer: report[layer].entropy, math.nan, np.float64)
+        return self._array(_of_results("entropy"), math.nan, np.float64)
 
     @property
     def bundles(self) -> npt.NDArray[np.int64]:
         """(L, S) numbers of bundles; 0 where the layer was not measured."""
-        return self._array(lambda report, layer: report[layer].num_bundles, 0, np.int64)
+        return self._array(_of_results("num_bundles"), 0, np.int64)
 
     @property
     def num_conflicting(self) -> npt.NDArray[np.int64]:
         """(L, S) numbers of conflicting bundles; 0 also where the layer was not measured."""
-        return self._array(lambda report, layer: report[layer].num_conflicting, 0, np.int64)
+        return self._array(_of_results("num_conflicting"), 0, np.int64)
 
     @property
     def margin_bits(self) -> npt.NDArray[np.float64]:
         """(L, S) bits of precision left, see ``LayerReport.margin_bits``; NaN where there are none."""
-        bits = {id(report): report.margin_bits for report in self._reports}
+        return self._array(lambda report: report.margin_bits, math.nan, np.float64)
 
-        def of_cell(report: LayerReport, layer: str) -> float:
-            value = bits[id(report)][layer]
-            return math.nan if value is None else value
-
-        return self._array(of_cell, math.nan, np.float64)
-
-    def _array(self, of_cell: Callable[[LayerReport, str], Any], absent: Any, dtype: Any) -> npt.NDArray[Any]:
-        layers = self.layers
-        cells = np.full((len(layers), len(self._reports)), absent, dtype)
+    def _array(self, cells_of: Callable[[LayerReport], Mapping[str, Any]], absent: Any, dtype: Any) -> npt.NDArray[Any]:
+        rows = {layer: row for row, layer in enumerate(self.layers)}
+        cells = np.full((len(rows), len(self._reports)), absent, dtype)
         for column, report in enumerate(self._reports):
-            for row, layer in enumerate(layers):
-                if layer in report.results:
-                    cells[row, column] = of_cell(report, layer)
+            for layer, cell in cells_of(report).items():
+                cells[rows[layer], column] = absent if cell is None else cell
         return cells
 
     def mean(self) -> dict[str, float]:
@@ -239,12 +236,16 @@ class History:
             title, self.layers, self.steps, self.entropy, self.num_conflicting, self.measured, self.margin_bits
         )
         notes = [definition_note(self.equality)]
-        notes += [margin_note(margins_are_bounds(self._findings()))] if show == "margin" else []
+        notes += [margin_words(self._findings())] if show == "margin" else []
         has_grid = any(report.grid is not None for report in self._reports)
         return plot_map(drawn, path, show=show, has_grid=has_grid, caption=" ".join(notes))
 
     def _findings(self) -> Iterator[Finding]:
         return (finding for report in self._reports for finding in findings_of(report))
+
+
+def _of_results(name: str) -> Callable[[LayerReport], Mapping[str, Any]]:
+    return lambda report: {layer: getattr(result, name) for layer, result in report.items()}
 
 
 def _definition(report: LayerReport) -> str:

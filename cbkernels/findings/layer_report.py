@@ -10,13 +10,14 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field, fields
+from functools import partial
 from operator import index
 from types import MappingProxyType, NoneType
 from typing import TYPE_CHECKING, Any
 
 from ..grid import UpdateGrid
 from ..result import BundleResult
-from ..tables import definition_note, margin_note
+from ..tables import definition_note
 from . import columns, records, tables
 from .columns import Finding
 
@@ -115,8 +116,8 @@ class LayerReport(Mapping[str, BundleResult]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        plain = {name: dict(v) if isinstance(v, MappingProxyType) else v for name, v in values.items()}
-        return _unpickled, (type(self), plain)
+        plain: dict[str, Any] = {name: dict(v) if isinstance(v, MappingProxyType) else v for name, v in values.items()}
+        return partial(type(self), **plain), ()
 
     # --- what follows from the numbers ------------------------------------------------------------
 
@@ -247,7 +248,7 @@ class LayerReport(Mapping[str, BundleResult]):
             **{name: getattr(self, name) for name in _AS_THEY_ARE},
             "equality": self.equality,
             "grid": None if self.grid is None else self.grid.to_dict(),
-            "tolerance": None if first is None or first.tolerance is None else list(first.tolerance),
+            "tolerance": list(first.tolerance) if first and first.tolerance else None,
             "log_epsilon": None if first is None else first.log_epsilon,
             "first_conflicting": self.first_conflicting,
             "layers": [columns.as_json(finding) for finding in findings_of(self)],
@@ -328,7 +329,7 @@ class LayerReport(Mapping[str, BundleResult]):
         from ..drawing import layer_figures
 
         notes = [definition_note(self.equality)]
-        notes += [self._margin_note()] if show == "margin" else []
+        notes += [columns.margin_words(findings_of(self))] if show == "margin" else []
         if names := list(self.skipped):
             more = f" and {len(names) - 6} more" if len(names) > 6 else ""
             notes.append(f"Not measured: {', '.join(names[:6])}{more}.")
@@ -339,9 +340,6 @@ class LayerReport(Mapping[str, BundleResult]):
     def _moment(self) -> list[str]:
         return [*([self.model] if self.model else []), *([] if self.step is None else [f"step {self.step}"])]
 
-    def _margin_note(self) -> str:
-        return margin_note(columns.margins_are_bounds(findings_of(self)))
-
     def _title(self) -> str:
         counts = dict.fromkeys(str(r.num_rows) for r in self.results.values())
         conflicting = f"{len(self.conflicting())} of {len(self)} layers conflict"
@@ -351,7 +349,7 @@ class LayerReport(Mapping[str, BundleResult]):
     def _below(self) -> list[str]:
         lines = [f"not measured: {layer} ({why})" for layer, why in self.skipped.items()]
         lines += [definition_note(self.equality)] if self.results else []
-        lines += [self._margin_note()] if any(bits is not None for bits in self.margin_bits.values()) else []
+        lines += [columns.margin_words(findings_of(self))] if self.margins and self.grid else []
         if self.seconds > 0:
             share = "" if self.share is None else f", {_rounded(self.share)} % of the time since the last measurement"
             lines.append(f"Measured in {_rounded(self.seconds)} s{share}.")
@@ -378,10 +376,6 @@ def findings_of(report: LayerReport) -> list[Finding]:
                 report.step, report.autocast, report.reduce, report.model)
         for layer, result in report.results.items()
     ]  # fmt: skip
-
-
-def _unpickled(kind: type[LayerReport], values: dict[str, Any]) -> LayerReport:
-    return kind(values.pop("results"), **values)
 
 
 def _rounded(number: float) -> str:

@@ -31,10 +31,7 @@ def require_kind(content: Any, kind: str, newest: int) -> None:
 
 def write_json(content: Mapping[str, Any], path: str | os.PathLike[str] | None, indent: int | None = 2) -> str:
     """JSON text of ``content``, also written to ``path`` unless that is None."""
-    text = json_text(content, indent)
-    if path is not None:
-        write_whole(path, text.encode())
-    return text
+    return _also_written(json_text(content, indent), path)
 
 
 def read_json(path: str | os.PathLike[str], make: Callable[[Any], Loaded]) -> Loaded:
@@ -50,7 +47,11 @@ def read_json(path: str | os.PathLike[str], make: Callable[[Any], Loaded]) -> Lo
 
 def write_csv(findings: Iterable[columns.Finding], path: str | os.PathLike[str] | None) -> str:
     """CSV text with a line a layer, also written to ``path`` unless that is None; None is an empty cell."""
-    text = "".join(map(csv_line, [columns.NAMES, *(columns.row(finding).values() for finding in findings)]))
+    lines = [columns.NAMES, *(columns.row(finding).values() for finding in findings)]
+    return _also_written("".join(map(csv_line, lines)), path)
+
+
+def _also_written(text: str, path: str | os.PathLike[str] | None) -> str:
     if path is not None:
         write_whole(path, text.encode())
     return text

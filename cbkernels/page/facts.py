@@ -46,7 +46,7 @@ def facts_of(run: RunRecord) -> list[tuple[str, str]]:
         ("policy", text(config.get("policy"), 40)),
         ("seed", text(seed, 40)),
         ("device", text(run.environment.get("device"), 80)),
-        ("cbkernels", text(result.version or run.version, 40)),
+        ("cbkernels", text(result.version or config.get("version"), 40)),
         *_times(run, result),
         ("rows are one bundle when they are", _equality(run, result)),
     ]
@@ -56,19 +56,18 @@ def facts_of(run: RunRecord) -> list[tuple[str, str]]:
 def architecture_of(run: RunRecord) -> str:
     """The network that the run began with."""
     first = run.result.before if isinstance(run.result, AutotuneResult) else None
-    known = first.architecture if first else run.result.architecture if run.result else None
-    return named(known) or planned(run.config)
+    return named((first or run.result or Result()).architecture) or planned(run.config)
 
 
 def _times(run: RunRecord, result: Result) -> list[tuple[str, str]]:
     training, measuring, share = result.seconds_training, result.seconds_measuring, measuring_share(run)
     training = training if training is not None else _total(run, "training") or None
     measuring = measuring if measuring is not None else _total(run, "measuring") or None
-    name = "fine-tuning took" if run.command == "remove" else "training took"
-    took = [(name, seconds(training) if training is not None else "")]
-    if run.command != "remove" and share is not None:
-        took.append(("measuring took", f"{seconds(measuring)}, {percent(share)} of the time"))
-    return took
+    took = seconds(training) if training is not None else ""
+    if run.command == "remove":
+        return [("fine-tuning took", took)]
+    measured = f"{seconds(measuring)}, {percent(share)} of the time" if share is not None else ""
+    return [("training took", took), ("measuring took", measured)]
 
 
 def _equality(run: RunRecord, result: Result) -> str:
@@ -140,9 +139,6 @@ def _of_removal(result: RemoveResult) -> str:
     if accuracy.healed is None or not result.finetune_epochs or not removed:
         return f"{words}."
     return f"{words}, {percent(accuracy.healed)} after {result.finetune_epochs:g} epochs of fine-tuning."
-
-
-# --- beside other runs ----------------------------------------------------------------------------
 
 
 def compared(run: RunRecord) -> list[str]:

@@ -9,27 +9,15 @@ from __future__ import annotations
 import io
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..drawing.figures import (
-    ENTROPY_COLOURS,
-    FAINT,
-    INK,
-    LINE,
-    PROVEN_COLOURS,
-    UNPROVEN_COLOURS,
-    add_caption,
-    legend_below,
-    new_figure,
-    require_matplotlib,
-    style_axes,
-)
+from ..drawing import figures as drawing
 from ..drawing.history_figures import HeatMap, plot_entropy, plot_margin
 from ..runs.record import LayerTable
 from ..runs.schema import Block, CurvePoint
@@ -39,14 +27,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_BLUE, _DARK, _ORANGE, _RED = PROVEN_COLOURS[2], PROVEN_COLOURS[3], UNPROVEN_COLOURS[1], ENTROPY_COLOURS[3]
+_BLUE, _DARK = drawing.PROVEN_COLOURS[2:]
+_ORANGE, _RED = drawing.UNPROVEN_COLOURS[1], drawing.ENTROPY_COLOURS[3]
 _BAND = "#f3f5f7"
-_RUN_COLOURS = (_DARK, _ORANGE, _BLUE, _RED, FAINT, "#6b4c9a", "#3e8e6e", "#a8763e")
+_RUN_COLOURS = (_DARK, _ORANGE, _BLUE, _RED, drawing.FAINT, "#6b4c9a", "#3e8e6e", "#a8763e")
 _ACCURACIES = ("test", "validation")
 CURVES = {
     "conflicting": ("conflicting blocks", _ORANGE, "o"),
     "non_conflicting": ("non-conflicting blocks", _BLUE, "s"),
-    "any": ("blocks of any kind", FAINT, "^"),
+    "any": ("blocks of any kind", drawing.FAINT, "^"),
     "lowest_margin": ("lowest margin first", _DARK, "D"),
 }
 """Words, colour and marker of the removal curves."""
@@ -82,12 +71,17 @@ def rendered(name: str, alt: str, draw: Callable[[], Figure]) -> Picture:
     Raises:
         ImportError: matplotlib is missing.
     """
-    require_matplotlib()
+    drawing.require_matplotlib()
+    import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     png, svg = io.BytesIO(), io.BytesIO()
-    with _plain_text():
+    settings: Any = {"text.parse_math": False, "text.usetex": False, "svg.fonttype": "path", "svg.hashsalt": "cb",
+                     "figure.facecolor": "white"}  # fmt: skip
+    # a $ in a layer's name starts no formula, and letters that the font lacks are boxes, not warnings
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
         figure = draw()
         canvas: Any = FigureCanvasAgg(figure)  # Figure.savefig would draw twice for each format
         canvas.print_png(png, metadata={"Software": "cbkernels"})
@@ -97,36 +91,15 @@ def rendered(name: str, alt: str, draw: Callable[[], Figure]) -> Picture:
     return Picture(name, alt, svg.getvalue(), png.getvalue())
 
 
-@contextmanager
-def _plain_text() -> Iterator[None]:
-    """A ``$`` in a layer's name starts no formula, and letters that the font lacks are boxes, not warnings."""
-    import matplotlib
-
-    settings: Any = {"text.parse_math": False, "text.usetex": False, "svg.fonttype": "path", "svg.hashsalt": "cb",
-                     "figure.facecolor": "white"}  # fmt: skip
-    with matplotlib.rc_context(settings), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
-        yield
-
-
-# --- layers x epochs ------------------------------------------------------------------------------
-
-
-def entropy_map(table: LayerTable, title: str, top: float) -> Figure:
-    """Heat map of bundle entropy; ``top`` is the darkest colour in nats, the same for all rounds."""
-    return plot_entropy([_titled(table, title)], top=top, caption=definition_note(table.equality))
-
-
-def margin_map(table: LayerTable, title: str) -> Figure:
-    """Heat map of the conflict margin in bits."""
-    caption = f"{definition_note(table.equality)} Margin: bits of precision left before the layer conflicts."
-    return plot_margin([_titled(table, title)], caption=caption)
-
-
-def _titled(table: LayerTable, title: str) -> HeatMap:
-    return HeatMap(
+def layer_map(table: LayerTable, title: str, top: float | None) -> Figure:
+    """Heat map of layers x epochs: bundle entropy up to ``top`` nats, the same for all rounds; None: margin in bits."""
+    drawn = HeatMap(
         title, table.layers, table.epochs, table.entropy, table.num_conflicting, table.measured, table.margin_bits
     )
+    caption = definition_note(table.equality)
+    if top is not None:
+        return plot_entropy(drawn, top=top, caption=caption)
+    return plot_margin(drawn, caption=f"{caption} Margin: bits of precision left before the layer conflicts.")
 
 
 # --- curves over epochs ---------------------------------------------------------------------------
@@ -140,12 +113,13 @@ def training_curves(curves: Sequence[Curve], chance: float | None) -> Figure:
         chance: share of the largest class in the test data, drawn as a line.
     """
     has_loss = any(np.isfinite(curve.loss).any() for curve in curves)
-    figure = new_figure(7.6, 5.0 if has_loss else 3.4)
+    figure = drawing.new_figure(7.6, 5.0 if has_loss else 3.4)
     axes = list(figure.subplots(2 if has_loss else 1, 1, sharex=True, squeeze=False)[:, 0])
-    starts, width = _starts(curves)
+    lengths = [max(1.0, max(curve.epochs, default=0.0) - min(curve.epochs, default=0.0)) for curve in curves]
+    *starts, width = accumulate(lengths, initial=0.0)
     for ax in axes:
         _mark_restarts(ax, starts, width)
-        ax.grid(axis="y", color=LINE, linewidth=0.6)
+        ax.grid(axis="y", color=drawing.LINE, linewidth=0.6)
         ax.set_axisbelow(True)
     for curve, start in zip(curves, starts, strict=True):
         x = start + np.asarray(curve.epochs, np.float64) - min(curve.epochs, default=0.0)
@@ -155,43 +129,24 @@ def training_curves(curves: Sequence[Curve], chance: float | None) -> Figure:
             _line(axes[1], x, curve.loss, _ORANGE, "training loss")
             _mark_lost(axes[1], x, curve)
     _level(axes[0], chance, "chance")
-    _label_starts(axes[0], [curve.label for curve in curves], starts, width)
+    for curve, start, length in zip(curves, starts, lengths, strict=True):
+        if curve.label and length >= 0.013 * (len(curve.label) + 1) * width:
+            axes[0].text(start, 1.02, f" {curve.label}", transform=axes[0].get_xaxis_transform(), fontsize=9,
+                         color=drawing.INK, va="bottom")  # fmt: skip
     _style_curves(axes, "epochs, all networks in a row" if len(curves) > 1 else "epoch")
     if len(curves) == 1 and curves[0].epochs:
-        axes[-1].set_xlim(_padded(0.0, width))
         first = min(curves[0].epochs)
         axes[-1].xaxis.set_major_formatter(lambda x, _: f"{x + first:g}")
     return figure
 
 
-def _starts(curves: Sequence[Curve]) -> tuple[list[float], float]:
-    """Where each network begins on the common axis, and where the last one ends."""
-    starts, at = [], 0.0
-    for curve in curves:
-        starts.append(at)
-        at += max(1.0, max(curve.epochs, default=0.0) - min(curve.epochs, default=0.0))
-    return starts, at
-
-
-def _padded(low: float, high: float) -> tuple[float, float]:
-    return low - 0.01 * (high - low), high + 0.01 * (high - low)
-
-
 def _mark_restarts(ax: Axes, starts: Sequence[float], end: float) -> None:
-    for position, start in enumerate(starts):
-        stop = starts[position + 1] if position + 1 < len(starts) else end
+    for position, (start, stop) in enumerate(pairwise([*starts, end])):
         if position % 2:
             ax.axvspan(start, stop, color=_BAND, linewidth=0, zorder=0)
         if position:
-            ax.axvline(start, color=FAINT, linewidth=0.8, linestyle="--", zorder=1)
-    ax.set_xlim(_padded(0.0, end))
-
-
-def _label_starts(ax: Axes, labels: Sequence[str], starts: Sequence[float], end: float) -> None:
-    """Labels above the networks that are wide enough for them."""
-    for label, start, stop in zip(labels, starts, [*starts[1:], end], strict=True):
-        if label and stop - start >= 0.013 * (len(label) + 1) * end:
-            ax.text(start, 1.02, f" {label}", transform=ax.get_xaxis_transform(), fontsize=9, color=INK, va="bottom")
+            ax.axvline(start, color=drawing.FAINT, linewidth=0.8, linestyle="--", zorder=1)
+    ax.set_xlim(-0.01 * end, end + 0.01 * end)
 
 
 def _line(ax: Axes, x: Any, y: Sequence[float], colour: str, label: str, style: str = "-") -> None:
@@ -202,16 +157,15 @@ def _line(ax: Axes, x: Any, y: Sequence[float], colour: str, label: str, style: 
         ax.plot(x, values, style, color=colour, linewidth=1.8, marker=dots, markersize=3.2, label=label)
 
 
-def _level(ax: Axes, value: float | None, label: str, colour: str = FAINT, width: float = 1.2) -> None:
+def _level(ax: Axes, value: float | None, label: str, colour: str = drawing.FAINT, width: float = 1.2) -> None:
     """A dotted line at a value that is known."""
     if value is not None and math.isfinite(value):
         ax.axhline(value, color=colour, linewidth=width, linestyle=":", label=label)
 
 
-def _in_percent(ax: Axes, label: str) -> None:
+def _in_percent(ax: Axes) -> None:
     from matplotlib.ticker import PercentFormatter
 
-    ax.set_ylabel(label, fontsize=11, color=INK)
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
 
 
@@ -226,31 +180,27 @@ def _mark_lost(ax: Axes, x: Any, curve: Curve) -> None:
 def _style_curves(axes: Sequence[Axes], x_label: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    style_axes(axes[0], "", "")
-    _in_percent(axes[0], "accuracy")
+    for ax, label in zip(axes, ("accuracy", "training loss"), strict=False):
+        drawing.style_axes(ax, "", x_label if ax is axes[-1] else "", label)
+    _in_percent(axes[0])
     lowest = min((float(np.nanmin(line.get_ydata())) for line in axes[0].lines if line.get_label() in _ACCURACIES),
                  default=0.0)  # fmt: skip
     axes[0].set_ylim(-0.02 if lowest < 0.5 else math.floor(10 * lowest - 0.5) / 10, 1.02)
     for ax in axes[1:]:
-        style_axes(ax, "", "")
-        ax.set_ylabel("training loss", fontsize=11, color=INK)
         low, high = ax.get_ylim()
         if low > 0:
             ax.set_ylim(0.0, 1.04 * high)
-    axes[-1].set_xlabel(x_label, fontsize=11, color=INK)
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-    legend_below(axes[-1], _first_of_each([handle for ax in axes for handle in ax.get_legend_handles_labels()[0]]))
-
-
-def _first_of_each(handles: Sequence[Any]) -> list[Any]:
-    return list({handle.get_label(): handle for handle in reversed(handles)}.values())[::-1]
+    handles = [handle for ax in axes for handle in ax.get_legend_handles_labels()[0]]
+    first_of_each = {handle.get_label(): handle for handle in reversed(handles)}
+    drawing.legend_below(axes[-1], list(first_of_each.values())[::-1])
 
 
 def overlaid_curves(curves: Sequence[Curve], chances: Sequence[float | None]) -> Figure:
     """Test accuracy of several runs over their epochs; chance where they agree on it."""
-    figure = new_figure(7.6, 4.4)
+    figure = drawing.new_figure(7.6, 4.4)
     ax = figure.subplots()
-    ax.grid(axis="y", color=LINE, linewidth=0.6)
+    ax.grid(axis="y", color=drawing.LINE, linewidth=0.6)
     for i, curve in enumerate(curves):
         style = ("-", "--", "-.", ":")[i // len(_RUN_COLOURS) % 4]
         colour = _RUN_COLOURS[i % len(_RUN_COLOURS)]
@@ -268,9 +218,9 @@ def removal_curves(curves: Mapping[str, Sequence[CurvePoint]], accuracy: float |
     """Test accuracy over the number of removed blocks, mean and one standard deviation of the draws."""
     from matplotlib.ticker import MaxNLocator
 
-    figure = new_figure(7.6, 4.8)
+    figure = drawing.new_figure(7.6, 4.8)
     ax = figure.subplots()
-    ax.grid(axis="y", color=LINE, linewidth=0.6)
+    ax.grid(axis="y", color=drawing.LINE, linewidth=0.6)
     for kind, (words, colour, marker) in CURVES.items():
         points = [(point.removed, point.mean, point.std or 0.0) for point in curves.get(kind, ())]
         known = sorted((k, mean, std) for k, mean, std in points if k is not None and mean is not None)
@@ -279,13 +229,13 @@ def removal_curves(curves: Mapping[str, Sequence[CurvePoint]], accuracy: float |
             ax.fill_between(k, mean - std, mean + std, color=colour, alpha=0.18, linewidth=0)
             ax.plot(k, mean, color=colour, marker=marker, markersize=4 if len(k) <= 30 else 2.5, linewidth=1.6,
                     label=words)  # fmt: skip
-    _level(ax, accuracy, "no block removed", INK, 1.0)
-    style_axes(ax, "", "number of removed blocks")
-    _in_percent(ax, "test accuracy")
+    _level(ax, accuracy, "no block removed", drawing.INK, 1.0)
+    drawing.style_axes(ax, "", "number of removed blocks", "test accuracy")
+    _in_percent(ax)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_ylim(max(-0.02, ax.get_ylim()[0]), min(1.02, ax.get_ylim()[1]))
-    legend_below(ax, ax.get_legend_handles_labels()[0])
-    add_caption(figure, caption)
+    drawing.legend_below(ax, ax.get_legend_handles_labels()[0])
+    drawing.add_caption(figure, caption)
     return figure
 
 
@@ -294,7 +244,7 @@ def block_costs(blocks: Sequence[Block], removed: Sequence[str], accuracy: float
     from matplotlib.patches import Patch
     from matplotlib.ticker import MaxNLocator
 
-    figure = new_figure(7.6, 5.0)
+    figure = drawing.new_figure(7.6, 5.0)
     above, below = figure.subplots(2, 1, sharex=True)
     x = np.arange(len(blocks))
     gone = np.array([block.block in removed for block in blocks], bool)
@@ -302,14 +252,13 @@ def block_costs(blocks: Sequence[Block], removed: Sequence[str], accuracy: float
     for chosen, face, label in ((~gone, _DARK, "stays"), (gone, "white", "removed")):
         above.plot(x[chosen], without[chosen], "o", markersize=4.5, markerfacecolor=face, markeredgecolor=_DARK,
                    label=label)  # fmt: skip
-    _level(above, accuracy, "with all blocks", INK, 1.0)
-    style_axes(above, "", "")
-    _in_percent(above, "accuracy without")
+    _level(above, accuracy, "with all blocks", drawing.INK, 1.0)
+    drawing.style_axes(above, "", "", "accuracy without")
+    _in_percent(above)
     bits = _finite([block.margin_bits for block in blocks])
     below.bar(x, np.nan_to_num(bits), color=[_BLUE if b > 0 else _ORANGE for b in bits], width=0.8)
-    below.axhline(0.0, color=FAINT, linewidth=0.8)
-    style_axes(below, "", "block, in the order of execution")
-    below.set_ylabel("margin (bits)", fontsize=11, color=INK)
+    below.axhline(0.0, color=drawing.FAINT, linewidth=0.8)
+    drawing.style_axes(below, "", "block, in the order of execution", "margin (bits)")
     below.xaxis.set_major_locator(MaxNLocator(integer=True))
     conflicts = x[[(block.num_conflicting or 0) > 0 for block in blocks]]
     below.plot(conflicts, np.zeros(len(conflicts)), "o", markersize=4.5, markerfacecolor="white",
@@ -320,7 +269,7 @@ def block_costs(blocks: Sequence[Block], removed: Sequence[str], accuracy: float
         Patch(color=_BLUE, label="margin above 0 bits"),
         Patch(color=_ORANGE, label="0 bits or less"),
     ]
-    legend_below(below, marks)
+    drawing.legend_below(below, marks)
     return figure
 
 

@@ -64,7 +64,11 @@ def write_report(
         ValueError: no folder, or one that is no run folder.
         OSError: a file cannot be read or written.
     """
-    _require_packages()
+    require_matplotlib()
+    try:
+        import jinja2  # noqa: F401
+    except ImportError:
+        raise ImportError("reports need Jinja2: pip install Jinja2") from None
     if isinstance(folders, (str, os.PathLike)):
         raise TypeError(f"folders is {os.fspath(folders)!r}; pass a list of run folders")
     if not folders:
@@ -97,33 +101,15 @@ def pictures_folder(out: str | os.PathLike[str]) -> Path:
     return target.with_name(f"{target.stem}_files")
 
 
-def _require_packages() -> None:
-    require_matplotlib()
-    try:
-        import jinja2  # noqa: F401
-    except ImportError:
-        raise ImportError("reports need Jinja2: pip install Jinja2") from None
-
-
-# --- one run --------------------------------------------------------------------------------------
-
-
 def _run_page(run: RunRecord, anchor: str, is_one_of_several: bool) -> RunPage:
     notes = list(run.notes)
     if run.result is None and not any(note.startswith(RESULT) for note in notes):
         notes.insert(0, "The run is unfinished, it has no result.json yet: this is what its folder holds so far.")
     files = [("Environment", run.environment), (f"Configuration ({CONFIG})", run.config)]
-    details = [(title, _folded("\n".join(lines_of(content)))) for title, content in files if content]
+    written = [(title, "\n".join(lines_of(content))) for title, content in files if content]
+    details = [(title, t if len(t) <= _MOST_LETTERS else f"{t[:_MOST_LETTERS]} …") for title, t in written]
     sections = sections_of(run, f"{anchor}-" if is_one_of_several else "")
     return RunPage(anchor, run.name, status_of(run), outcome_of(run), notes, facts_of(run), sections, details)
-
-
-def _folded(written: str) -> str:
-    """In full unless it is absurdly long."""
-    return written if len(written) <= _MOST_LETTERS else f"{written[:_MOST_LETTERS]} …"
-
-
-# --- the page -------------------------------------------------------------------------------------
 
 
 def _embedded(figures: Sequence[Figure], room: int) -> dict[str, str]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..runs.clean_text import text
 from ..runs.record import LayerTable, RunRecord
-from ..runs.schema import AutotuneResult, Epoch, NetworkCost, RemoveResult, TrainResult
+from ..runs.schema import AutotuneResult, NetworkCost, RemoveResult, TrainResult
 from . import figures, tables
 from .facts import architecture_of, compared
 from .figures import Curve, Picture
@@ -171,15 +171,12 @@ def _curves_section(run: RunRecord, prefix: str) -> Section:
 
 def curves_of(run: RunRecord) -> list[Curve]:
     """A curve for every network of the history, in the order in which they were trained."""
-    return [
-        _curve(list(lines), network_words(text(name, 40), text(round_), run.command))
-        for (name, round_), lines in groupby(run.history, lambda epoch: (epoch.run, epoch.round))
-    ]
-
-
-def _curve(lines: Sequence[Epoch], label: str) -> Curve:
-    keys = ("epoch", "train_loss", "test_accuracy", "validation_accuracy")
-    return Curve(label, *([math.nan if (v := getattr(line, key)) is None else v for line in lines] for key in keys))
+    curves = []
+    for (name, round_), group in groupby(run.history, lambda epoch: (epoch.run, epoch.round)):
+        values = [(each.epoch, each.train_loss, each.test_accuracy, each.validation_accuracy) for each in group]
+        known = ([math.nan if value is None else value for value in column] for column in zip(*values, strict=True))
+        curves.append(Curve(network_words(text(name, 40), text(round_), run.command), *known))
+    return curves
 
 
 def network_words(run: str, round_: str, command: str) -> str:
@@ -223,26 +220,21 @@ def _ends(layers: Sequence[LayerTable], most: int) -> list[LayerTable]:
 
 def _heat_map(run: RunRecord, table: LayerTable, kind: str, prefix: str, shown: Sequence[LayerTable]) -> Figure:
     network = network_words(table.run, str(table.round), run.command)
-    title = ", ".join(words for words in (network, _architecture_of_round(run, table.round)) if words)
+    title = ", ".join(filter(None, (network, _architecture_of_round(run, table.round))))
     as_if = f" as if in {table.dtype}" if table.dtype != run.layers[0].dtype else ""
-    name = "-".join(filter(None, (f"{prefix}{kind}", _file_words(table))))
+    of_file = [words for words in (table.run, table.dtype) if words.isidentifier() and words.isascii()]
+    name = "-".join([f"{prefix}{kind}", *of_file, f"{abs(table.round):02d}"])
     what = "Conflict margin in bits" if kind == "margin" else "Bundle entropy in nats"
-    top = max((float(np.nanmax(t.entropy, initial=0.0)) for t in shown), default=0.0)
+    top = max(float(np.nanmax(each.entropy, initial=0.0)) for each in shown)
     top = top if 0 < top < math.inf else 1.0
     conflicts = _conflicts_in_words(table)
     picture = figures.rendered(
         name,
         f"{what}{as_if}, layer by epoch{f', {title}' if title else ''}; {conflicts}.",
-        lambda: figures.margin_map(table, f"{title}{as_if}") if kind == "margin"
-        else figures.entropy_map(table, f"{title}{as_if}", top),
-    )  # fmt: skip
+        lambda: figures.layer_map(table, f"{title}{as_if}", None if kind == "margin" else top),
+    )
     heading = f"{title[:1].upper()}{title[1:]}" if network else title or what
     return Figure(picture, f"{heading}{as_if}: {conflicts}.", 70 if table in (shown[0], shown[-1]) else 50)
-
-
-def _file_words(table: LayerTable) -> str:
-    parts = [part for part in (table.run, table.dtype) if part and part.isidentifier() and part.isascii()]
-    return "-".join([*parts, f"{abs(table.round):02d}"])
 
 
 def _architecture_of_round(run: RunRecord, round_: int) -> str:

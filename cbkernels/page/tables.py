@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ..runs import schema
-from ..runs.clean_text import object_of, text
+from ..runs.clean_text import text
 from ..runs.record import LayerTable
 from ..runs.schema import Block, Cycle, Epoch, NetworkCost, RemoveResult, Round, Step
 from ..training.networks.architecture import Architecture
@@ -42,9 +42,9 @@ class Table:
     caption: str
     header: Sequence[str]
     rows: Sequence[Sequence[str | Names]]
-    text_columns: frozenset[int] = frozenset({0})
+    text_columns: Collection[int]
     """The others hold numbers, which are aligned to the right."""
-    notes: Sequence[str] = field(default=())
+    notes: Sequence[str] = ()
 
 
 # --- words for values -----------------------------------------------------------------------------
@@ -88,16 +88,15 @@ def count(number: float) -> str:
     return f"{number:,.0f}" if number == int(number) else f"{number:,.2f}"
 
 
-@_of_any
-def plain(number: float) -> str:
-    """A number with four significant digits."""
-    return f"{number:.4g}"
+plain = _of_any(lambda number: f"{number:.4g}")
+"""A number with four significant digits."""
+short = _of_any(lambda number: f"{number:.3g}")
+"""A number with three significant digits."""
 
 
-@_of_any
-def short(number: float) -> str:
-    """A number with three significant digits."""
-    return f"{number:.3g}"
+def milliseconds(value: float | None) -> str:
+    """A time with its unit."""
+    return NOTHING if value is None else f"{short(value)} ms"
 
 
 @_of_any
@@ -145,7 +144,7 @@ def named(architecture: object, name: object = None) -> str:
     if isinstance(name, str) and name:
         return text(name, 120)
     try:
-        return text(str(Architecture.from_dict(object_of(architecture))), 120)
+        return text(str(Architecture.from_dict(architecture if isinstance(architecture, dict) else {})), 120)
     except (ValueError, TypeError):
         return text(architecture, 120) if architecture else ""
 
@@ -181,22 +180,20 @@ class _Column:
 
 def _table(caption: str, columns: Sequence[_Column], items: Sequence[object]) -> Table | None:
     """None if there is no item."""
-    if not items:
-        return None
     rows = [[column.cell(item) or NOTHING for column in columns] for item in items]
-    texts = {i for i, column in enumerate(columns) if column.is_text}
-    return _of_rows(caption, [column.title for column in columns], rows, texts)
+    texts = [i for i, column in enumerate(columns) if column.is_text]
+    return _of_rows(caption, [column.title for column in columns], rows, texts) if rows else None
 
 
 def _of_rows(
-    caption: str, header: Sequence[str], rows: Sequence[Sequence[str | Names]], texts: set[int],
-    notes: Sequence[str] = (),
+    caption: str, header: Sequence[str], rows: Sequence[Sequence[str | Names]],
+    texts: Collection[int] = (0,), notes: Sequence[str] = (),
 ) -> Table:  # fmt: skip
     notes = [*notes, *([f"{len(rows) - MOST_ROWS} more rows are in result.json."] if len(rows) > MOST_ROWS else [])]
     kept = rows[:MOST_ROWS]
     if any((cell if isinstance(cell, str) else cell.first) == NOTHING for row in kept for cell in row):
         notes.append(f"{NOTHING} stands for no value.")
-    return Table(caption, header, kept, frozenset(texts), notes)
+    return Table(caption, header, kept, texts, notes)
 
 
 _OF_ROUND: Sequence[_Column] = (
@@ -220,14 +217,9 @@ _COSTS: tuple[tuple[str, str, Words], ...] = (
     ("parameters", "parameters", count),
     ("MACs", "macs", count),
     ("FLOPs", "flops", count),
-    ("latency, median", "latency_ms", lambda v: milliseconds(v)),
+    ("latency, median", "latency_ms", milliseconds),
     ("peak memory", "peak_memory_bytes", size),
 )
-
-
-def milliseconds(value: float | None) -> str:
-    """A time with its unit."""
-    return NOTHING if value is None else f"{short(value)} ms"
 
 
 def _spread(cost: NetworkCost) -> str:
@@ -259,14 +251,14 @@ def costs_table(before: NetworkCost | None, after: NetworkCost | None, rows: Seq
     of_costs = _cost_rows(*ends) if before or after else ()
     table = [*of_names, *map(list, rows), *of_costs]
     header = ["", "before", "after", "change"]
-    return _of_rows("Before and after", header, table, {0}, _what_costs_are(after or ends[0])) if table else None
+    return _of_rows("Before and after", header, table, notes=_what_costs_are(after or ends[0])) if table else None
 
 
 def cost_table(cost: NetworkCost | None) -> Table | None:
     """What one network costs; None if nothing is known."""
     if cost is None:
         return None
-    return _of_rows("Cost of the network", ["", "value"], list(_cost_rows(cost)), {0}, _what_costs_are(cost))
+    return _of_rows("Cost of the network", ["", "value"], list(_cost_rows(cost)), notes=_what_costs_are(cost))
 
 
 def _what_costs_are(cost: NetworkCost) -> list[str]:
@@ -324,21 +316,15 @@ _OF_CYCLE: tuple[tuple[str, str, Words], ...] = (
 
 def cycles_table(cycles: Sequence[Cycle]) -> Table | None:
     """What each cycle of RePr changed: three lines a cycle; None if there is none."""
-    rows: list[tuple[str, Epoch]] = []
+    ends: list[tuple[str, Epoch]] = []
     for cycle in cycles:
         without = f"without {count(cycle.dropped_filters)} filters"
         when = (("before", cycle.before), (without, cycle.reduced), ("back and trained", cycle.after))
-        rows += [(f"{text(cycle.cycle, 20)}: {words}", end) for words, end in when]
-    measured = [
-        _Column(title, lambda row, key=key, shown=shown: shown(getattr(row[1], key)))  # type: ignore[misc]
-        for title, key, shown in _OF_CYCLE
-        if any(getattr(end, key) is not None for _, end in rows)
-    ]
-    first = [
-        _Column("cycle", lambda row: str(row[0]), is_text=True),
-        _Column("epoch", lambda row: plain(row[1].epoch)),
-    ]
-    return _table("Cycles of RePr: what dropping and bringing back filters changed", [*first, *measured], rows)
+        ends += [(f"{text(cycle.cycle, 20)}: {words}", end) for words, end in when]
+    measured = [each for each in _OF_CYCLE if any(getattr(end, each[1]) is not None for _, end in ends)]
+    rows = [[words, plain(end.epoch), *(shown(getattr(end, key)) for _, key, shown in measured)] for words, end in ends]
+    header = ["cycle", "epoch", *(title for title, _, _ in measured)]
+    return _of_rows("Cycles of RePr: what dropping and bringing back filters changed", header, rows) if rows else None
 
 
 def layers_table(layers: LayerTable) -> Table | None:
@@ -347,11 +333,11 @@ def layers_table(layers: LayerTable) -> Table | None:
               if column.title and column.name in layers.columns]  # fmt: skip
     if not titled or not layers.epochs:
         return None
-    columns = [_Column("layer", lambda i: layers.layers[i], is_text=True)]
-    for each in titled:
-        values, shown = layers.columns[each.name][:, -1], text if each.kind is str else plain
-        columns.append(_Column(each.title, lambda i, v=values, w=shown: w(v[i]), each.kind is str))  # type: ignore[misc]
-    return _table("Layers after the last epoch", columns, range(len(layers.layers)))
+    cells = [[text(v) or NOTHING if each.kind is str else plain(v) for v in layers.columns[each.name][:, -1]]
+             for each in titled]  # fmt: skip
+    texts = {0, *(i for i, each in enumerate(titled, 1) if each.kind is str)}
+    header = ["layer", *(each.title for each in titled)]
+    return _of_rows("Layers after the last epoch", header, [*zip(layers.layers, *cells, strict=True)], texts)
 
 
 def comparison_table(rows: Sequence[Sequence[str]]) -> Table:

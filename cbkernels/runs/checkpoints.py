@@ -39,14 +39,10 @@ def pack(content: Any, tensors: dict[str, torch.Tensor], prefix: str = "") -> An
         tensors[name] = content.detach().cpu().clone().contiguous()
         return {"tensor": name}
     if isinstance(content, Mapping):
-        pairs = [[key, pack(value, tensors, prefix)] for key, value in content.items()]
-        for key, _ in pairs:
-            _require_plain(key)
-        return {"dict": pairs}
+        return {"dict": [[_plain(key), pack(value, tensors, prefix)] for key, value in content.items()]}
     if isinstance(content, (list, tuple)):
         return {"list": [pack(value, tensors, prefix) for value in content]}
-    _require_plain(content)
-    return content
+    return _plain(content)
 
 
 def unpack(packed: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
@@ -114,8 +110,9 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     return content
 
 
-def _require_plain(value: object) -> None:
+def _plain(value: Any) -> Any:
     if value is not None and not isinstance(value, (bool, int, float, str)):
         raise TypeError(
             f"{value!r} ({type(value).__name__}) cannot be in a checkpoint; only tensors and JSON types can"
         )
+    return value

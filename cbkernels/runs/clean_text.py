@@ -33,8 +33,3 @@ def lines_of(content: Mapping[str, Any], depth: int = 0) -> Iterator[str]:
             yield from lines_of(value, depth + 1)
         else:
             yield f"{name} {text(value if isinstance(value, str) else json.dumps(value, default=str), 400)}"
-
-
-def object_of(value: object) -> dict[str, Any]:
-    """The object itself; an empty one where the file holds something else."""
-    return value if isinstance(value, dict) else {}

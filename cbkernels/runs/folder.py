@@ -26,25 +26,23 @@ class RunFolder:
         self.path = Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
 
-    def write_bytes(self, name: str, content: bytes) -> Path:
+    def write_bytes(self, name: str, content: bytes) -> None:
         """Write a file aside and rename it.
 
         Raises:
             OSError: no space, no permission; an older file of that name is then unchanged.
         """
-        target = self.path / name
-        write_whole(target, content)
-        return target
+        write_whole(self.path / name, content)
 
-    def write_json(self, name: str, content: Mapping[str, Any]) -> Path:
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write one JSON object; NaN and infinities are refused as ValueError."""
-        return self.write_bytes(name, json_text(content).encode())
+        self.write_bytes(name, json_text(content).encode())
 
-    def write_json_lines(self, name: str, lines: Iterable[Mapping[str, Any]]) -> Path:
+    def write_json_lines(self, name: str, lines: Iterable[Mapping[str, Any]]) -> None:
         """Write one JSON object a line; NaN and infinities are refused as ValueError."""
-        return self.write_bytes(name, "".join(json_text(line, indent=None) for line in lines).encode())
+        self.write_bytes(name, "".join(json_text(line, indent=None) for line in lines).encode())
 
-    def write_layers(self, measured: Iterable[schema.MeasuredLayer]) -> Path:
+    def write_layers(self, measured: Iterable[schema.MeasuredLayer]) -> None:
         """Write ``layers.csv`` of layers that are all measured."""
         lines = [schema.LAYERS.header, *map(schema.LAYERS.line, measured)]
-        return self.write_bytes(schema.LAYERS.file, "".join(lines).encode())
+        self.write_bytes(schema.LAYERS.file, "".join(lines).encode())

@@ -21,7 +21,7 @@ from ..findings.columns import NAMES as REPORT_COLUMNS
 from . import schema
 from .clean_text import text
 from .record import LayerTable, RunRecord
-from .schema import CONFIG, ENVIRONMENT, HISTORY, RESULT, Column, Epoch, Table
+from .schema import CONFIG, ENVIRONMENT, HISTORY, RESULT, Epoch, Table
 from .typed_json import typed
 
 MOST_BYTES = {CONFIG: 1 << 20, ENVIRONMENT: 1 << 20, RESULT: 16 << 20, HISTORY: 64 << 20,
@@ -83,8 +83,7 @@ def read_run(folder: str | os.PathLike[str], *, tables: bool = True) -> RunRecor
     _note_damage(RESULT, damage, notes)
     history = _history(path / HISTORY, notes)
     layers = _layer_tables(path, notes) if tables else ()
-    version = text(config.get("version"), 40)
-    return RunRecord(path, command, version, config, environment, result, written, history, layers, tuple(notes))
+    return RunRecord(path, command, config, environment, result, written, history, layers, tuple(notes))
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -200,19 +199,13 @@ def _rows(path: Path, table: Table, notes: list[str]) -> Iterator[dict[str, Any]
     try:
         for row in reader:
             try:
-                yield {**empty, **{column.name: _read(column, row[column.name]) for column in columns}}
+                yield {**empty, **{column.name: column.read(row[column.name]) for column in columns}}
             except ValueError:
                 damaged += 1
     except csv.Error as error:
         notes.append(f"{path.name} is read up to line {reader.line_num}: {text(error)}.")
     if damaged:
         notes.append(f"{path.name}: {damaged} {'line is' if damaged == 1 else 'lines are'} damaged and left out.")
-
-
-def _read(column: Column, cell: str | None) -> Any:
-    if cell is None:
-        raise ValueError("the line is too short")
-    return column.read(cell)
 
 
 def equality_of(grids: list[str]) -> str:

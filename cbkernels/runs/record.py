@@ -55,10 +55,8 @@ class RunRecord:
 
     folder: Path
     command: str
-    version: str
-    """Of the package that began it."""
     config: Mapping[str, Any]
-    """The options, JSON types."""
+    """The options and the version of the package that began it, JSON types."""
     environment: Mapping[str, Any]
     """Versions and machine, JSON types."""
     result: Result | None

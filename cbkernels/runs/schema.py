@@ -60,12 +60,10 @@ class Column:
     is_needed: bool = True
     """A table without it is not read; of another column the cells are then 0, NaN or empty."""
 
-    def read(self, cell: str) -> Any:
-        """The value of a cell.
-
-        Raises:
-            ValueError: it is none, or too large for an array of integers.
-        """
+    def read(self, cell: str | None) -> Any:
+        """The value of a cell; a ValueError if it is none, too large for an array of integers, or None: not there."""
+        if cell is None:
+            raise ValueError("the line is too short")
         if self.kind is not int:
             return self.kind(cell or "nan") if self.kind is float else cell
         value = int(cell)

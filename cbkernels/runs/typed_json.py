@@ -10,12 +10,8 @@ from types import NoneType
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 Kind = TypeVar("Kind")
+_hints = functools.cache(get_type_hints)
 _WORDS = {int: "whole number", float: "number", str: "text", bool: "true or false", dict: "object", tuple: "list"}
-
-
-@functools.cache
-def _hints(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind)
 
 
 def typed(kind: type[Kind], content: Mapping[str, Any], damage: list[str], where: str = "") -> Kind:
@@ -60,16 +56,12 @@ def _value(hint: Any, value: Any, damage: list[str], where: str) -> Any:
         items_of = {key: _value(of_values, each, damage, f"{where}.{key}") for key, each in value.items()}
         return {key: item for key, item in items_of.items() if item is not None}
     if plain is float and type(value) in (int, float):
-        return _float(value)
+        try:
+            return float(value)
+        except OverflowError:  # of an integer
+            return math.inf if value > 0 else -math.inf
     if type(value) is plain:
         return value
     word = _WORDS.get(plain, "object")
     damage.append(f"{where} is {value!r:.60}, not a{'n' if word[0] == 'o' else ''} {word}")
     return None
-
-
-def _float(value: float) -> float:
-    try:
-        return float(value)
-    except OverflowError:  # of an integer
-        return math.inf if value > 0 else -math.inf

@@ -80,10 +80,10 @@ def test_steps_and_numbers_are_those_of_the_last_report(events: Any) -> None:
 def test_the_picture_is_the_heat_map_so_far(events: Any) -> None:
     from matplotlib.image import imread
 
-    from cbkernels.drawing.figures import png
+    from cbkernels.drawing.figures import content_of
 
     pictures = [imread(io.BytesIO(e.encoded_image_string)) for e in events.Images("bundle_entropy_summary/heat_map")]
-    expected = imread(io.BytesIO(png(HISTORY.plot())))[..., :3]
+    expected = imread(io.BytesIO(content_of(HISTORY.plot())))[..., :3]
     assert pictures[2].shape == expected.shape
     assert np.abs(pictures[2] - expected).max() < 2 / 255
     assert np.array_equal(pictures[2], pictures[4])

@@ -425,10 +425,10 @@ def test_removal_curves_show_mean_and_spread() -> None:
 def test_heat_maps_of_all_rounds_share_their_colours(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tops = []
 
-    def spied(table: Any, title: str, top: float) -> Any:
+    def spied(table: Any, title: str, top: float | None) -> Any:
         tops.append(top)
 
-    monkeypatch.setattr(figures, "entropy_map", spied)
+    monkeypatch.setattr(figures, "layer_map", spied)
     monkeypatch.setattr(figures, "rendered",
                         lambda name, alt, draw: Picture(name, alt, bytes(repr(draw()), "ascii"), b""))  # fmt: skip
     monkeypatch.setattr(figures, "training_curves", lambda curves, chance: None)
