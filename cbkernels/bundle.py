@@ -72,11 +72,7 @@ def bundle_entropy(
 
 
 def bundle_rows(
-    acts: object,
-    *,
-    grid: UpdateGrid | None = None,
-    tolerance: Tolerance | None = None,
-    backend: str = "auto",
+    acts: object, *, grid: UpdateGrid | None = None, tolerance: Tolerance | None = None, backend: str = "auto"
 ) -> Any:
     """Number the bundles: equal rows get the same id, a fast ``unique(dim=0, return_inverse=True)``.
 
@@ -212,13 +208,9 @@ def conflict_margin(acts: object, labels: object, *, backend: str = "auto") -> f
 
 
 def _result(
-    rows: Rows,
-    counts: BundleCounts,
-    backend: str,
-    grid: UpdateGrid | None,
-    log_epsilon: float | None,
+    rows: Rows, counts: BundleCounts, backend: str, grid: UpdateGrid | None, log_epsilon: float | None,
     tolerance: Tolerance | None,
-) -> BundleResult:
+) -> BundleResult:  # fmt: skip
     entropy = entropy_of_counts(counts, log_epsilon)
     return result_of(
         entropy, counts, rows.num_columns, rows.dtype, rows.device, backend, grid, log_epsilon, tolerance=tolerance

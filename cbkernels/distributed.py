@@ -51,10 +51,7 @@ class Stream(Protocol):
 
 
 def compute_across_ranks(
-    metrics: Mapping[str, Stream],
-    group: ProcessGroup | str | None = None,
-    *,
-    error: str | None = None,
+    metrics: Mapping[str, Stream], group: ProcessGroup | str | None = None, *, error: str | None = None
 ) -> dict[str, BundleResult]:
     """Results over the rows of all ranks, the same on every rank; every rank of the group must call it.
 

@@ -33,11 +33,7 @@ _library.define(
 
 
 def bundle_rows(
-    acts: torch.Tensor,
-    *,
-    grid: UpdateGrid | None = None,
-    tolerance: Tolerance | None = None,
-    backend: str = "auto",
+    acts: torch.Tensor, *, grid: UpdateGrid | None = None, tolerance: Tolerance | None = None, backend: str = "auto"
 ) -> torch.Tensor:
     """``cbkernels.bundle_rows`` of a tensor as a call of ``torch.ops.cbkernels.bundle_rows``.
 
