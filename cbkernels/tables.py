@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 
 
@@ -36,6 +37,11 @@ def _cell(value: object) -> str:
     if isinstance(value, float):
         return "NaN" if math.isnan(value) else f"{value:.6g}"
     return str(value)
+
+
+def wrapped(text: str, indent: str = "") -> str:
+    """Lines of at most 110 columns, all but the first behind ``indent``."""
+    return textwrap.fill(text, 110, subsequent_indent=indent)
 
 
 def definition_note(equality: str) -> str:
