@@ -165,13 +165,9 @@ def bundle_entropy_layers(
 
 
 def entropy_of_views(
-    layers: Mapping[str, Rows],
-    labels: Labels,
-    backend: backends.Backend,
-    grid: UpdateGrid | None = None,
-    log_epsilon: float | None = None,
-    check_nan: bool = True,
-) -> dict[str, BundleResult]:
+    layers: Mapping[str, Rows], labels: Labels, backend: backends.Backend, grid: UpdateGrid | None,
+    log_epsilon: float | None = None, check_nan: bool = True,
+) -> dict[str, BundleResult]:  # fmt: skip
     """``bundle_entropy_layers`` behind its checks: views that ``arrays.py`` made, on the backend's device."""
     counts = backend.count_layers(list(layers.values()), labels, grid, check_nan)
     return {

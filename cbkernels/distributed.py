@@ -139,9 +139,6 @@ class _TorchRanks:
         return result
 
 
-# --- what every rank does ---------------------------------------------------------------------------------
-
-
 class Layer(NamedTuple):
     """What a rank says of its metric before any rows travel."""
 
@@ -359,9 +356,6 @@ def _results(layers: Mapping[str, Layer], found: list[dict[str, Found]]) -> dict
             layer.log_epsilon, exact=False,
         )  # fmt: skip
     return results
-
-
-# --- tallies ----------------------------------------------------------------------------------------------
 
 
 def slots_of(fingerprints: Fingerprints, num_slots: int) -> npt.NDArray[np.uint64]:

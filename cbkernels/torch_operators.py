@@ -114,9 +114,6 @@ def _tolerance(rtol: float | None = None, atol: float | None = None, **others: A
     return rtol, atol
 
 
-# --- what runs -------------------------------------------------------------------------------------------
-
-
 def _bundle_rows(acts: torch.Tensor, *, backend: str = "auto", **options: Any) -> torch.Tensor:
     rows = as_rows(acts)
     grid, tolerance = _grid(**options), _tolerance(**options)
@@ -134,9 +131,6 @@ def _row_fingerprints(
 
 def _tensor(x: Any, acts: torch.Tensor) -> torch.Tensor:
     return torch.as_tensor(x, device=acts.device)
-
-
-# --- what is known without running: shapes, types, refusals -----------------------------------------------
 
 
 def _fake_bundle_rows(acts: torch.Tensor, *, backend: str = "auto", **options: Any) -> torch.Tensor:
@@ -168,9 +162,6 @@ def _checked_num_rows(acts: torch.Tensor, backend: str) -> Any:
     if acts.dtype not in _TYPES:
         raise TypeError(f"acts has dtype {acts.dtype}; it must be real: float, integer or bool")
     return acts.shape[0]
-
-
-# --- vmap: one call for each matrix of the batch ------------------------------------------------------------
 
 
 def _vmap_bundle_rows(info: Any, in_dims: Any, acts: torch.Tensor, **options: Any) -> tuple[torch.Tensor, int]:

@@ -224,11 +224,10 @@ class BundleEntropy(_torchmetrics.Metric):  # type: ignore[misc,name-defined]
             prefix: of the names.
             keep_vars: as in ``torch.nn.Module.state_dict``.
         """
-        destination = super().state_dict(destination=destination, prefix=prefix, keep_vars=keep_vars)
+        filled: dict[str, Any] = super().state_dict(destination=destination, prefix=prefix, keep_vars=keep_vars)
         if self._is_persistent:
-            destination[f"{prefix}stream"] = self.metric_state
-        found: dict[str, Any] = destination
-        return found
+            filled[f"{prefix}stream"] = self.metric_state
+        return filled
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
         """What ``load_state_dict`` does."""
