@@ -226,11 +226,10 @@ def _offer(metrics: Mapping[str, Stream], error: str | None) -> Offer:
         raise ValueError(error)
     if not isinstance(metrics, Mapping):
         raise TypeError(f"metrics is a {type(metrics).__name__}; pass a dict of name -> BundleEntropy")
+    layers = {}
     for name, metric in metrics.items():
         if not isinstance(metric, Stream):
             raise TypeError(f"metrics[{name!r}] is a {type(metric).__name__}; pass a BundleEntropy")
-    layers = {}
-    for name, metric in metrics.items():
         held = metric.held
         layers[name] = Layer(
             held.num_rows, held.dtype, held.num_columns, metric.grid, metric.log_epsilon, held.device, held.backend
@@ -407,11 +406,7 @@ def counts_of(tallies: Tallies) -> BundleCounts:
     label_counts = tallies[kept, 3]
     ascending = np.lexsort((label_counts, ids[kept]))
     return BundleCounts(
-        num_rows=num_rows,
-        num_bundles=len(num_labels),
-        num_nan_rows=0,
-        num_conflicting=int(conflicts.sum()),
-        num_conflicting_rows=int(label_counts.sum()),
-        label_counts=label_counts[ascending],
+        num_rows=num_rows, num_bundles=len(num_labels), num_nan_rows=0, num_conflicting=int(conflicts.sum()),
+        num_conflicting_rows=int(label_counts.sum()), label_counts=label_counts[ascending],
         starts=np.concatenate([[0], np.cumsum(num_labels[conflicts])]),
-    )
+    )  # fmt: skip

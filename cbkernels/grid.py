@@ -61,10 +61,9 @@ class UpdateGrid:
         rate = _number("learning_rate", self.learning_rate)
         size = _number("batch_size", self.batch_size)
         amplitude = _number("weight_amplitude", self.weight_amplitude)
-        if not (rate > 0 and math.isfinite(rate)):
-            raise ValueError(f"learning_rate is {self.learning_rate!r}; it must be positive and finite")
-        if not (size > 0 and math.isfinite(size)):
-            raise ValueError(f"batch_size is {self.batch_size!r}; it must be positive and finite")
+        for name, number in (("learning_rate", rate), ("batch_size", size)):
+            if not 0 < number < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be positive and finite")
         if not (amplitude >= 0 and math.isfinite(amplitude)):
             raise ValueError(f"weight_amplitude is {self.weight_amplitude!r}; it must be finite and not negative")
         arithmetic: type[np.floating[Any]] = np.float64 if self.dtype == "float64" else np.float32

@@ -23,7 +23,7 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str
         fc1        512
         fc2          7
     """
-    cells = [list(header)] + [[_cell(value) for value in row] for row in rows]
+    cells = [list(header)] + [[cell(value) for value in row] for row in rows]
     widths = [max(len(line[column]) for line in cells) for column in range(len(header))]
     lines = []
     for line in cells:
@@ -33,7 +33,8 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str
     return "\n".join(lines)
 
 
-def _cell(value: object) -> str:
+def cell(value: object) -> str:
+    """A value as tables show it."""
     if isinstance(value, float):
         return "NaN" if math.isnan(value) else f"{value:.6g}"
     return str(value)

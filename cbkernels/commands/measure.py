@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._version import __version__
 from ..files.json_files import finite_or_none
-from ..tables import format_table
+from ..tables import cell, format_table
 from .progress import Progress
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print(_as_text(measured, margins, grid))
     if above:
-        listed = ", ".join(f"{name!r} ({_nats(measured[name])})" for name in above)
+        listed = ", ".join(f"{name!r} ({cell(measured[name].entropy)})" for name in above)
         verb = "layers are" if len(above) > 1 else "layer is"
         print(f"cbkernels: {len(above)} {verb} above {arguments.fail_above:g} nats: {listed}", file=sys.stderr)
         return EXIT_ABOVE
@@ -202,10 +202,6 @@ def _stream(layer: StoredArray, labels: Any, grid: UpdateGrid | None, arguments:
             first += len(piece)
             progress.show(f"{layer.name}: {100 * first // num_rows} % of {num_rows} rows")
     return metric.compute()
-
-
-def _nats(result: BundleResult) -> str:
-    return "NaN" if math.isnan(result.entropy) else f"{result.entropy:.6g}"
 
 
 def _as_json(

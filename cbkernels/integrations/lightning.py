@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -26,10 +27,8 @@ def _lightning() -> Any:
     try:
         return require_package([*loaded, NAMES[0]][0], "cbkernels.integrations.lightning")
     except ModuleNotFoundError:
-        try:
+        with suppress(ModuleNotFoundError):
             return require_package(NAMES[1], "cbkernels.integrations.lightning")
-        except ModuleNotFoundError:
-            pass
         raise
 
 
