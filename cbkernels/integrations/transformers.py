@@ -92,8 +92,6 @@ class LayerMonitorCallback(OfTrainingMonitor, _transformers.TrainerCallback):  #
         self._trainer = trainer
         return self
 
-    # --- what the Trainer calls -------------------------------------------------------------------
-
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Meet the model; take the history from the state, where a resumed training brings it along."""
         kept = state.stateful_callbacks.get(self._state_key, [])
@@ -130,8 +128,6 @@ class LayerMonitorCallback(OfTrainingMonitor, _transformers.TrainerCallback):  #
         """Write the history and let go of the model."""
         self.on_save(args, state, control)
         self._monitor.end()
-
-    # --- what it does -----------------------------------------------------------------------------
 
     def _takes_part(self, state: Any) -> bool:
         return bool(state.is_world_process_zero) or self._monitor.is_distributed
