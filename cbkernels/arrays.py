@@ -7,6 +7,7 @@ copied and nothing is written. Below this file there are no checks. Read next: `
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -57,10 +58,7 @@ class Rows(NamedTuple):
     @property
     def num_columns(self) -> int:
         """D, the product of the other axes."""
-        columns = 1
-        for extent in self.shape[1:]:
-            columns *= extent
-        return columns
+        return math.prod(self.shape[1:])
 
     def part(self, begin: int, num_rows: int) -> Rows:
         """The rows ``begin`` to ``begin + num_rows`` of the same memory."""
@@ -109,32 +107,32 @@ def as_rows(acts: object, name: str = "acts") -> Rows:
     return rows
 
 
-def as_labels(labels: object, rows: Rows, name: str = "labels") -> Labels:
+def as_labels(labels: object, rows: Rows) -> Labels:
     """Check labels against the rows they belong to.
 
     Raises:
         ValueError: not of shape (N,), or on another device than the activations.
         TypeError: not integers.
     """
-    return as_labels_of_layers(labels, [rows], ["acts"], name)
+    return as_labels_of_layers(labels, [rows], ["acts"])
 
 
-def as_labels_of_layers(labels: object, layers: Sequence[Rows], called: Sequence[str], name: str = "labels") -> Labels:
+def as_labels_of_layers(labels: object, layers: Sequence[Rows], called: Sequence[str]) -> Labels:
     """Check labels against the rows of several layers; ``called`` is how the user calls them.
 
     Raises:
         ValueError, TypeError: as ``as_labels``.
     """
-    view = _view(labels, name)
+    view = _view(labels, "labels")
     if view.dtype in _FLOATS:
-        raise TypeError(f"{name} has dtype {view.dtype}; class labels must be integers")
+        raise TypeError(f"labels has dtype {view.dtype}; class labels must be integers")
     for layer, rows in zip(called, layers, strict=True):
         if len(view.shape) != 1:
-            raise ValueError(f"{name} has shape {view.shape}; it must be ({rows.shape[0]},), one label per row")
+            raise ValueError(f"labels has shape {view.shape}; it must be ({rows.shape[0]},), one label per row")
         if view.shape[0] != rows.shape[0]:
-            raise ValueError(f"{name} has {view.shape[0]} entries for {rows.shape[0]} rows; they must agree")
+            raise ValueError(f"labels has {view.shape[0]} entries for {rows.shape[0]} rows; they must agree")
         if view.device != rows.device:
-            raise ValueError(f"{layer} is on {rows.device} and {name} on {view.device}; move one to the other")
+            raise ValueError(f"{layer} is on {rows.device} and labels on {view.device}; move one to the other")
     return Labels(*view)
 
 

@@ -21,6 +21,7 @@ from .arrays import Labels, Rows, may_hold_nan
 from .device_arrays import OwnersInUse, give_back_reserve_of_torch, handed_back, new_ids, streams_of
 from .entropy import BundleCounts
 from .grid import UpdateGrid
+from .options import Tolerance
 
 Array = npt.NDArray[Any]
 
@@ -42,12 +43,7 @@ class Backend(Protocol):
         """Raise ValueError with the reason when it cannot be used on this machine."""
 
     def count_bundles(
-        self,
-        rows: Rows,
-        labels: Labels,
-        grid: UpdateGrid | None,
-        tolerance: tuple[float, float] | None,
-        check_nan: bool,
+        self, rows: Rows, labels: Labels, grid: UpdateGrid | None, tolerance: Tolerance | None, check_nan: bool
     ) -> BundleCounts:
         """Group the rows and count labels per conflicting bundle."""
 
@@ -56,7 +52,7 @@ class Backend(Protocol):
     ) -> list[BundleCounts]:
         """``count_bundles`` of every layer, all on one device; in one launch on a GPU."""
 
-    def bundle_ids(self, rows: Rows, grid: UpdateGrid | None, tolerance: tuple[float, float] | None) -> Any:
+    def bundle_ids(self, rows: Rows, grid: UpdateGrid | None, tolerance: Tolerance | None) -> Any:
         """(N,) int64, where the input lives."""
 
     def row_fingerprints(self, rows: Rows, grid: UpdateGrid | None) -> tuple[Any, Any]:
@@ -95,16 +91,15 @@ class _Cpu(_OnCpu):
         self._functions = functions
 
     def count_bundles(
-        self, rows: Rows, labels: Labels, grid: UpdateGrid | None,
-        tolerance: tuple[float, float] | None, check_nan: bool,
-    ) -> BundleCounts:  # fmt: skip
+        self, rows: Rows, labels: Labels, grid: UpdateGrid | None, tolerance: Tolerance | None, check_nan: bool
+    ) -> BundleCounts:
         counts = self._functions.count_bundles(
             *_memory(rows), labels.pointer, labels.stride, labels.code,
             _parameters(grid), tolerance, check_nan, num_threads(),
         )  # fmt: skip
         return BundleCounts(rows.num_rows, *counts)
 
-    def bundle_ids(self, rows: Rows, grid: UpdateGrid | None, tolerance: tuple[float, float] | None) -> Any:
+    def bundle_ids(self, rows: Rows, grid: UpdateGrid | None, tolerance: Tolerance | None) -> Any:
         ids, address = new_ids(rows)
         self._functions.bundle_ids(*_memory(rows), _parameters(grid), tolerance, address, num_threads())
         return ids
@@ -145,9 +140,8 @@ class Cuda:
         self._functions.require()
 
     def count_bundles(
-        self, rows: Rows, labels: Labels, grid: UpdateGrid | None,
-        tolerance: tuple[float, float] | None, check_nan: bool,
-    ) -> BundleCounts:  # fmt: skip
+        self, rows: Rows, labels: Labels, grid: UpdateGrid | None, tolerance: Tolerance | None, check_nan: bool
+    ) -> BundleCounts:
         return self._counts([rows], labels, grid, tolerance, check_nan)[0]
 
     def count_layers(
@@ -157,7 +151,7 @@ class Cuda:
 
     def _counts(
         self, layers: Sequence[Rows], labels: Labels, grid: UpdateGrid | None,
-        tolerance: tuple[float, float] | None, check_nan: bool,
+        tolerance: Tolerance | None, check_nan: bool,
     ) -> list[BundleCounts]:  # fmt: skip
         where = self._stream([*layers, labels])
         counts = self._run(
@@ -166,7 +160,7 @@ class Cuda:
         )  # fmt: skip
         return [BundleCounts(layers[0].num_rows, *of_layer) for of_layer in counts]
 
-    def bundle_ids(self, rows: Rows, grid: UpdateGrid | None, tolerance: tuple[float, float] | None) -> Any:
+    def bundle_ids(self, rows: Rows, grid: UpdateGrid | None, tolerance: Tolerance | None) -> Any:
         ids, address = new_ids(rows)
         where = self._stream([rows], ids)
         self._run(self._functions.bundle_ids, *_memory(rows), _parameters(grid), tolerance, address, *where)
@@ -213,14 +207,9 @@ class Cuda:
         device = max(patterns.get_device(), 0)  # -1 is the CPU
         stream = torch.cuda.current_stream(device).cuda_stream if patterns.is_cuda else 0
         counts = self._run(
-            self._functions.count_fingerprints,
-            patterns.data_ptr(),
-            labels.data_ptr(),
-            len(labels),
-            may_hold_nan(dtype),
-            device,
-            stream,
-        )
+            self._functions.count_fingerprints, patterns.data_ptr(), labels.data_ptr(), len(labels),
+            may_hold_nan(dtype), device, stream,
+        )  # fmt: skip
         return BundleCounts(len(labels), *counts)
 
     def conflict_margin(self, rows: Rows, labels: Labels) -> float:

@@ -72,11 +72,7 @@ def bundle_entropy(
 
 
 def bundle_rows(
-    acts: object,
-    *,
-    grid: UpdateGrid | None = None,
-    tolerance: Tolerance | None = None,
-    backend: str = "auto",
+    acts: object, *, grid: UpdateGrid | None = None, tolerance: Tolerance | None = None, backend: str = "auto"
 ) -> Any:
     """Number the bundles: equal rows get the same id, a fast ``unique(dim=0, return_inverse=True)``.
 
@@ -169,13 +165,9 @@ def bundle_entropy_layers(
 
 
 def entropy_of_views(
-    layers: Mapping[str, Rows],
-    labels: Labels,
-    backend: backends.Backend,
-    grid: UpdateGrid | None = None,
-    log_epsilon: float | None = None,
-    check_nan: bool = True,
-) -> dict[str, BundleResult]:
+    layers: Mapping[str, Rows], labels: Labels, backend: backends.Backend, grid: UpdateGrid | None,
+    log_epsilon: float | None = None, check_nan: bool = True,
+) -> dict[str, BundleResult]:  # fmt: skip
     """``bundle_entropy_layers`` behind its checks: views that ``arrays.py`` made, on the backend's device."""
     counts = backend.count_layers(list(layers.values()), labels, grid, check_nan)
     return {
@@ -212,13 +204,9 @@ def conflict_margin(acts: object, labels: object, *, backend: str = "auto") -> f
 
 
 def _result(
-    rows: Rows,
-    counts: BundleCounts,
-    backend: str,
-    grid: UpdateGrid | None,
-    log_epsilon: float | None,
+    rows: Rows, counts: BundleCounts, backend: str, grid: UpdateGrid | None, log_epsilon: float | None,
     tolerance: Tolerance | None,
-) -> BundleResult:
+) -> BundleResult:  # fmt: skip
     entropy = entropy_of_counts(counts, log_epsilon)
     return result_of(
         entropy, counts, rows.num_columns, rows.dtype, rows.device, backend, grid, log_epsilon, tolerance=tolerance

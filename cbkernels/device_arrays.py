@@ -16,8 +16,6 @@ import numpy as np
 
 from .arrays import Rows
 
-LEGACY_STREAM = 0
-
 
 def streams_of(views: Sequence[Rows], result: Any = None) -> tuple[int, list[int]]:
     """On which stream to work, and which streams hold work that must come first.
@@ -32,9 +30,9 @@ def streams_of(views: Sequence[Rows], result: Any = None) -> tuple[int, list[int
     on_gpu = [view for view in views if view.device != "cpu"]
     wanted = list(dict.fromkeys(view.stream for view in on_gpu if view.stream is not None))
     if on_gpu and _belongs_to_torch(result, on_gpu):
-        wanted.insert(0, _current_stream_of_torch(on_gpu[0].device_index))
+        wanted.insert(0, int(sys.modules["torch"].cuda.current_stream(on_gpu[0].device_index).cuda_stream))
     if not wanted:
-        return LEGACY_STREAM, []
+        return 0, []
     # torch calls the legacy default stream 0, __cuda_array_interface__ calls it 1
     return wanted[0], [s for s in wanted[1:] if s != wanted[0] and {s, wanted[0]} != {0, 1}]
 
@@ -42,10 +40,6 @@ def streams_of(views: Sequence[Rows], result: Any = None) -> tuple[int, list[int
 def _belongs_to_torch(result: Any, views: Sequence[Rows]) -> bool:
     torch = sys.modules.get("torch")
     return torch is not None and any(isinstance(x, torch.Tensor) for x in (result, *(v.owner for v in views)))
-
-
-def _current_stream_of_torch(device_index: int) -> int:
-    return int(sys.modules["torch"].cuda.current_stream(device_index).cuda_stream)
 
 
 def new_ids(rows: Rows) -> tuple[Any, int]:

@@ -51,10 +51,7 @@ class Stream(Protocol):
 
 
 def compute_across_ranks(
-    metrics: Mapping[str, Stream],
-    group: ProcessGroup | str | None = None,
-    *,
-    error: str | None = None,
+    metrics: Mapping[str, Stream], group: ProcessGroup | str | None = None, *, error: str | None = None
 ) -> dict[str, BundleResult]:
     """Results over the rows of all ranks, the same on every rank; every rank of the group must call it.
 
@@ -140,9 +137,6 @@ class _TorchRanks:
         dist.all_to_all_single(received, sent, incoming, outgoing, group=self._group)
         result: Tallies = received.cpu().numpy()
         return result
-
-
-# --- what every rank does ---------------------------------------------------------------------------------
 
 
 class Layer(NamedTuple):
@@ -232,11 +226,10 @@ def _offer(metrics: Mapping[str, Stream], error: str | None) -> Offer:
         raise ValueError(error)
     if not isinstance(metrics, Mapping):
         raise TypeError(f"metrics is a {type(metrics).__name__}; pass a dict of name -> BundleEntropy")
+    layers = {}
     for name, metric in metrics.items():
         if not isinstance(metric, Stream):
             raise TypeError(f"metrics[{name!r}] is a {type(metric).__name__}; pass a BundleEntropy")
-    layers = {}
-    for name, metric in metrics.items():
         held = metric.held
         layers[name] = Layer(
             held.num_rows, held.dtype, held.num_columns, metric.grid, metric.log_epsilon, held.device, held.backend
@@ -364,9 +357,6 @@ def _results(layers: Mapping[str, Layer], found: list[dict[str, Found]]) -> dict
     return results
 
 
-# --- tallies ----------------------------------------------------------------------------------------------
-
-
 def slots_of(fingerprints: Fingerprints, num_slots: int) -> npt.NDArray[np.uint64]:
     """(n,) which of ``num_slots`` equal parts of all fingerprints, fewer than 2**32, each belongs to."""
     slots: npt.NDArray[np.uint64] = (fingerprints[:, 0] >> np.uint64(32)) * np.uint64(num_slots) >> np.uint64(32)
@@ -416,11 +406,7 @@ def counts_of(tallies: Tallies) -> BundleCounts:
     label_counts = tallies[kept, 3]
     ascending = np.lexsort((label_counts, ids[kept]))
     return BundleCounts(
-        num_rows=num_rows,
-        num_bundles=len(num_labels),
-        num_nan_rows=0,
-        num_conflicting=int(conflicts.sum()),
-        num_conflicting_rows=int(label_counts.sum()),
-        label_counts=label_counts[ascending],
+        num_rows=num_rows, num_bundles=len(num_labels), num_nan_rows=0, num_conflicting=int(conflicts.sum()),
+        num_conflicting_rows=int(label_counts.sum()), label_counts=label_counts[ascending],
         starts=np.concatenate([[0], np.cumsum(num_labels[conflicts])]),
-    )
+    )  # fmt: skip

@@ -29,10 +29,6 @@ class _Block:
         self.labels = labels
         self.used = used
 
-    @property
-    def unused(self) -> int:
-        return len(self.labels) - self.used
-
 
 class GpuRowStore:
     """Growing tensors of (fingerprint, label) of rows of one type on one device.
@@ -113,7 +109,7 @@ class GpuRowStore:
 
     def _room(self, torch: Any, num_rows: int) -> list[tuple[_Block, int]]:
         """Where to write so many rows: behind the used rows of one block, or of two."""
-        first = min(num_rows, self._blocks[-1].unused) if self._blocks else 0
+        first = min(num_rows, len(self._blocks[-1].labels) - self._blocks[-1].used) if self._blocks else 0
         pieces = [(self._blocks[-1], first)] if first else []
         if first < num_rows:
             size = max(num_rows - first, row_store.rows_of_next_block(self.size + first))

@@ -61,10 +61,9 @@ class UpdateGrid:
         rate = _number("learning_rate", self.learning_rate)
         size = _number("batch_size", self.batch_size)
         amplitude = _number("weight_amplitude", self.weight_amplitude)
-        if not (rate > 0 and math.isfinite(rate)):
-            raise ValueError(f"learning_rate is {self.learning_rate!r}; it must be positive and finite")
-        if not (size > 0 and math.isfinite(size)):
-            raise ValueError(f"batch_size is {self.batch_size!r}; it must be positive and finite")
+        for name, number in (("learning_rate", rate), ("batch_size", size)):
+            if not 0 < number < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be positive and finite")
         if not (amplitude >= 0 and math.isfinite(amplitude)):
             raise ValueError(f"weight_amplitude is {self.weight_amplitude!r}; it must be finite and not negative")
         arithmetic: type[np.floating[Any]] = np.float64 if self.dtype == "float64" else np.float32
@@ -83,12 +82,7 @@ class UpdateGrid:
 
     @classmethod
     def from_optimizer(
-        cls,
-        model: torch.nn.Module,
-        optimizer: torch.optim.Optimizer,
-        batch_size: int,
-        *,
-        dtype: str | None = None,
+        cls, model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch_size: int, *, dtype: str | None = None
     ) -> UpdateGrid:
         """Take the grid of a training that is under way, as the paper does.
 
@@ -188,19 +182,14 @@ def _largest_absolute_value(tensors: list[torch.Tensor]) -> float:
     alike: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = {}
     for tensor in tensors:
         real = tensor.abs() if tensor.is_complex() else tensor
-        alike.setdefault((tensor.device, _type_to_compare_in(real)), []).append(real)
+        dtype = torch.float64 if real.dtype == torch.float64 else torch.float32
+        alike.setdefault((tensor.device, dtype), []).append(real)
     of_device: dict[torch.device, list[torch.Tensor]] = {}
     for (device, dtype), reals in alike.items():
         norms = torch._foreach_norm(reals, math.inf, dtype=dtype)
         of_device.setdefault(device, []).append(torch.stack(norms).max().double())
     found = torch.tensor([float(torch.stack(values).max()) for values in of_device.values()], dtype=torch.float64)
     return float(found.max())  # unlike Python's, torch's max of NaN and a number is NaN
-
-
-def _type_to_compare_in(tensor: torch.Tensor) -> torch.dtype:
-    import torch
-
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 def _number(name: str, value: object) -> float:

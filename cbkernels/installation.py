@@ -12,10 +12,10 @@ import numpy as np
 from . import _core, backends
 from ._version import __version__
 
-REBUILD = (
-    ("with CUDA, or an error", "CBKERNELS_CUDA=ON pip install --no-build-isolation ."),
-    ("without CUDA", "CBKERNELS_CUDA=OFF pip install --no-build-isolation ."),
-)
+REBUILD = {
+    "with CUDA, or an error": "CBKERNELS_CUDA=ON pip install --no-build-isolation .",
+    "without CUDA": "CBKERNELS_CUDA=OFF pip install --no-build-isolation .",
+}
 """How to build again in the source folder; needs scikit-build-core, pybind11 and ninja installed."""
 
 
@@ -33,17 +33,11 @@ def installation() -> dict[str, Any]:
         "folder": os.path.dirname(os.path.abspath(__file__)),
         "backends": {name: _missing(name) for name in backends.TABLE},
         "cuda": {"compiled_in": build["cuda"], "architectures": build["cuda_architectures"]},
-        "compiler": build["compiler"],
-        "flags": build["flags"],
-        "instruction_sets": list(build["instruction_sets"]),
-        "instruction_set": build["instruction_set"],
-        "threads": backends.num_threads(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "numpy": np.__version__,
-        "torch": _installed("torch"),
-        "rebuild": dict(REBUILD),
-    }
+        "compiler": build["compiler"], "flags": build["flags"],
+        "instruction_sets": list(build["instruction_sets"]), "instruction_set": build["instruction_set"],
+        "threads": backends.num_threads(), "python": platform.python_version(), "platform": platform.platform(),
+        "numpy": np.__version__, "torch": _installed("torch"), "rebuild": dict(REBUILD),
+    }  # fmt: skip
 
 
 def _missing(backend: str) -> str | None:

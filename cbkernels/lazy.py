@@ -40,13 +40,12 @@ def attributes(
     return of_name, lambda: sorted({*vars(sys.modules[package]), *where})
 
 
-def require_package(package: str, what: str, install: str | None = None) -> Any:
+def require_package(package: str, what: str) -> Any:
     """Import a package that only an integration needs.
 
     Args:
         package: name of the module, e.g. "lightning.pytorch".
         what: what needs it, for the error.
-        install: what to hand to pip; None is the first part of ``package``.
 
     Raises:
         ModuleNotFoundError: one sentence that says what to install, and why the import failed.
@@ -61,5 +60,5 @@ def require_package(package: str, what: str, install: str | None = None) -> Any:
     try:
         return import_module(package)
     except ImportError as error:
-        reason = f"{what} needs {root}: pip install {install or root} ({error})"
+        reason = f"{what} needs {root}: pip install {root} ({error})"
         raise ModuleNotFoundError(reason, name=error.name or root) from None

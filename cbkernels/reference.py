@@ -12,6 +12,7 @@ import math
 import sys
 from collections import Counter
 from functools import cache
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ import numpy.typing as npt
 from .arrays import Labels, Rows
 from .entropy import BundleCounts
 from .grid import UpdateGrid
+from .options import Tolerance
 
 Array = npt.NDArray[Any]
 
@@ -59,12 +61,7 @@ class Reference:
     name = "reference"
 
     def count_bundles(
-        self,
-        rows: Rows,
-        labels: Labels,
-        grid: UpdateGrid | None,
-        tolerance: tuple[float, float] | None,
-        check_nan: bool,
+        self, rows: Rows, labels: Labels, grid: UpdateGrid | None, tolerance: Tolerance | None, check_nan: bool
     ) -> BundleCounts:
         """Group the rows, then count the labels in every bundle; NaN rows are always looked for."""
         ids, holds_nan = _bundles(rows, grid, tolerance)
@@ -72,9 +69,6 @@ class Reference:
         for bundle, label in zip(ids, labels.raw().tolist(), strict=True):
             labels_of.setdefault(bundle, Counter())[int(label)] += 1
         conflicting = [labels_of[bundle] for bundle in sorted(labels_of) if len(labels_of[bundle]) > 1]
-        starts = [0]
-        for counter in conflicting:
-            starts.append(starts[-1] + len(counter))
         return BundleCounts(
             num_rows=rows.num_rows,
             num_bundles=len(labels_of),
@@ -82,10 +76,10 @@ class Reference:
             num_conflicting=len(conflicting),
             num_conflicting_rows=sum(counter.total() for counter in conflicting),
             label_counts=np.array([n for c in conflicting for n in sorted(c.values())], np.int64),
-            starts=np.array(starts, np.int64),
+            starts=np.array([*accumulate(map(len, conflicting), initial=0)], np.int64),
         )
 
-    def bundle_ids(self, rows: Rows, grid: UpdateGrid | None, tolerance: tuple[float, float] | None) -> Any:
+    def bundle_ids(self, rows: Rows, grid: UpdateGrid | None, tolerance: Tolerance | None) -> Any:
         """(N,) int64; a tensor where a tensor came in."""
         ids = np.array(_bundles(rows, grid, tolerance)[0], np.int64)
         torch = sys.modules.get("torch")
@@ -124,9 +118,7 @@ def _distance(a: list[Any], b: list[Any]) -> float:
     return max((0 if x == y else abs(x - y) for x, y in zip(a, b, strict=True)), default=0)
 
 
-def _bundles(
-    rows: Rows, grid: UpdateGrid | None, tolerance: tuple[float, float] | None
-) -> tuple[list[int], list[bool]]:
+def _bundles(rows: Rows, grid: UpdateGrid | None, tolerance: Tolerance | None) -> tuple[list[int], list[bool]]:
     """Number of the bundle and "holds a NaN" for every row."""
     patterns, holds_nan = _compared(rows, grid)
     if tolerance is not None:

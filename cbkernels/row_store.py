@@ -26,42 +26,33 @@ class RowStore:
     """Growing arrays of (fingerprint, label)."""
 
     def __init__(self) -> None:
-        self._full: list[tuple[Fingerprints, Labels]] = []
-        self._open_fingerprints = np.empty((0, 2), np.uint64)
-        self._open_labels = np.empty(0, np.int64)
-        self._used = 0
+        self._blocks: list[tuple[Fingerprints, Labels]] = []
+        self._used = 0  # rows of the last block
         self.size = 0
 
     def append(self, fingerprints: npt.NDArray[Any], labels: npt.NDArray[Any]) -> None:
         """Copy (n, 2) fingerprints and (n,) labels."""
         done = 0
         while done < len(labels):
-            if self._used == len(self._open_labels):
-                self._open_new_block()
-            take = min(len(labels) - done, len(self._open_labels) - self._used)
-            self._open_fingerprints[self._used : self._used + take] = fingerprints[done : done + take]
-            self._open_labels[self._used : self._used + take] = labels[done : done + take]
+            if not self._blocks or self._used == len(self._blocks[-1][1]):
+                rows = rows_of_next_block(self.size)
+                self._blocks.append((np.empty((rows, 2), np.uint64), np.empty(rows, np.int64)))
+                self._used = 0
+            open_fingerprints, open_labels = self._blocks[-1]
+            take = min(len(labels) - done, len(open_labels) - self._used)
+            open_fingerprints[self._used : self._used + take] = fingerprints[done : done + take]
+            open_labels[self._used : self._used + take] = labels[done : done + take]
             self._used += take
             done += take
         self.size += done
 
-    def _open_new_block(self) -> None:
-        if self._used:
-            self._full.append((self._open_fingerprints, self._open_labels))
-        rows = rows_of_next_block(self.size)
-        self._open_fingerprints = np.empty((rows, 2), np.uint64)
-        self._open_labels = np.empty(rows, np.int64)
-        self._used = 0
-
     def blocks(self) -> Iterator[tuple[Fingerprints, Labels]]:
         """All rows, as views."""
-        yield from self._full
-        if self._used:
-            yield self._open_fingerprints[: self._used], self._open_labels[: self._used]
+        yield from self._blocks[:-1]
+        for fingerprints, labels in self._blocks[-1:]:
+            yield fingerprints[: self._used], labels[: self._used]
 
     def concatenated(self) -> tuple[Fingerprints, Labels]:
         """All rows, as copies."""
-        blocks = list(self.blocks())
-        if not blocks:
-            return np.empty((0, 2), np.uint64), np.empty(0, np.int64)
+        blocks = [(np.empty((0, 2), np.uint64), np.empty(0, np.int64)), *self.blocks()]
         return np.concatenate([b[0] for b in blocks]), np.concatenate([b[1] for b in blocks])

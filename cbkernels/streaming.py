@@ -129,14 +129,10 @@ class BundleEntropy:
         gathered, num_nan_rows = self.held.on_host()
         fingerprints, labels = gathered.concatenated()
         return {
-            "format": _FORMAT,
-            "fingerprints": fingerprints,
-            "labels": labels,
-            "num_nan_rows": num_nan_rows,
-            "dtype": self.held.dtype,
-            "num_columns": self.held.num_columns,
+            "format": _FORMAT, "fingerprints": fingerprints, "labels": labels, "num_nan_rows": num_nan_rows,
+            "dtype": self.held.dtype, "num_columns": self.held.num_columns,
             "grid": None if self.grid is None else self.grid.to_dict(),
-        }
+        }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Replace what was seen by what ``state_dict`` returned.
@@ -171,13 +167,8 @@ def _checked_state(
     if grid != own_grid:
         raise ValueError(f"the state has grid {grid} and this metric {own_grid}; they must agree")
     fingerprints, labels = np.asarray(state["fingerprints"]), np.asarray(state["labels"])
-    expected = (len(labels) if labels.ndim else 0, 2)
-    if (
-        fingerprints.dtype != np.uint64
-        or labels.dtype != np.int64
-        or labels.ndim != 1
-        or fingerprints.shape != expected
-    ):
+    n, found = labels.size, (fingerprints.dtype, fingerprints.shape, labels.dtype, labels.shape)
+    if found != (np.dtype(np.uint64), (n, 2), np.dtype(np.int64), (n,)):
         raise ValueError(
             f"the state has fingerprints {fingerprints.dtype}{fingerprints.shape} and labels "
             f"{labels.dtype}{labels.shape}; they must be uint64 (n, 2) and int64 (n,)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 
 
@@ -22,7 +23,7 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str
         fc1        512
         fc2          7
     """
-    cells = [list(header)] + [[_cell(value) for value in row] for row in rows]
+    cells = [list(header)] + [[cell(value) for value in row] for row in rows]
     widths = [max(len(line[column]) for line in cells) for column in range(len(header))]
     lines = []
     for line in cells:
@@ -32,10 +33,16 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str
     return "\n".join(lines)
 
 
-def _cell(value: object) -> str:
+def cell(value: object) -> str:
+    """A value as tables show it."""
     if isinstance(value, float):
         return "NaN" if math.isnan(value) else f"{value:.6g}"
     return str(value)
+
+
+def wrapped(text: str, indent: str = "") -> str:
+    """Lines of at most 110 columns, all but the first behind ``indent``."""
+    return textwrap.fill(text, 110, subsequent_indent=indent)
 
 
 def definition_note(equality: str) -> str:

@@ -33,11 +33,7 @@ _library.define(
 
 
 def bundle_rows(
-    acts: torch.Tensor,
-    *,
-    grid: UpdateGrid | None = None,
-    tolerance: Tolerance | None = None,
-    backend: str = "auto",
+    acts: torch.Tensor, *, grid: UpdateGrid | None = None, tolerance: Tolerance | None = None, backend: str = "auto"
 ) -> torch.Tensor:
     """``cbkernels.bundle_rows`` of a tensor as a call of ``torch.ops.cbkernels.bundle_rows``.
 
@@ -118,9 +114,6 @@ def _tolerance(rtol: float | None = None, atol: float | None = None, **others: A
     return rtol, atol
 
 
-# --- what runs -------------------------------------------------------------------------------------------
-
-
 def _bundle_rows(acts: torch.Tensor, *, backend: str = "auto", **options: Any) -> torch.Tensor:
     rows = as_rows(acts)
     grid, tolerance = _grid(**options), _tolerance(**options)
@@ -140,30 +133,22 @@ def _tensor(x: Any, acts: torch.Tensor) -> torch.Tensor:
     return torch.as_tensor(x, device=acts.device)
 
 
-# --- what is known without running: shapes, types, refusals -----------------------------------------------
-
-
 def _fake_bundle_rows(acts: torch.Tensor, *, backend: str = "auto", **options: Any) -> torch.Tensor:
-    num_rows = _checked_num_rows(acts, backend)
-    if not any(isinstance(x, torch.SymFloat) for x in options.values()):
-        check_options(_grid(**options), _tolerance(**options), None)
-    return acts.new_empty((num_rows,), dtype=torch.int64)
+    return acts.new_empty((_checked_num_rows(acts, backend, options),), dtype=torch.int64)
 
 
 def _fake_row_fingerprints(
     acts: torch.Tensor, *, backend: str = "auto", **options: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    num_rows = _checked_num_rows(acts, backend)
-    if not any(isinstance(x, torch.SymFloat) for x in options.values()):
-        _grid(**options)
+    num_rows = _checked_num_rows(acts, backend, options)
     return acts.new_empty((num_rows, 2), dtype=torch.int64), acts.new_empty((num_rows,), dtype=torch.bool)
 
 
 _TYPES = {getattr(torch, name) for name in DTYPES if hasattr(torch, name)}
 
 
-def _checked_num_rows(acts: torch.Tensor, backend: str) -> Any:
-    """N, which may be symbolic; refuses what ``as_rows`` would refuse of a tensor without values."""
+def _checked_num_rows(acts: torch.Tensor, backend: str, options: dict[str, Any]) -> Any:
+    """N, which may be symbolic; refuses what is known to be wrong without values and without running."""
     backends.require_name(backend)
     if acts.dim() == 0:
         raise ValueError("acts has shape (); it needs a first axis that counts the samples")
@@ -171,10 +156,9 @@ def _checked_num_rows(acts: torch.Tensor, backend: str) -> Any:
         raise ValueError(f"acts has shape {tuple(acts.shape)}; at least one row is needed")
     if acts.dtype not in _TYPES:
         raise TypeError(f"acts has dtype {acts.dtype}; it must be real: float, integer or bool")
+    if not any(isinstance(x, torch.SymFloat) for x in options.values()):
+        check_options(_grid(**options), _tolerance(**options), None)
     return acts.shape[0]
-
-
-# --- vmap: one call for each matrix of the batch ------------------------------------------------------------
 
 
 def _vmap_bundle_rows(info: Any, in_dims: Any, acts: torch.Tensor, **options: Any) -> tuple[torch.Tensor, int]:

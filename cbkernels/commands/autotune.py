@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import textwrap
 from typing import Any
 
-from ..tables import format_table
+from ..tables import format_table, wrapped
 from ..training.config import AutotuneConfig
 from .training_command import add_run_options, require_torch_for, run_training
 
 _DESCRIPTION = """\
 Start from a network that is too deep; when its last block conflicts in the first epochs, remove the
 conflicting blocks, start again from scratch, and train the network that does not conflict to its end."""
-_WIDTH = 110
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -43,10 +41,7 @@ def text(result: dict[str, Any]) -> str:
             for each in result["rounds"]
         ],
     )  # fmt: skip
-    reasons = [
-        textwrap.fill(f"round {each['round']}: {each['reason']}", _WIDTH, subsequent_indent="  ")
-        for each in result["rounds"]
-    ]
+    reasons = [wrapped(f"round {each['round']}: {each['reason']}", "  ") for each in result["rounds"]]
     table = format_table(*_before_and_after(result))
     chance = "" if result["chance_accuracy"] is None else f" Chance is {result['chance_accuracy']:.1%}."
     closing = [
@@ -54,7 +49,7 @@ def text(result: dict[str, Any]) -> str:
         f"Equal: {result['equality']}.",
         f"Measuring took {result['measuring_share']:.1%} of the time of training.",
     ]
-    return "\n\n".join([rounds, "\n".join(reasons), table, "\n".join(textwrap.fill(c, _WIDTH) for c in closing)])
+    return "\n\n".join([rounds, "\n".join(reasons), table, "\n".join(map(wrapped, closing))])
 
 
 def _before_and_after(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:

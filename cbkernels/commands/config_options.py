@@ -13,16 +13,10 @@ from ..choices import Choices
 from ..training.config import choices_of, kind_of
 
 _TITLES = {
-    "data": "the data",
-    "network": "the network",
-    "training": "the training, by default as in the papers",
-    "repr": "RePr",
-    "measuring": "what is measured",
-    "machine": "where it runs",
-    "auto-tune": "auto-tune",
-    "removal": "the removal",
-    "study": "the study",
-}
+    "data": "the data", "network": "the network", "training": "the training, by default as in the papers",
+    "repr": "RePr", "measuring": "what is measured", "machine": "where it runs", "auto-tune": "auto-tune",
+    "removal": "the removal", "study": "the study",
+}  # fmt: skip
 
 
 def add_config_options(parser: argparse.ArgumentParser, kind: type[Any]) -> None:

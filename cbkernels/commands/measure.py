@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._version import __version__
 from ..files.json_files import finite_or_none
-from ..tables import format_table
+from ..tables import cell, format_table
 from .progress import Progress
 
 if TYPE_CHECKING:
@@ -98,13 +98,14 @@ def run(arguments: argparse.Namespace) -> int:
         except (TypeError, ValueError) as error:
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(f"layer {layer.name!r}: {error}" if len(layers) > 1 else str(error)) from error
-    above = _above(measured, arguments.fail_above)
+    threshold = arguments.fail_above
+    above = [] if threshold is None else [name for name, result in measured.items() if not result.entropy <= threshold]
     if arguments.json:
         print(json.dumps(_as_json(arguments, measured, margins, grid, above), indent=2, allow_nan=False))
     else:
         print(_as_text(measured, margins, grid))
     if above:
-        listed = ", ".join(f"{name!r} ({_nats(measured[name])})" for name in above)
+        listed = ", ".join(f"{name!r} ({cell(measured[name].entropy)})" for name in above)
         verb = "layers are" if len(above) > 1 else "layer is"
         print(f"cbkernels: {len(above)} {verb} above {arguments.fail_above:g} nats: {listed}", file=sys.stderr)
         return EXIT_ABOVE
@@ -161,7 +162,10 @@ def _open(arguments: argparse.Namespace) -> tuple[list[StoredArray], Any]:
 
 
 def _measure(layer: StoredArray, labels: Any, grid: UpdateGrid | None, arguments: argparse.Namespace) -> BundleResult:
-    _check_dtype(layer)
+    if layer.dtype.startswith("void"):
+        raise TypeError(
+            f"acts has dtype {layer.dtype}: NumPy's files keep neither bfloat16 nor float8; use .safetensors"
+        )
     if not _streamed(layer, arguments):
         from ..bundle import bundle_entropy
 
@@ -200,23 +204,6 @@ def _stream(layer: StoredArray, labels: Any, grid: UpdateGrid | None, arguments:
     return metric.compute()
 
 
-def _check_dtype(layer: StoredArray) -> None:
-    if layer.dtype.startswith("void"):
-        raise TypeError(
-            f"acts has dtype {layer.dtype}: NumPy's files keep neither bfloat16 nor float8; use .safetensors"
-        )
-
-
-def _above(measured: dict[str, BundleResult], threshold: float | None) -> list[str]:
-    if threshold is None:
-        return []
-    return [name for name, result in measured.items() if not result.entropy <= threshold]
-
-
-def _nats(result: BundleResult) -> str:
-    return "NaN" if math.isnan(result.entropy) else f"{result.entropy:.6g}"
-
-
 def _as_json(
     arguments: argparse.Namespace, measured: dict[str, BundleResult], margins: dict[str, float],
     grid: UpdateGrid | None, above: list[str],
@@ -229,13 +216,9 @@ def _as_json(
             layer["margin_bits"] = None if grid is None else finite_or_none(grid.bits(margins[name]))
         layers.append(layer)
     return {
-        "version": __version__,
-        "acts": arguments.acts,
-        "labels": arguments.labels,
-        "fail_above": arguments.fail_above,
-        "above": above,
-        "layers": layers,
-    }
+        "version": __version__, "acts": arguments.acts, "labels": arguments.labels,
+        "fail_above": arguments.fail_above, "above": above, "layers": layers,
+    }  # fmt: skip
 
 
 def _as_text(measured: dict[str, BundleResult], margins: dict[str, float], grid: UpdateGrid | None) -> str:

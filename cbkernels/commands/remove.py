@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
-import textwrap
 from pathlib import Path
 from typing import Any
 
-from ..tables import format_table
-from ..training.config import RemoveConfig, from_dict
+from ..tables import definition_note, format_table, wrapped
+from ..training.config import RemoveConfig
 from ..training.networks.architecture import Architecture
-from .config_options import add_config_options, given_options
+from .config_options import add_config_options
 from .progress import Progress
-from .training_command import require_torch_for, tell
+from .training_command import config_of, require_torch_for, tell
 
-_WIDTH = 110
 _DESCRIPTION = """\
 Measure the branches of a trained residual network, show how accurate it is without some of them,
 remove one block at a time while the accuracy on held-back samples stays, fine-tune, and export."""
@@ -36,14 +34,15 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     again.add_argument("--overwrite", action="store_true", help="delete the removal in DIR")
     parser.add_argument("--json", action="store_true", help="print result.json instead of tables")
     add_config_options(parser, RemoveConfig)
+    parser.set_defaults(config=None)
     return parser
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Remove, write the folder, print the tables."""
     require_torch_for("remove")
-    out = Path(arguments.out or Path(arguments.run_folder) / "removal")
-    config = _config(arguments, out)
+    arguments.out = out = Path(arguments.out or Path(arguments.run_folder) / "removal")
+    config = config_of(arguments, "remove", RemoveConfig)
     from ..training.procedures.remove import remove_blocks
     from ..training.trained_run import load_trained
 
@@ -56,36 +55,21 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _config(arguments: argparse.Namespace, out: Path) -> RemoveConfig:
-    """What was given, else what the removal to go on with says, else the defaults."""
-    from ..runs.stored_runs import stored_config
-
-    stored = (stored_config(out, "remove") or {}) if arguments.resume else {}
-    stored.pop("run", None)
-    return from_dict(RemoveConfig, {**stored, **given_options(arguments, RemoveConfig)})
-
-
 def _text(result: dict[str, Any]) -> str:
     architecture = Architecture.from_dict(result["architecture"])
     found = f"{result['num_conflicting_blocks']} of {len(result['blocks'])} residual blocks conflict"
-    sections = [
-        f"{result['run']}: {architecture}; {found}",
-        _blocks(result["blocks"]),
-    ]
-    if result["study"] is not None:
-        sections.append(_curves(result))
     removed = ", ".join(result["removed"]) or "none"
     decided = f"{result['reason']} (ranked by {result['rank']}, at most {result['max_drop']:.1%} lost on "
     decided += f"{result['guard']['samples']} samples: {result['guard']['split']})"
-    sections.append(textwrap.fill(f"Removed: {removed}. Why it ended: {decided}.", _WIDTH))
-    sections.append(_before_and_after(result))
-    sections.append(
-        textwrap.fill(
-            f"Rows are one bundle when they are {result['equality']}. Branch outputs were multiplied by 1/std of both "
-            "convolutions' outputs, as in arXiv 2103.04331.",
-            _WIDTH,
-        )
-    )
+    scaled = "Branch outputs were multiplied by 1/std of both convolutions' outputs, as in arXiv 2103.04331."
+    sections = [
+        f"{result['run']}: {architecture}; {found}",
+        _blocks(result["blocks"]),
+        *([] if result["study"] is None else [_curves(result)]),
+        wrapped(f"Removed: {removed}. Why it ended: {decided}."),
+        _before_and_after(result),
+        wrapped(f"{definition_note(result['equality'])} {scaled}"),
+    ]
     return "\n\n".join(sections)
 
 

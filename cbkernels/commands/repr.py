@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
 from ..filters.criteria import COMPARED, CRITERIA, STANDARD
-from ..tables import format_table
+from ..tables import format_table, wrapped
 from ..training.config import TrainConfig, from_dict
 from .config_options import add_config_options, given_options
 from .progress import Progress
@@ -17,7 +16,6 @@ from .training_command import require_torch_for, tell
 
 DEFAULTS: dict[str, Any] = {"model": "cnn", "depth": 3, "width": 32, "epochs": 100}
 """The paper's small network; options that are named go first."""
-_WIDTH = 110
 _DESCRIPTION = """\
 Train the same network with equal numbers of epochs: standard, and with RePr dropping random filters, those of small
 weights and those that overlap; several seeds each. Says plainly when a difference is within the spread. By default
@@ -83,23 +81,18 @@ def _draw(content: dict[str, Any], config: TrainConfig, out: Path) -> str | None
 
 def _text(content: dict[str, Any], config: TrainConfig) -> str:
     rows = [
-        [row["criterion"], _percent(row["mean"]), _points(row["std"]), _points(row["difference"], "+"),
-         " ".join(_percent(a) for a in row["test_accuracies"])]
+        [row["criterion"], _points(row["mean"]), _points(row["std"]), _points(row["difference"], "+"),
+         " ".join(_points(a) for a in row["test_accuracies"])]
         for row in content["rows"]
     ]  # fmt: skip
     table = format_table(["criterion", "test accuracy", "std", "difference", "each seed"], rows)
-    verdicts = [
-        textwrap.fill(f"{row['criterion']}: {row['verdict']}.", _WIDTH, subsequent_indent="  ")
-        for row in content["rows"]
-    ]
+    verdicts = [wrapped(f"{row['criterion']}: {row['verdict']}.", "  ") for row in content["rows"]]
     about = (
         f"{config.dataset}: {config.architecture}, {config.epochs} epochs; test accuracy after the last one, "
         f"in %; RePr: {config.repr_cycles} cycles of {config.repr_full_epochs} + {config.repr_reduced_epochs} epochs, "
         f"{config.repr_share:.0%} of the filters."
     )
-    sections = [textwrap.fill(about, _WIDTH), table, "\n".join(verdicts)]
-    cycles = _cycles(content)
-    return "\n\n".join([*sections, *([cycles] if cycles else [])])
+    return "\n\n".join(filter(None, [wrapped(about), table, "\n".join(verdicts), _cycles(content)]))
 
 
 def _cycles(content: dict[str, Any]) -> str:
@@ -125,10 +118,6 @@ def _mean(cycles: list[dict[str, Any]], when: str, column: str) -> str:
     values = [cycle[when].get(column) for cycle in cycles]
     known = [value for value in values if value is not None]
     return f"{sum(known) / len(known):.3g}" if known else "-"
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f}"
 
 
 def _points(share: float | None, sign: str = "") -> str:

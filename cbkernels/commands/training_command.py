@@ -61,6 +61,7 @@ def config_of(arguments: argparse.Namespace, command: str, kind: type[Any]) -> A
         content = {name: value for name, value in content.items() if name not in ("command", "version")}
     elif arguments.resume:
         content = stored_config(arguments.out, command) or {}
+        content.pop("run", None)  # what a removal is of: no option
     return from_dict(kind, {**content, **given_options(arguments, kind)})
 
 

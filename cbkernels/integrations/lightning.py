@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -26,10 +27,8 @@ def _lightning() -> Any:
     try:
         return require_package([*loaded, NAMES[0]][0], "cbkernels.integrations.lightning")
     except ModuleNotFoundError:
-        try:
+        with suppress(ModuleNotFoundError):
             return require_package(NAMES[1], "cbkernels.integrations.lightning")
-        except ModuleNotFoundError:
-            pass
         raise
 
 
@@ -85,8 +84,6 @@ class LayerMonitorCallback(OfTrainingMonitor, _lightning().Callback):  # type: i
         self._module, self._log_layers, self._name = module, log_layers, name
         self._monitor = TrainingMonitor(probe, layers=layers, strict=strict, **options)
 
-    # --- what Lightning calls ---------------------------------------------------------------------
-
     @property
     def state_key(self) -> str:
         """Where a checkpoint keeps the history."""
@@ -140,8 +137,6 @@ class LayerMonitorCallback(OfTrainingMonitor, _lightning().Callback):  # type: i
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Let go of the model."""
         self._monitor.end()
-
-    # --- what it does -----------------------------------------------------------------------------
 
     def _takes_part(self, trainer: Any) -> bool:
         return bool(trainer.is_global_zero) or self._monitor.is_distributed

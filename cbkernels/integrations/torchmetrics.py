@@ -57,12 +57,7 @@ class BundleEntropy(_torchmetrics.Metric):  # type: ignore[misc,name-defined]
     plot_lower_bound = 0.0
 
     def __init__(
-        self,
-        *,
-        grid: UpdateGrid | None = None,
-        log_epsilon: float | None = None,
-        backend: str = "auto",
-        **kwargs: Any,
+        self, *, grid: UpdateGrid | None = None, log_epsilon: float | None = None, backend: str = "auto", **kwargs: Any
     ) -> None:
         _refuse_gathering(kwargs.get("dist_sync_fn"))
         kwargs.setdefault("compute_with_cache", False)
@@ -184,8 +179,6 @@ class BundleEntropy(_torchmetrics.Metric):  # type: ignore[misc,name-defined]
         """
         return self._plot(val, ax)
 
-    # --- across ranks -----------------------------------------------------------------------------
-
     def _sync_dist(self, dist_sync_fn: Callable[..., Any] | None = None, process_group: Any = None) -> None:
         """What ``sync`` does when it has found that there are ranks."""
         _refuse_gathering(dist_sync_fn)
@@ -200,8 +193,6 @@ class BundleEntropy(_torchmetrics.Metric):  # type: ignore[misc,name-defined]
         super().unsync(should_unsync)
         if should_unsync:
             self._of_all_ranks = None
-
-    # --- saving -----------------------------------------------------------------------------------
 
     @property
     def metric_state(self) -> dict[str, Any]:
@@ -224,11 +215,10 @@ class BundleEntropy(_torchmetrics.Metric):  # type: ignore[misc,name-defined]
             prefix: of the names.
             keep_vars: as in ``torch.nn.Module.state_dict``.
         """
-        destination = super().state_dict(destination=destination, prefix=prefix, keep_vars=keep_vars)
+        filled: dict[str, Any] = super().state_dict(destination=destination, prefix=prefix, keep_vars=keep_vars)
         if self._is_persistent:
-            destination[f"{prefix}stream"] = self.metric_state
-        found: dict[str, Any] = destination
-        return found
+            filled[f"{prefix}stream"] = self.metric_state
+        return filled
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
         """What ``load_state_dict`` does."""

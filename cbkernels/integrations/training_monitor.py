@@ -36,13 +36,9 @@ class TrainingMonitor:
     """
 
     def __init__(
-        self,
-        probe: object,
-        *,
-        layers: str | Iterable[str] | Callable[[str, nn.Module], bool] = "auto",
-        strict: bool = False,
-        **options: Any,
-    ) -> None:
+        self, probe: object, *, layers: str | Iterable[str] | Callable[[str, nn.Module], bool] = "auto",
+        strict: bool = False, **options: Any,
+    ) -> None:  # fmt: skip
         known = set(inspect.signature(LayerMonitor).parameters) - {"model", "probe", "optimizer", "batch_size"}
         if unknown := sorted(set(options) - known):
             raise TypeError(f"{unknown[0]!r} is no option of the callback; LayerMonitor has {', '.join(sorted(known))}")
@@ -158,20 +154,18 @@ def _refuse_shards(model: nn.Module) -> None:
             )
 
 
-def interval(name: str, value: object) -> int | None:
+def interval(name: str, value: int | None) -> int | None:
     """A checked "every n": a positive integer or None.
 
     Raises:
         ValueError: something else.
     """
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise ValueError(f"{name} is {value!r}; it must be a positive integer or None")
     return value
 
 
-def intervals(every_n_epochs: object, every_n_steps: object) -> tuple[int | None, int | None]:
+def intervals(every_n_epochs: int | None, every_n_steps: int | None) -> tuple[int | None, int | None]:
     """Both checked; steps, where they are given, instead of epochs.
 
     Raises:

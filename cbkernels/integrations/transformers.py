@@ -74,6 +74,7 @@ class LayerMonitorCallback(OfTrainingMonitor, _transformers.TrainerCallback):  #
         self._every_n_epochs, self._every_n_steps = intervals(every_n_epochs, every_n_steps)
         self._batch_size = interval("batch_size", batch_size)
         self._on_evaluate, self._log_layers, self._name = on_evaluate, log_layers, name
+        self._state_key = f"LayerMonitorCallback[{name}]"
         self._trainer: Any = None
         self._monitor = TrainingMonitor(probe, layers=layers, strict=strict, **options)
 
@@ -90,8 +91,6 @@ class LayerMonitorCallback(OfTrainingMonitor, _transformers.TrainerCallback):  #
             trainer.add_callback(self)
         self._trainer = trainer
         return self
-
-    # --- what the Trainer calls -------------------------------------------------------------------
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Meet the model; take the history from the state, where a resumed training brings it along."""
@@ -129,12 +128,6 @@ class LayerMonitorCallback(OfTrainingMonitor, _transformers.TrainerCallback):  #
         """Write the history and let go of the model."""
         self.on_save(args, state, control)
         self._monitor.end()
-
-    # --- what it does -----------------------------------------------------------------------------
-
-    @property
-    def _state_key(self) -> str:
-        return f"LayerMonitorCallback[{self._name}]"
 
     def _takes_part(self, state: Any) -> bool:
         return bool(state.is_world_process_zero) or self._monitor.is_distributed

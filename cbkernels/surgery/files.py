@@ -50,13 +50,9 @@ def save_cut_model(folder: str | os.PathLike[str], model: nn.Module, removed: li
         except (TypeError, ValueError, KeyError) as error:
             raise ValueError(f"safetensors cannot store the model's weights: {error}") from error
         content = {
-            "format": _FORMAT,
-            "version": _VERSION,
-            "model": type(model).__name__,
-            **record_of(model),
-            "aliases": aliases,
-            "weights_sha256": _checksum(aside),
-        }
+            "format": _FORMAT, "version": _VERSION, "model": type(model).__name__,
+            **record_of(model), "aliases": aliases, "weights_sha256": _checksum(aside),
+        }  # fmt: skip
     write_whole(target / STEPS, json_text(content).encode())
 
 
@@ -110,9 +106,6 @@ def read_cut_model(folder: str | os.PathLike[str], model: nn.Module) -> SavedSur
     return SavedSurgery(Path(folder), operations, _read_tensors(Path(folder) / WEIGHTS, content))
 
 
-# --- writing ----------------------------------------------------------------------------------------------
-
-
 def _distinct(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Tensors of the ``state_dict``, each once, and alias -> name for those that are one tensor."""
     tensors: dict[str, torch.Tensor] = {}
@@ -140,9 +133,6 @@ def _checksum(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-# --- reading ----------------------------------------------------------------------------------------------
 
 
 def _read(path: Path) -> dict[str, Any]:

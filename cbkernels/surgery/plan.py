@@ -49,21 +49,17 @@ class RemovedBlock:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class RemovalPlan:
-    """What is to be done."""
+def plan_removal(
+    model: nn.Module, names: object, example: object, force: bool
+) -> tuple[list[RemovedBlock], list[LayerStack]]:
+    """What ``remove_layers`` would do to an unwrapped model, with its arguments and its errors; nothing changes.
 
-    steps: tuple[RemovedBlock, ...] = ()
-    """In the order of the model."""
-    stacks: tuple[LayerStack, ...] = ()
-    """Lists that get shorter."""
-
-
-def plan_removal(model: nn.Module, names: object, example: object = None, force: bool = False) -> RemovalPlan:
-    """What ``remove_layers`` would do to an unwrapped model, with its arguments and its errors; nothing changes."""
+    Returns:
+        The steps in the order of the model, and the lists that get shorter.
+    """
     wanted = _as_names(names)
     if not wanted:
-        return RemovalPlan()
+        return [], []
     known = _Known(dict(model.named_modules(remove_duplicate=False)), _looked_at(model, example), force)
     chosen = {_block_of(known, name) for name in wanted}
     inner = {name for name in chosen if any(name.startswith(f"{other}.") for other in chosen)}
@@ -72,7 +68,7 @@ def plan_removal(model: nn.Module, names: object, example: object = None, force:
     items = {name for stack in stacks for name in stack.item_names()}
     steps = [_step(known, name, name in items) for name in doomed]
     _require_some_left(known, stacks, doomed)
-    return RemovalPlan(tuple(steps), tuple(stacks))
+    return steps, stacks
 
 
 @dataclass(frozen=True)
@@ -116,9 +112,6 @@ def _looked_at(model: nn.Module, example: object) -> Findings:
             lines = str(error).strip().splitlines()
             told = f"{type(error).__name__} ({lines[0][:200] if lines else 'without a message'})"
             raise ValueError(f"the model raised {told} on example; pass an input that it takes") from error
-
-
-# --- from names to blocks
 
 
 def _as_names(names: object) -> list[str]:
@@ -169,9 +162,6 @@ def _module_name(known: _Known, name: str) -> str:
         raise ValueError("'' is the model itself, which cannot be removed; name one of its blocks")
     near = difflib.get_close_matches(name, [each for each in known.modules if each], n=3)
     raise ValueError(f"the model has no module {name!r}; {f'near are {listed(near)}' if near else known.removable()}")
-
-
-# --- from blocks to what remains
 
 
 def _step(known: _Known, name: str, is_listed: bool) -> RemovedBlock:

@@ -29,13 +29,9 @@ from .record import RECORD, record_of, recorded
 
 
 def remove_layers(
-    model: nn.Module,
-    names: str | Iterable[str],
-    *,
-    optimizer: torch.optim.Optimizer | None = None,
-    example: object = None,
-    force: bool = False,
-) -> tuple[nn.Module, Surgery]:
+    model: nn.Module, names: str | Iterable[str], *, optimizer: torch.optim.Optimizer | None = None,
+    example: object = None, force: bool = False,
+) -> tuple[nn.Module, Surgery]:  # fmt: skip
     """Remove residual blocks in place; everything is checked before the first change.
 
     Of a residual block its shortcut remains, with the activation behind the addition and the projection if there is
@@ -79,12 +75,12 @@ def remove_layers(
     inner = own_module(model)
     if optimizer is not None:
         require_droppable(optimizer, inner)
-    plan = plan_removal(inner, names, example, force)
-    agreed = {} if force else {stack.name: agreement(inner, stack.name) for stack in plan.stacks}
-    surgery = carried_out(inner, [plan.steps], optimizer)
+    steps, stacks = plan_removal(inner, names, example, force)
+    agreed = {} if force else {stack.name: agreement(inner, stack.name) for stack in stacks}
+    surgery = carried_out(inner, [steps], optimizer)
     with _undone_after_an_error(surgery):
         _require_agreement(inner, agreed)
-        if plan.steps and example is not None:
+        if steps and example is not None:
             _run_once(inner, example, surgery.removed)
     return model, surgery
 
@@ -153,14 +149,9 @@ class Surgery:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        steps: list[RemovedBlock],
-        parameters_before: int,
-        entries: list[Entry],
-        of_optimizer: list[Entry],
-        gone: list[Any],
-    ) -> None:
+        self, model: nn.Module, steps: list[RemovedBlock], parameters_before: int, entries: list[Entry],
+        of_optimizer: list[Entry], gone: list[Any],
+    ) -> None:  # fmt: skip
         self.steps = tuple(steps)
         self.removed = [step.name for step in steps]
         self.model_class = type(model).__name__

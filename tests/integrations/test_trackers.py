@@ -241,8 +241,8 @@ def test_a_package_that_is_there_but_broken_says_why(tmp_path: Path, monkeypatch
     (tmp_path / "broken_package.py").write_text("import nothing_of_this_name\n", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModuleNotFoundError) as caught:
-        require_package("broken_package", "this test", install="broken[all]")
+        require_package("broken_package", "this test")
     assert str(caught.value) == (
-        "this test needs broken_package: pip install broken[all] (No module named 'nothing_of_this_name')"
+        "this test needs broken_package: pip install broken_package (No module named 'nothing_of_this_name')"
     )
     assert caught.value.name == "nothing_of_this_name"
