@@ -163,9 +163,7 @@ def fit(
     log = RunLog(None)
     with settled(threads_of(config)):
         while measured.goes_on(epochs):
-            measured.train()
-            measured.measure()
-            line = measured.write(log)
+            line = measured.next_epoch(log)
             if on_epoch is not None:
                 on_epoch(line)
     model.eval()

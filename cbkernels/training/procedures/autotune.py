@@ -32,9 +32,8 @@ from ..networks.architecture import Architecture
 from ..policies import POLICIES, BlockNames, Policy, Removes, policy_of
 from ..shrinking import conflicts, removed_blocks
 from ..trained_run import teacher_of
+from .train import Show
 
-Show = Callable[[str, int, int], None]
-"""Gets a line of progress, the epoch, and how many there are."""
 Build = Callable[[Architecture], nn.Module]
 
 
@@ -237,9 +236,7 @@ class _Tuning:
         """One round, up to its end or to a decision; the first one goes on to its end for the comparison."""
         goes_on = self.config.baseline and not self.rounds
         while measured.goes_on(self.config.epochs):
-            measured.train()
-            measured.measure()
-            line = measured.write(log)
+            line = measured.next_epoch(log)
             if self.ranks.is_first:
                 self._show(progress_line(line, self.config.epochs), line["epoch"], self.config.epochs)
             if measured.has_diverged:
@@ -290,15 +287,9 @@ class _Tuning:
         epochs = measured.epoch if decision is None else decision["epoch"]
         line = next(x for x in log.history if x["round"] == measured.round and x["epoch"] == epochs)
         self.rounds.append({
-            "round": measured.round,
-            "architecture": self.architecture.to_dict(),
-            "name": str(self.architecture),
-            "epochs": epochs,
-            "conflict_epoch": told["epoch"],
-            "removed": told["removed"],
-            "entropy": told["entropy"],
-            "reason": end[1],
-            "test_accuracy": line["test_accuracy"],
+            "round": measured.round, "architecture": self.architecture.to_dict(), "name": str(self.architecture),
+            "epochs": epochs, "conflict_epoch": told["epoch"], "removed": told["removed"], "entropy": told["entropy"],
+            "reason": end[1], "test_accuracy": line["test_accuracy"],
         })  # fmt: skip
         if self.before is None:
             self.before = {**summary, "diverged": measured.has_diverged}
@@ -308,10 +299,8 @@ class _Tuning:
         if not self.architecture.num_blocks:
             return "exhausted", "every block conflicted and was removed; a network without blocks was not trained"
         if len(self.rounds) >= self.config.max_rounds:
-            return (
-                "exhausted",
-                f"the last block still conflicted in round {len(self.rounds) - 1}; max_rounds is reached",
-            )
+            last = len(self.rounds) - 1
+            return "exhausted", f"the last block still conflicted in round {last}; max_rounds is reached"
         return "", ""
 
     def _end_of(self, measured: MeasuredTraining) -> tuple[str, str]:
@@ -319,8 +308,6 @@ class _Tuning:
             return "diverged", f"the loss of epoch {measured.epoch} is {measured.loss}; lower the learning rate"
         checked = min(self.config.check_epochs, self.config.epochs)
         return "trained", f"the last block had no conflict in the first {checked} epochs; trained to the end"
-
-    # --- what is written --------------------------------------------------------------------------
 
     def _state(self, measured: MeasuredTraining) -> dict[str, Any]:
         return {
@@ -340,21 +327,12 @@ class _Tuning:
             after = {**self._network(self.architecture, measured.training.model), **_accuracies(measured.summary(log))}
         assert self.before is not None
         return {
-            "command": "autotune",
-            "version": __version__,
-            "status": status,
-            "reason": reason,
-            "seed": self.config.seed,
-            "dataset": self.samples.name,
-            "policy": self._policy.name,
-            "rounds": self.rounds,
-            "before": {**self._network(self.start, None), **_accuracies(self.before)},
-            "after": after,
-            "chance_accuracy": self.samples.chance_accuracy,
-            "equality": self.equality,
-            "ranks": self.ranks.size,
+            "command": "autotune", "version": __version__, "status": status, "reason": reason,
+            "seed": self.config.seed, "dataset": self.samples.name, "policy": self._policy.name, "rounds": self.rounds,
+            "before": {**self._network(self.start, None), **_accuracies(self.before)}, "after": after,
+            "chance_accuracy": self.samples.chance_accuracy, "equality": self.equality, "ranks": self.ranks.size,
             **times(self.seconds),
-        }
+        }  # fmt: skip
 
     def _network(self, architecture: Architecture, model: nn.Module | None) -> dict[str, Any]:
         """The architecture and what one forward pass of it costs, which no weight decides."""
