@@ -8,6 +8,7 @@ Read next: ``masks.py`` (dropping them).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -76,11 +77,7 @@ class FilterLayers:
     """layer -> why its filters cannot be dropped."""
 
     def without_first(self) -> FilterLayers:
-        """The others, as when the first layer is to be spared.
-
-        Raises:
-            ValueError: there is no other one.
-        """
+        """The others, as when the first layer is to be spared; a ValueError when there is no other one."""
         first = {layer.name: "it is the first layer" for layer in self.layers if layer.is_first}
         others = tuple(layer for layer in self.layers if not layer.is_first)
         if not others:
@@ -228,16 +225,12 @@ def _executed(model: nn.Module, example: Any) -> tuple[list[str], dict[nn.Module
 
         return after
 
-    with evaluating(model) as inner:
-        handles = []
+    with evaluating(model) as inner, ExitStack() as hooks:
         for name, module in inner.named_modules():
             if isinstance(module, (*NORMS, _ConvNd, nn.Linear, *_CHANNEL_BY_CHANNEL)):
-                handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after_of(name))]
-        try:
-            inner(*example) if isinstance(example, tuple) else inner(example)
-        finally:
-            for handle in handles:
-                handle.remove()
+                hooks.enter_context(module.register_forward_pre_hook(before))
+                hooks.enter_context(module.register_forward_hook(after_of(name)))
+        inner(*example) if isinstance(example, tuple) else inner(example)
     followers = {norm: sources for norm, sources in followers.items() if sources != {""}}
     return list(dict.fromkeys(order)), followers
 
