@@ -27,14 +27,9 @@ Loss = Callable[[Any, Any], torch.Tensor]
 
 
 def filter_scores(
-    criterion: Criterion,
-    model: nn.Module,
-    layers: Sequence[FilterLayer],
-    masks: FilterMasks,
-    generators: Mapping[str, torch.Generator],
-    data: Data | None = None,
-    loss: Loss = nn.functional.cross_entropy,
-) -> dict[str, list[float]]:
+    criterion: Criterion, model: nn.Module, layers: Sequence[FilterLayer], masks: FilterMasks,
+    generators: Mapping[str, torch.Generator], data: Data | None = None, loss: Loss = nn.functional.cross_entropy,
+) -> dict[str, list[float]]:  # fmt: skip
     """A score for every filter.
 
     Args:

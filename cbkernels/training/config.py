@@ -155,11 +155,7 @@ class RemoveConfig:
 
 
 def check(config: Any) -> None:
-    """Refuse what is out of range.
-
-    Raises:
-        ValueError, TypeError: one sentence that quotes the field.
-    """
+    """Refuse what is out of range, as a ValueError or TypeError of one sentence that quotes the field."""
     for each in fields(config):
         value, rules = getattr(config, each.name), each.metadata
         if value is None and each.default is None:

@@ -93,14 +93,9 @@ def samples_of(data: DataSet, config: TrainConfig, device: torch.device) -> Samp
 
 
 def divided(
-    train: tuple[Any, Any],
-    test: tuple[Any, Any] | None,
-    prepared: Prepares,
-    config: TrainConfig,
-    device: torch.device,
-    num_classes: int | None = None,
-    name: str = "own",
-) -> Samples:
+    train: tuple[Any, Any], test: tuple[Any, Any] | None, prepared: Prepares, config: TrainConfig,
+    device: torch.device, num_classes: int | None = None, name: str = "own",
+) -> Samples:  # fmt: skip
     """Arrays or tensors as ``Samples``; a held-back part of the same share of every class.
 
     Raises:

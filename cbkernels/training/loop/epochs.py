@@ -41,13 +41,9 @@ class Training:
     """Epochs that were trained."""
 
     def __init__(
-        self,
-        model: nn.Module,
-        config: TrainConfig,
-        samples: Samples,
-        ranks: Ranks | None = None,
+        self, model: nn.Module, config: TrainConfig, samples: Samples, ranks: Ranks | None = None,
         teacher: nn.Module | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.ranks = ranks or Ranks()
         self._teacher = teacher
         if config.batch_size % self.ranks.size:

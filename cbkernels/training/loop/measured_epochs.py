@@ -116,11 +116,11 @@ class MeasuredTraining:
 
     def _entropies(self) -> dict[str, Any]:
         """The mean over the layers, and how close the closest one is to a conflict."""
-        what_if = dict(zip(self.training.config.what_if, self.reports[1:], strict=False))
+        what_if = zip(self.training.config.what_if, self.reports[1:], strict=False)
         bits = [b for b in self.reports[0].margin_bits.values() if b is not None] if self.reports else []
         return {
             "mean_entropy": None if self.as_trained is None else _mean_entropy(self.as_trained),
-            **{f"mean_entropy_{dtype}": _mean_entropy(report) for dtype, report in what_if.items()},
+            **{f"mean_entropy_{dtype}": _mean_entropy(report) for dtype, report in what_if},
             **({"least_margin_bits": min(bits)} if bits else {}),
         }
 
@@ -132,11 +132,7 @@ class MeasuredTraining:
         }  # fmt: skip
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on where ``state()`` was taken.
-
-        Raises:
-            ValueError: the state is that of another network.
-        """
+        """Go on where ``state()`` was taken; errors as in ``Training.load_state``."""
         self.training.load_state(state["training"])
         self.epoch, self.loss = int(state["next"]) - 1, float(state["loss"])
         self.seconds, self._entropy_sums = dict(state["seconds"]), dict(state["entropy_sums"])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import torch
@@ -147,12 +148,8 @@ def autotune_configured(
     device = device_named(config.device)
     with joined(device) as ranks, settled(threads_of(config)):
         samples = samples_of(data_set_of(config), config, device)
-
-        def build(architecture: Architecture) -> nn.Module:
-            network: nn.Module = network_of(config, architecture, samples)
-            return network
-
-        tuning = _Tuning(config, config.architecture, samples, ranks, build, None, POLICIES.chosen(config.policy), show)
+        build, policy = partial(network_of, config, samples=samples), POLICIES.chosen(config.policy)
+        tuning = _Tuning(config, config.architecture, samples, ranks, build, None, policy, show)
         return tuning.run(out, to_dict(config), resume, overwrite).result
 
 
@@ -160,16 +157,9 @@ class _Tuning:
     """The state of one run: the round, the rounds before, the training that is going on."""
 
     def __init__(
-        self,
-        config: AutotuneConfig,
-        architecture: Architecture,
-        samples: Samples,
-        ranks: Ranks,
-        build: Build,
-        block_names: Callable[[nn.Module], BlockNames] | None,
-        policy: Policy,
-        show: Show,
-    ) -> None:
+        self, config: AutotuneConfig, architecture: Architecture, samples: Samples, ranks: Ranks, build: Build,
+        block_names: Callable[[nn.Module], BlockNames] | None, policy: Policy, show: Show,
+    ) -> None:  # fmt: skip
         if config.repr:
             raise ValueError("repr is True; auto-tune trains without RePr, take cbkernels train --repr")
         if not architecture.num_blocks:
@@ -260,12 +250,10 @@ class _Tuning:
         removed = removed_blocks(report, names, policy=self._policy, min_conflicting_rows=least)
         last = next(stage[-1] for stage in reversed(names) if stage)
         return {
-            "epoch": measured.epoch,
-            "removed": removed,
-            "entropy": finite_or_none(report[last].entropy),
+            "epoch": measured.epoch, "removed": removed, "entropy": finite_or_none(report[last].entropy),
             "blocks": [sum(name not in removed for name in stage) for stage in names],
             "reason": self._reason(measured.epoch, last, report[last], removed),
-        }
+        }  # fmt: skip
 
     def _reason(self, epoch: int, last: str, result: BundleResult, removed: list[str]) -> str:
         when = f"after epoch {epoch}" if epoch else "before the training"

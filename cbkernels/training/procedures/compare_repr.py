@@ -49,21 +49,20 @@ def compare(
         OSError: ``out`` cannot be written.
     """
     criteria = list(dict.fromkeys(criteria))
+    others = [name for name in criteria if name != STANDARD]
     if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 2:
         raise ValueError(f"seeds is {seeds!r}; take at least 2, one alone has no spread")
-    if STANDARD not in criteria or len(criteria) < 2:
+    if STANDARD not in criteria or not others:
         raise ValueError(f"criteria is {criteria}; name {STANDARD!r} and at least one criterion")
-    for name in criteria:
-        if name != STANDARD:
-            criterion_of(name)  # refuses unknown ones before hours of training
+    for name in others:
+        criterion_of(name)  # refuses unknown ones before hours of training
     folder = RunFolder(out)
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in criteria}
     for seed in range(config.seed, config.seed + seeds):
         # standard last: what RePr refuses, such as a schedule that is too long, it refuses at its first training
-        for name in sorted(criteria, key=lambda each: each == STANDARD):
-            of_this = replace(config, seed=seed, repr=name != STANDARD)
-            if name != STANDARD:
-                of_this = replace(of_this, repr_criterion=name)
+        for name in (*others, STANDARD):
+            criterion = config.repr_criterion if name == STANDARD else name
+            of_this = replace(config, seed=seed, repr=name != STANDARD, repr_criterion=criterion)
 
             def told(status: str, epoch: int, epochs: int, name: str = name, seed: int = seed) -> None:
                 show(f"{name}, seed {seed}: {status}", epoch, epochs)
@@ -72,7 +71,7 @@ def compare(
     content = {
         "command": "repr compare", "version": __version__, "config": to_dict(config),
         "seeds": list(range(config.seed, config.seed + seeds)), "rows": [_row(name, results) for name in criteria],
-        "cycles": {name: [run.get("repr") for run in results[name]] for name in criteria if name != STANDARD},
+        "cycles": {name: [run.get("repr") for run in results[name]] for name in others},
     }  # fmt: skip
     folder.write_json(COMPARISON, content)
     return content

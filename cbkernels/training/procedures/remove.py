@@ -87,11 +87,7 @@ def _result(removal: Removal) -> dict[str, Any]:
 
 
 def require_removable(run: TrainedRun) -> None:
-    """Refuse what has no shortcuts or no useful weights.
-
-    Raises:
-        ValueError: one sentence.
-    """
+    """Refuse what has no shortcuts or no useful weights, as a ValueError of one sentence."""
     architecture = run.architecture
     kinds = [name for name, kind in MODELS.items() if kind.has_shortcuts]
     if architecture.model not in kinds:

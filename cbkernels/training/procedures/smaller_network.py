@@ -28,10 +28,10 @@ def healed(removal: Removal, removed: Sequence[str]) -> dict[str, Any]:
     else:
         surgery = Surgery.load(folder.path / EXPORT, run.model)[1]
     folder.write_json_lines(HISTORY, known["history"])
-    return {
-        "accuracy": {"before": before, "removed": after, "healed": known["accuracy"]},
-        **_costs(removal, surgery),
-    }
+    removal.report(f"cost of a batch of {len(removal.example)}, before and after in turns")
+    summary = surgery.summary(removal.example).to_dict()
+    costs = {when: {**summary[when], "latency_batch": len(removal.example)} for when in ("before", "after")}
+    return {"accuracy": {"before": before, "removed": after, "healed": known["accuracy"]}, **costs}
 
 
 def _finetuned(removal: Removal) -> list[dict[str, Any]]:
@@ -41,9 +41,3 @@ def _finetuned(removal: Removal) -> list[dict[str, Any]]:
         removal.report(f"fine-tuning: epoch {line.get('epoch')} of {config.finetune_epochs}")
 
     return fit(removal.run.model, removal.run, epochs=config.finetune_epochs, seed=config.seed, on_epoch=on_epoch)
-
-
-def _costs(removal: Removal, surgery: Surgery) -> dict[str, Any]:
-    removal.report(f"cost of a batch of {len(removal.example)}, before and after in turns")
-    summary = surgery.summary(removal.example).to_dict()
-    return {when: {**summary[when], "latency_batch": len(removal.example)} for when in ("before", "after")}

@@ -84,22 +84,18 @@ def train(
 
 
 def _result(config: TrainConfig, measured: MeasuredTraining, log: RunLog) -> dict[str, Any]:
+    reason = f"all {measured.epoch} epochs were trained"
+    if measured.has_diverged:
+        reason = (
+            f"the loss of epoch {measured.epoch} is {measured.loss}; lower --learning-rate "
+            f"(the checkpoint holds the weights of epoch {measured.epoch - 1})"
+        )
     return {
         "command": "train", "version": __version__, "status": "diverged" if measured.has_diverged else "trained",
-        "reason": _reason(measured), "seed": config.seed, "dataset": measured.training.samples.name,
+        "reason": reason, "seed": config.seed, "dataset": measured.training.samples.name,
         "architecture": config.architecture.to_dict(), "name": str(config.architecture),
         **measured.summary(log),
         **({"repr": cycles_of(log.history, config)} if config.repr else {}),
         "cost": cost_of(measured.training.model, measured.training.samples, config),
-        "ranks": measured.training.ranks.size,
-        **times(measured.seconds),
+        "ranks": measured.training.ranks.size, **times(measured.seconds),
     }  # fmt: skip
-
-
-def _reason(measured: MeasuredTraining) -> str:
-    if measured.has_diverged:
-        return (
-            f"the loss of epoch {measured.epoch} is {measured.loss}; lower --learning-rate "
-            f"(the checkpoint holds the weights of epoch {measured.epoch - 1})"
-        )
-    return f"all {measured.epoch} epochs were trained"
