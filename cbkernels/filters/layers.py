@@ -7,7 +7,7 @@ Read next: ``masks.py`` (dropping them).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -86,13 +86,9 @@ class FilterLayers:
 
 
 def find_filter_layers(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer | None = None,
-    *,
-    linear: bool = False,
-    layers: Any = "auto",
-    example: Any = None,
-) -> FilterLayers:
+    model: nn.Module, optimizer: torch.optim.Optimizer | None = None, *,
+    linear: bool = False, layers: Any = "auto", example: Any = None,
+) -> FilterLayers:  # fmt: skip
     """The layers whose filters can be dropped.
 
     Args:
@@ -114,9 +110,7 @@ def find_filter_layers(
         [('0', 8, 1)]
     """
     inner = unwrapped(model)
-    modules: dict[str, nn.Module] = {
-        name: each for name, each in inner.named_modules() if isinstance(each, (_ConvNd, nn.Linear))
-    }
+    modules = {name: each for name, each in inner.named_modules() if isinstance(each, (_ConvNd, nn.Linear))}
     order, followers = _registered(inner) if example is None else _executed(inner, example)
     order = [name for name in order if name in modules]
     named = None if isinstance(layers, str) and layers == "auto" else chosen_by_user(inner, layers)
@@ -138,17 +132,16 @@ def find_filter_layers(
         else:
             norms = tuple(norm for norm, sources in followers.items() if name in sources)
             found.append(FilterLayer(name, module, norms, is_first=name == order[0]))
-    _require_some(found, left_out, linear)
+    if not found:
+        raise ValueError(_none_found(left_out, linear))
     return FilterLayers(tuple(sorted(found, key=lambda layer: order.index(layer.name))), left_out)
 
 
-def _require_some(found: list[FilterLayer], left_out: dict[str, str], linear: bool) -> None:
-    if found:
-        return
+def _none_found(left_out: dict[str, str], linear: bool) -> str:
     kinds = "convolution or dense layer" if linear else "convolution"
     more = "".join(f"; {name!r}: {reason}" for name, reason in list(left_out.items())[:1])
     hint = "" if linear else "; pass linear=True for the units of dense layers"
-    raise ValueError(f"the model has no {kinds} whose filters can be dropped{more}{hint}")
+    return f"the model has no {kinds} whose filters can be dropped{more}{hint}"
 
 
 def _why_not(module: nn.Module | None, trained: set[int] | None) -> str:
@@ -170,7 +163,7 @@ def _why_not(module: nn.Module | None, trained: set[int] | None) -> str:
     return "it has one filter only" if weight.shape[0] < 2 else ""
 
 
-def _why_not_alone(name: str, modules: dict[str, nn.Module], followers: dict[nn.Module, set[str]]) -> str:
+def _why_not_alone(name: str, modules: Mapping[str, nn.Module], followers: dict[nn.Module, set[str]]) -> str:
     weight = modules[name].weight
     for other, module in modules.items():
         if other != name and module._parameters.get("weight") is weight:
