@@ -65,10 +65,8 @@ def read_parts(path: Path, subfolder: str | None = None) -> tuple[Part, Part | N
         if path.suffix.lower() == ".parquet":
             return _from_parquet([path], str(path)), None
         raise ValueError(f"{path} is neither a folder nor a .parquet or .npz file")
-    folders = [path, path / "data", *([path / subfolder] if subfolder else [])]
-    for folder in folders:
-        files = _visible(folder, (".parquet",))
-        if files:
+    for folder in (path, path / "data", *([path / subfolder] if subfolder else [])):
+        if files := _visible(folder, (".parquet",)):
             return _parquet_parts(files, str(path))
     return _from_image_folder(path)
 

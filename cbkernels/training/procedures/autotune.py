@@ -266,7 +266,6 @@ class _Tuning:
 
     def _closed(self, measured: MeasuredTraining, log: RunLog) -> tuple[str, str]:
         """Write the round down; a status and its reason when it was the last one."""
-        summary = measured.summary(log)
         for what, spent in measured.seconds.items():
             self.seconds[what] += spent
         decision, self.decision = self.decision, None
@@ -280,7 +279,7 @@ class _Tuning:
             "reason": end[1], "test_accuracy": line["test_accuracy"],
         })  # fmt: skip
         if self.before is None:
-            self.before = {**summary, "diverged": measured.has_diverged}
+            self.before = measured.summary(log)
         if decision is None:
             return end
         self.architecture = self.architecture.with_blocks(decision["blocks"])
