@@ -195,12 +195,7 @@ def criterion_of(criterion: str | Criterion) -> tuple[str, Criterion]:
 
 
 def arguments_of(function: Criterion) -> tuple[str, ...]:
-    """What a criterion takes.
-
-    Raises:
-        ValueError: an argument is not one of ``MEASURED``.
-        TypeError: not a function.
-    """
+    """Names of what a criterion takes, all of them in ``MEASURED``; errors as in ``register_criterion``."""
     if not callable(function):
         raise TypeError(f"criterion is {function!r}; pass a name or a function")
     names = [p.name for p in inspect.signature(function).parameters.values() if p.default is inspect.Parameter.empty]

@@ -7,7 +7,8 @@ Read next: ``masks.py`` (dropping them).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -76,11 +77,7 @@ class FilterLayers:
     """layer -> why its filters cannot be dropped."""
 
     def without_first(self) -> FilterLayers:
-        """The others, as when the first layer is to be spared.
-
-        Raises:
-            ValueError: there is no other one.
-        """
+        """The others, as when the first layer is to be spared; a ValueError when there is no other one."""
         first = {layer.name: "it is the first layer" for layer in self.layers if layer.is_first}
         others = tuple(layer for layer in self.layers if not layer.is_first)
         if not others:
@@ -89,13 +86,9 @@ class FilterLayers:
 
 
 def find_filter_layers(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer | None = None,
-    *,
-    linear: bool = False,
-    layers: Any = "auto",
-    example: Any = None,
-) -> FilterLayers:
+    model: nn.Module, optimizer: torch.optim.Optimizer | None = None, *,
+    linear: bool = False, layers: Any = "auto", example: Any = None,
+) -> FilterLayers:  # fmt: skip
     """The layers whose filters can be dropped.
 
     Args:
@@ -117,9 +110,7 @@ def find_filter_layers(
         [('0', 8, 1)]
     """
     inner = unwrapped(model)
-    modules: dict[str, nn.Module] = {
-        name: each for name, each in inner.named_modules() if isinstance(each, (_ConvNd, nn.Linear))
-    }
+    modules = {name: each for name, each in inner.named_modules() if isinstance(each, (_ConvNd, nn.Linear))}
     order, followers = _registered(inner) if example is None else _executed(inner, example)
     order = [name for name in order if name in modules]
     named = None if isinstance(layers, str) and layers == "auto" else chosen_by_user(inner, layers)
@@ -141,17 +132,16 @@ def find_filter_layers(
         else:
             norms = tuple(norm for norm, sources in followers.items() if name in sources)
             found.append(FilterLayer(name, module, norms, is_first=name == order[0]))
-    _require_some(found, left_out, linear)
+    if not found:
+        raise ValueError(_none_found(left_out, linear))
     return FilterLayers(tuple(sorted(found, key=lambda layer: order.index(layer.name))), left_out)
 
 
-def _require_some(found: list[FilterLayer], left_out: dict[str, str], linear: bool) -> None:
-    if found:
-        return
+def _none_found(left_out: dict[str, str], linear: bool) -> str:
     kinds = "convolution or dense layer" if linear else "convolution"
     more = "".join(f"; {name!r}: {reason}" for name, reason in list(left_out.items())[:1])
     hint = "" if linear else "; pass linear=True for the units of dense layers"
-    raise ValueError(f"the model has no {kinds} whose filters can be dropped{more}{hint}")
+    return f"the model has no {kinds} whose filters can be dropped{more}{hint}"
 
 
 def _why_not(module: nn.Module | None, trained: set[int] | None) -> str:
@@ -173,7 +163,7 @@ def _why_not(module: nn.Module | None, trained: set[int] | None) -> str:
     return "it has one filter only" if weight.shape[0] < 2 else ""
 
 
-def _why_not_alone(name: str, modules: dict[str, nn.Module], followers: dict[nn.Module, set[str]]) -> str:
+def _why_not_alone(name: str, modules: Mapping[str, nn.Module], followers: dict[nn.Module, set[str]]) -> str:
     weight = modules[name].weight
     for other, module in modules.items():
         if other != name and module._parameters.get("weight") is weight:
@@ -228,16 +218,12 @@ def _executed(model: nn.Module, example: Any) -> tuple[list[str], dict[nn.Module
 
         return after
 
-    with evaluating(model) as inner:
-        handles = []
+    with evaluating(model) as inner, ExitStack() as hooks:
         for name, module in inner.named_modules():
             if isinstance(module, (*NORMS, _ConvNd, nn.Linear, *_CHANNEL_BY_CHANNEL)):
-                handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after_of(name))]
-        try:
-            inner(*example) if isinstance(example, tuple) else inner(example)
-        finally:
-            for handle in handles:
-                handle.remove()
+                hooks.enter_context(module.register_forward_pre_hook(before))
+                hooks.enter_context(module.register_forward_hook(after_of(name)))
+        inner(*example) if isinstance(example, tuple) else inner(example)
     followers = {norm: sources for norm, sources in followers.items() if sources != {""}}
     return list(dict.fromkeys(order)), followers
 

@@ -24,13 +24,11 @@ class ChannelMask:
 
     Args:
         num_channels: of the output.
-        trailing: dimensions behind the channels; None for norms, where the channels are the second one.
         device: of the module.
     """
 
-    def __init__(self, num_channels: int, trailing: int | None, device: torch.device) -> None:
+    def __init__(self, num_channels: int, device: torch.device) -> None:
         self.is_on = False
-        self.trailing = trailing
         # written in place: a compiled model reads the same tensor in every cycle
         self.is_dropped = torch.zeros(num_channels, dtype=torch.bool, device=device)
 
@@ -45,8 +43,7 @@ class ChannelMask:
         """The output with exact zeros, also where it is NaN or infinite; None while nothing is dropped."""
         if not self.is_on:
             return None
-        trailing = output.ndim - 2 if self.trailing is None else self.trailing
-        mask = self.is_dropped.to(output.device).view(-1, *[1] * trailing)
+        mask = self.is_dropped.to(output.device).view(-1, *[1] * _trailing(module, output))
         return output.masked_fill(mask, 0)
 
 
@@ -65,7 +62,7 @@ class FilterMasks:
         self._handles: list[Any] = []
         for layer in layers:
             for module in (layer.module, *layer.norms):
-                mask = ChannelMask(layer.num_filters, _trailing(module), layer.weight.device)
+                mask = ChannelMask(layer.num_filters, layer.weight.device)
                 # before hooks of others: what they see is what the next layer sees
                 self._handles.append(module.register_forward_hook(mask, prepend=True))
                 self._masks[layer.name].append(mask)
@@ -142,7 +139,8 @@ class FilterMasks:
             tensor.index_copy_(0, index, kept)
 
 
-def _trailing(module: nn.Module) -> int | None:
+def _trailing(module: nn.Module, output: torch.Tensor) -> int:
+    """Dimensions behind the channels; those are the last one of a dense layer, the second one of a norm."""
     if isinstance(module, _ConvNd):
         return len(module.kernel_size)
-    return 0 if isinstance(module, nn.Linear) else None
+    return 0 if isinstance(module, nn.Linear) else output.ndim - 2

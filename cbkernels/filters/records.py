@@ -7,7 +7,7 @@ and no running statistic of the training changes. Read next: ``criteria.py``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -27,14 +27,9 @@ Loss = Callable[[Any, Any], torch.Tensor]
 
 
 def filter_scores(
-    criterion: Criterion,
-    model: nn.Module,
-    layers: Sequence[FilterLayer],
-    masks: FilterMasks,
-    generators: Mapping[str, torch.Generator],
-    data: Data | None = None,
-    loss: Loss = nn.functional.cross_entropy,
-) -> dict[str, list[float]]:
+    criterion: Criterion, model: nn.Module, layers: Sequence[FilterLayer], masks: FilterMasks,
+    generators: Mapping[str, torch.Generator], data: Data | None = None, loss: Loss = nn.functional.cross_entropy,
+) -> dict[str, list[float]]:  # fmt: skip
     """A score for every filter.
 
     Args:
@@ -110,12 +105,10 @@ def _outputs(layers: Sequence[FilterLayer]) -> Iterator[dict[str, list[torch.Ten
         return hook
 
     modules = [(layer.name, module) for layer in layers for module in layer.norms[-1:] or (layer.module,)]
-    handles = [module.register_forward_hook(hook_of(name)) for name, module in modules]
-    try:
+    with ExitStack() as hooks:
+        for name, module in modules:
+            hooks.enter_context(module.register_forward_hook(hook_of(name)))
         yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _recorded(

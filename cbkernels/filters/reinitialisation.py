@@ -97,12 +97,9 @@ def _projected(vector: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
 
 
 def bring_back(
-    layer: FilterLayer,
-    filters: Sequence[int],
-    generator: torch.Generator,
-    optimizer: torch.optim.Optimizer,
+    layer: FilterLayer, filters: Sequence[int], generator: torch.Generator, optimizer: torch.optim.Optimizer,
     ranks: Ranks,
-) -> bool:
+) -> bool:  # fmt: skip
     """``start_afresh`` with ``orthogonal_filters``, rank 0's on all ranks; whether any of them was relaxed."""
     new, relaxed = orthogonal_filters(layer.rows(without=filters), layer.rows()[list(filters)], generator)
     new = new.to(layer.weight.device, torch.float32)

@@ -25,7 +25,13 @@ from .ranking import places, worst_filters
 from .records import Data, Loss, filter_scores
 from .reinitialisation import bring_back
 from .schedule import PRESETS, FilterEvent, require_count
-from .state import state_of, stored_in
+from .state import stored_in
+
+
+def generator_of(*seeds: int) -> torch.Generator:
+    """Random numbers of their own for every combination of seeds, the same with every version of NumPy."""
+    seed = int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0])
+    return torch.Generator().manual_seed(seed % 2**63)
 
 
 class RePr:
@@ -150,7 +156,8 @@ class RePr:
         ranks, schedule, chosen = self._ranks, self.schedule, None
         with ranks.failing_together():
             if ranks.is_first:
-                generators = {e.name: self._generator(cycle, number, 0) for number, e in enumerate(self.layers)}
+                # of its own for every cycle, layer and purpose: a run that was interrupted needs no random state
+                generators = {e.name: generator_of(self.seed, cycle, i, 0) for i, e in enumerate(self.layers)}
                 scores = filter_scores(
                     self._function, self._model, self.layers, self._masks, generators, self._data, self._loss
                 )
@@ -173,9 +180,11 @@ class RePr:
         self._cycle = None
         relaxed = tuple(
             layer.name
-            for number, layer in enumerate(self.layers)
+            for i, layer in enumerate(self.layers)
             if layer.name in filters
-            and bring_back(layer, filters[layer.name], self._generator(cycle, number, 1), self._optimizer, self._ranks)
+            and bring_back(
+                layer, filters[layer.name], generator_of(self.seed, cycle, i, 1), self._optimizer, self._ranks
+            )
         )
         return FilterEvent(epoch, cycle, "restored", filters, relaxed)
 
@@ -188,11 +197,6 @@ class RePr:
         self._masks.remove()
         self._cycle = None
 
-    def _generator(self, *numbers: int) -> torch.Generator:
-        """Of its own for every cycle, layer and purpose: a run that was interrupted needs no random state."""
-        seed = int(np.random.SeedSequence((self.seed, *numbers)).generate_state(1, np.uint64)[0])
-        return torch.Generator().manual_seed(seed % 2**63)
-
     def _options(self) -> dict[str, Any]:
         """All that decides what is dropped when, as JSON types."""
         numbers = {**vars(self.schedule), "criterion": self.criterion, "seed": self.seed}
@@ -201,7 +205,10 @@ class RePr:
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and JSON types; with those of model and optimizer it is all that the next epoch depends on."""
-        return state_of(self._options(), self._cycle, self._masks)
+        filters = {name: list(indices) for name, indices in self._masks.dropped.items()}
+        return {
+            "options": self._options(), "cycle": self._cycle, "filters": filters, "values": self._masks.values(),
+        }  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where ``state_dict()`` was taken, before or after model and optimizer are loaded.

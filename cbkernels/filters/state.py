@@ -1,4 +1,4 @@
-"""What RePr needs to go on where it was stopped; the states of other runs are refused."""
+"""What ``RePr.state_dict`` holds, read again; the states of other runs are refused."""
 
 from __future__ import annotations
 
@@ -8,22 +8,15 @@ from typing import Any
 import torch
 
 from .layers import FilterLayer
-from .masks import FilterMasks
 
 Values = dict[str, dict[str, torch.Tensor]]
 """layer -> name as in ``FilterLayer.tensors`` -> (r, ...): what its r dropped filters keep."""
 
 
-def state_of(options: dict[str, Any], cycle: int | None, masks: FilterMasks) -> dict[str, Any]:
-    """All that the next epoch depends on, as tensors and JSON types."""
-    filters = {name: list(indices) for name, indices in masks.dropped.items()}
-    return {"options": options, "cycle": cycle, "filters": filters, "values": masks.values()}
-
-
 def stored_in(
     state: Mapping[str, Any], options: Mapping[str, Any], layers: Sequence[FilterLayer]
 ) -> tuple[int | None, dict[str, tuple[int, ...]], Values]:
-    """Cycle, filters and values of which ``state_of`` returned this.
+    """Cycle, filters and values of a state.
 
     Raises:
         ValueError: it is something else, of other options, or of another model.

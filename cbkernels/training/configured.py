@@ -36,11 +36,7 @@ def threads_of(config: TrainConfig) -> int | None:
 
 
 def data_set_of(config: TrainConfig) -> DataSet:
-    """The data set.
-
-    Raises:
-        ValueError, OSError, ImportError: it is unknown, missing or damaged; see ``load_data_set``.
-    """
+    """The data set; errors as in ``load_data_set``."""
     return load_data_set(
         config.dataset, data_dir=config.data_dir, train_size=config.train_size, test_size=config.test_size,
         image_size=config.image_size, seed=config.data_seed,

@@ -36,10 +36,8 @@ class Policy(Choice):
 
 
 def _first(conflicting: list[list[str]], block_names: BlockNames) -> list[str]:
-    for names, bad in zip(block_names, conflicting, strict=True):
-        if bad:
-            return list(names[names.index(bad[0]) :])
-    return []
+    stages = zip(block_names, conflicting, strict=True)
+    return next((list(names[names.index(bad[0]) :]) for names, bad in stages if bad), [])
 
 
 POLICIES = Choices("policy", [

@@ -127,11 +127,7 @@ def load_trained(folder: str | os.PathLike[str], *, device: str = "auto", data_d
 
 
 def teacher_of(config: TrainConfig, device: torch.device) -> nn.Module | None:
-    """The network that ``config.distill_from`` names, in evaluation mode; None when it names none.
-
-    Raises:
-        FileNotFoundError, ValueError: as ``load_trained``.
-    """
+    """The network that ``config.distill_from`` names, in evaluation mode, or None; errors as in ``load_trained``."""
     if config.distill_from is None:
         return None
     teacher: nn.Module = load_trained(config.distill_from, device=str(device), data_dir=config.data_dir).model
@@ -139,13 +135,9 @@ def teacher_of(config: TrainConfig, device: torch.device) -> nn.Module | None:
 
 
 def fit(
-    model: nn.Module,
-    run: TrainedRun,
-    *,
-    epochs: int,
-    seed: int,
-    on_epoch: Callable[[dict[str, Any]], None] | None = None,
-) -> list[dict[str, Any]]:
+    model: nn.Module, run: TrainedRun, *, epochs: int, seed: int,
+    on_epoch: Callable[[dict[str, Any]], object] = lambda line: None,
+) -> list[dict[str, Any]]:  # fmt: skip
     """Train a network with a run's recipe and samples, with a new optimizer.
 
     Args:
@@ -163,10 +155,6 @@ def fit(
     log = RunLog(None)
     with settled(threads_of(config)):
         while measured.goes_on(epochs):
-            measured.train()
-            measured.measure()
-            line = measured.write(log)
-            if on_epoch is not None:
-                on_epoch(line)
+            on_epoch(measured.next_epoch(log))
     model.eval()
     return log.history

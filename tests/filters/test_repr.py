@@ -105,6 +105,15 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 # --- while they are dropped -----------------------------------------------------------------------
 
 
+def test_units_of_a_dense_layer_are_dropped_in_every_place_of_a_sequence() -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    method = RePr(model, torch.optim.SGD(model.parameters(), lr=0.1), **SHORT, linear=True)
+    event = method.step(method.schedule.full_epochs)
+    assert event is not None
+    is_zero = (model[0](torch.ones(3, 5, 4)) == 0).all((0, 1))
+    assert is_zero.nonzero().flatten().tolist() == list(event.filters["0"])
+
+
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
 @pytest.mark.parametrize("amp", [False, True], ids=["float32", "autocast"])
 def test_dropped_filters_put_out_zeros_and_do_not_change(name: str, amp: bool) -> None:

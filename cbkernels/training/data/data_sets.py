@@ -24,6 +24,7 @@ Array = npt.NDArray[Any]
 Images = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 
+_DTYPES = (np.dtype(np.uint8), np.dtype(np.float32))
 TEST_SHARE = 0.2
 """Of every class, where a set has no part to test on."""
 
@@ -79,9 +80,6 @@ class DataSet:
         """Channels, height, width."""
         channels, height, width = self.train_images.shape[1:]
         return int(channels), int(height), int(width)
-
-
-_DTYPES = (np.dtype(np.uint8), np.dtype(np.float32))
 
 
 def load_data_set(
@@ -146,9 +144,6 @@ def load_data_set(
     )  # fmt: skip
 
 
-# --- where
-
-
 def _found(name: str, data_dir: str | os.PathLike[str] | None) -> tuple[Part, Part | None, str]:
     """Both parts and, in words, where they are from."""
     if not isinstance(name, (str, os.PathLike)):
@@ -169,9 +164,6 @@ def _found(name: str, data_dir: str | os.PathLike[str] | None) -> tuple[Part, Pa
     return *read_parts(path), str(path)
 
 
-# --- which samples
-
-
 def _numbered(train: Part, test: Part) -> tuple[Part, Part, int]:
     """Labels as int64 in 0 to C - 1, alike in both parts, and C."""
     origin = train.origin
@@ -185,12 +177,12 @@ def _numbered(train: Part, test: Part) -> tuple[Part, Part, int]:
         raise ValueError(f"{test.origin} has samples of class {unseen[0]!r} and {origin} has none; leave them out")
     if len(present) < 2:
         raise ValueError(f"all samples of {origin} are of class {present.pop()!r}; at least two classes are needed")
+    num_classes = len(names) if names else len(present)
     if are_words:
         assert names is not None
         numbers = [np.searchsorted(np.array(names), part.labels).astype(np.int64) for part in (train, test)]
     else:
         least, most = min(present), max(present)
-        num_classes = len(names) if names else len(present)
         if least < 0 or most >= num_classes:
             raise ValueError(
                 f"labels of {origin} go from {least} to {most} in {num_classes} classes; "
@@ -198,7 +190,7 @@ def _numbered(train: Part, test: Part) -> tuple[Part, Part, int]:
             )
         numbers = [part.labels.astype(np.int64) for part in (train, test)]
     train, test = (Part(p.images, n, p.origin, names) for p, n in zip((train, test), numbers, strict=True))
-    return train, test, len(names) if names else len(present)
+    return train, test, num_classes
 
 
 def _subset(part: Part, size: int | None, seed: int, option: str) -> Part:
@@ -247,9 +239,6 @@ def _pixels(train: Part, test: Part, image_size: int | None, source: str) -> tup
         return resized(train.images, image_size), resized(test.images, image_size)
     train_images, test_images = stacked([decoded(p.images, p.origin, image_size) for p in (train, test)], source)
     return train_images, test_images
-
-
-# --- training and test data
 
 
 class Split(NamedTuple):

@@ -65,26 +65,16 @@ def read_parts(path: Path, subfolder: str | None = None) -> tuple[Part, Part | N
         if path.suffix.lower() == ".parquet":
             return _from_parquet([path], str(path)), None
         raise ValueError(f"{path} is neither a folder nor a .parquet or .npz file")
-    folders = [path, path / "data", *([path / subfolder] if subfolder else [])]
-    for folder in folders:
-        files = _visible(folder, (".parquet",))
-        if files:
+    for folder in (path, path / "data", *([path / subfolder] if subfolder else [])):
+        if files := _visible(folder, (".parquet",)):
             return _parquet_parts(files, str(path))
-    parts = _from_image_folder(path)
-    if parts is None:
-        raise ValueError(
-            f"{path} holds no images: neither *.parquet nor train/<class>/*.png nor <class>/*.png were found in it"
-        )
-    return parts
+    return _from_image_folder(path)
 
 
 def _visible(folder: Path, endings: tuple[str, ...]) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(f for f in folder.iterdir() if f.suffix.lower() in endings and f.name[0] != "." and f.is_file())
-
-
-# --- parquet
 
 
 def _parquet_parts(files: list[Path], origin: str) -> tuple[Part, Part | None]:
@@ -198,39 +188,25 @@ def _class_names(schema: Any, column: str) -> tuple[str, ...] | None:
     return tuple(map(str, names)) if isinstance(names, list) and names else None
 
 
-# --- folders of images
-
-
-def _from_image_folder(path: Path) -> tuple[Part, Part | None] | None:
-    tests = [path / name for name in TEST_NAMES if (path / name).is_dir()]
-    if (path / "train").is_dir():
-        train = _classes(path / "train")
-        if train is None:
-            return None
-        if not tests:
-            return train, None
-        test = _classes(tests[0])
-        if test is None:
-            raise ValueError(f"{tests[0]} holds no images; put them into folders <class>/ there, or remove it")
-        return train, test
-    whole = _classes(path)
-    return None if whole is None else (whole, None)
+def _from_image_folder(path: Path) -> tuple[Part, Part | None]:
+    is_divided = (path / "train").is_dir()
+    train = _classes(path / "train" if is_divided else path)
+    if train is None:
+        raise ValueError(
+            f"{path} holds no images: neither *.parquet nor train/<class>/*.png nor <class>/*.png were found in it"
+        )
+    tests = [path / name for name in TEST_NAMES if is_divided and (path / name).is_dir()]
+    test = _classes(tests[0]) if tests else None
+    if tests and test is None:
+        raise ValueError(f"{tests[0]} holds no images; put them into folders <class>/ there, or remove it")
+    return train, test
 
 
 def _classes(folder: Path) -> Part | None:
     """Images in folders that are called like their classes."""
-    found = {
-        inner.name: _visible(inner, ENDINGS)
-        for inner in sorted(folder.iterdir())
-        if inner.is_dir() and inner.name[0] != "."
-    }
-    files = [(file, name) for name, images in found.items() for file in images]
-    if not files:
-        return None
-    return Part([file for file, _ in files], np.array([name for _, name in files], np.str_), str(folder))
-
-
-# --- .npz
+    inner = [each for each in sorted(folder.iterdir()) if each.name[0] != "."]
+    files = [file for each in inner for file in _visible(each, ENDINGS)]
+    return Part(files, np.array([file.parent.name for file in files], np.str_), str(folder)) if files else None
 
 
 def _from_npz(path: Path) -> tuple[Part, Part | None]:

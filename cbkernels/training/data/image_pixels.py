@@ -47,22 +47,19 @@ def decoded(images: Iterable[Encoded], origin: str, image_size: int | None = Non
         source = io.BytesIO(image.read_bytes() if isinstance(image, Path) else image)
         try:
             with pillow.open(source, formats=_FORMATS) as opened:
-                arrays.append(_as_array(pillow, opened, image_size))
-        except _TooDeep as error:
-            raise ValueError(f"{name} has pixels of pillow's mode {error}; save it with 8 bits a channel") from None
+                mode = opened.mode
+                if not mode.startswith(_DEEP):
+                    arrays.append(_as_array(pillow, opened, image_size))
         # whatever a damaged file makes of pillow: OSError, SyntaxError, struct.error, DecompressionBombError
         except Exception as error:
-            raise ValueError(f"{name} is damaged or no image: {_first_line(error)}") from error
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ValueError(f"{name} is damaged or no image: {reason}") from error
+        if mode.startswith(_DEEP):
+            raise ValueError(f"{name} has pixels of pillow's mode {mode}; save it with 8 bits a channel")
     return arrays
 
 
-class _TooDeep(Exception):
-    """An image of more than 8 bits a channel."""
-
-
 def _as_array(pillow: ModuleType, image: Any, image_size: int | None) -> Array:
-    if image.mode.startswith(_DEEP):
-        raise _TooDeep(image.mode)
     if image.mode in _GREY:
         image = image if image.mode == "L" else image.convert("L")
     elif image.mode != "RGB":
@@ -127,17 +124,9 @@ def resized(images: Array, image_size: int) -> Array:
 
 
 def require_pillow() -> ModuleType:
-    """``PIL.Image``.
-
-    Raises:
-        ImportError: one sentence on what to install.
-    """
+    """``PIL.Image``, or an ImportError of one sentence on what to install."""
     try:
         from PIL import Image
     except ImportError:
         raise ImportError("decoding or resizing images needs pillow: pip install 'cbkernels[data]'") from None
     return Image
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

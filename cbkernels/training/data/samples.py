@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,20 +18,6 @@ from .sources import source_named
 _EVALUATED_AT_ONCE = 1000
 
 
-class Prepares(Protocol):
-    """Turns stored samples into a network's input, such as ``preparation.Preparation``."""
-
-    @property
-    def name(self) -> str:
-        """What it is called in files."""
-
-    def for_training(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Of a batch, with random variations from the generator."""
-
-    def for_testing(self, images: torch.Tensor) -> torch.Tensor:
-        """Of a batch, without."""
-
-
 class AsGiven:
     """Samples of one's own, which the network takes as they are."""
 
@@ -44,6 +30,9 @@ class AsGiven:
     def for_testing(self, images: torch.Tensor) -> torch.Tensor:
         """The same tensor."""
         return images
+
+
+Prepares = Preparation | AsGiven
 
 
 @dataclass
@@ -68,7 +57,6 @@ class Samples:
     probe_indices: torch.Tensor
     num_classes: int
     name: str = "own"
-    class_names: tuple[str, ...] | None = field(default=None)
 
     @property
     def device(self) -> torch.device:
@@ -99,26 +87,15 @@ def samples_of(data: DataSet, config: TrainConfig, device: torch.device) -> Samp
     """
     name = source_named(config.dataset).augmentation if config.augmentation == AUTO else config.augmentation
     return divided(
-        (data.train_images, data.train_labels),
-        (data.test_images, data.test_labels),
-        Preparation(AUGMENTATIONS.chosen(name), data.image_shape),
-        config,
-        device,
-        data.num_classes,
-        name=data.name,
-        class_names=data.class_names,
-    )
+        (data.train_images, data.train_labels), (data.test_images, data.test_labels),
+        Preparation(AUGMENTATIONS.chosen(name), data.image_shape), config, device, data.num_classes, data.name,
+    )  # fmt: skip
 
 
 def divided(
-    train: tuple[Any, Any],
-    test: tuple[Any, Any] | None,
-    prepared: Prepares,
-    config: TrainConfig,
-    device: torch.device,
-    num_classes: int | None = None,
-    **named: Any,
-) -> Samples:
+    train: tuple[Any, Any], test: tuple[Any, Any] | None, prepared: Prepares, config: TrainConfig,
+    device: torch.device, num_classes: int | None = None, name: str = "own",
+) -> Samples:  # fmt: skip
     """Arrays or tensors as ``Samples``; a held-back part of the same share of every class.
 
     Raises:
@@ -138,7 +115,7 @@ def divided(
     return Samples(
         (images, labels), test_pair, prepared,
         torch.from_numpy(trained_on), torch.from_numpy(np.flatnonzero(held_back)), torch.from_numpy(probe),
-        int(labels.max()) + 1 if num_classes is None else num_classes, **named,
+        int(labels.max()) + 1 if num_classes is None else num_classes, name,
     )  # fmt: skip
 
 
@@ -151,15 +128,7 @@ def _pair(given: tuple[Any, Any], name: str, device: torch.device) -> tuple[torc
     return images.to(device), labels.to(device, torch.int64)
 
 
-def accuracy_of(
-    model: torch.nn.Module,
-    images: Any,
-    labels: Any,
-    prepared: Prepares,
-    *,
-    batch_size: int = _EVALUATED_AT_ONCE,
-    device: torch.device | None = None,
-) -> float:
+def accuracy_of(model: torch.nn.Module, images: Any, labels: Any, prepared: Prepares) -> float:
     """Share of samples whose largest logit is their label's.
 
     Args:
@@ -167,34 +136,21 @@ def accuracy_of(
         images: (N, ...) tensor or array, as stored.
         labels: (N,) integers.
         prepared: turns images into what the model takes.
-        batch_size: samples at once.
-        device: where the model is; None: where its weights are.
 
     Returns:
         In 0 to 1; NaN without samples.
     """
-    if not len(labels):
-        return float("nan")
-    return float(num_right(model, images, labels, prepared, batch_size=batch_size, device=device)) / len(labels)
+    return float(num_right(model, images, labels, prepared)) / len(labels) if len(labels) else float("nan")
 
 
 @torch.no_grad()
-def num_right(
-    model: torch.nn.Module,
-    images: Any,
-    labels: Any,
-    prepared: Prepares,
-    *,
-    batch_size: int = _EVALUATED_AT_ONCE,
-    device: torch.device | None = None,
-) -> torch.Tensor:
+def num_right(model: torch.nn.Module, images: Any, labels: Any, prepared: Prepares) -> torch.Tensor:
     """Of how many samples the largest logit is their label's, () int64 on the device; see ``accuracy_of``."""
-    device = device_of(model) if device is None else device
-    images, labels = torch.as_tensor(images), torch.as_tensor(labels)
+    device, images, labels = device_of(model), torch.as_tensor(images), torch.as_tensor(labels)
     model.eval()
     right = torch.zeros((), dtype=torch.int64, device=device)
-    for first in range(0, len(labels), batch_size):
-        part = slice(first, first + batch_size)
+    for first in range(0, len(labels), _EVALUATED_AT_ONCE):
+        part = slice(first, first + _EVALUATED_AT_ONCE)
         logits = model(prepared.for_testing(images[part].to(device)))
         right += (logits.argmax(1) == labels[part].to(device)).sum()
     return right

@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from ...filters.repr import RePr
+from ...filters.repr import RePr, generator_of
 from ...filters.schedule import FilterEvent
 from ...models.evaluation import unwrapped
 from ...ranks import Ranks
@@ -42,13 +41,9 @@ class Training:
     """Epochs that were trained."""
 
     def __init__(
-        self,
-        model: nn.Module,
-        config: TrainConfig,
-        samples: Samples,
-        ranks: Ranks | None = None,
+        self, model: nn.Module, config: TrainConfig, samples: Samples, ranks: Ranks | None = None,
         teacher: nn.Module | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.ranks = ranks or Ranks()
         self._teacher = teacher
         if config.batch_size % self.ranks.size:
@@ -100,9 +95,9 @@ class Training:
         losses = []
         images, labels = self.samples.train
         # every epoch has seeds of its own, so that an interrupted run goes on without any random state
-        order = _generator(self.config.seed, self.epoch)
-        augmentation = _generator(self.config.seed, self.epoch, 1, self.ranks.rank)
-        torch.manual_seed(_generator(self.config.seed, self.epoch, 2, self.ranks.rank).initial_seed())  # for dropout
+        order = generator_of(self.config.seed, self.epoch)
+        augmentation = generator_of(self.config.seed, self.epoch, 1, self.ranks.rank)
+        torch.manual_seed(generator_of(self.config.seed, self.epoch, 2, self.ranks.rank).initial_seed())  # for dropout
         for chosen in self._batches(order):
             self.optimizer.zero_grad(set_to_none=True)
             loss = self._loss(images[chosen], labels[chosen], augmentation)
@@ -160,8 +155,6 @@ class Training:
         images, labels = self.samples.train
         return accuracy_of(self.model, images[held_back], labels[held_back], self.samples.preparation)
 
-    # --- stopping and going on --------------------------------------------------------------------
-
     def state(self) -> dict[str, Any]:
         """All that the next epoch depends on, as tensors and JSON types."""
         model = dict(unwrapped(self.model).state_dict())
@@ -182,9 +175,3 @@ class Training:
             self.epoch = int(state["epoch"])
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"the checkpoint is that of another network: {str(error).splitlines()[0]}") from error
-
-
-def _generator(*seeds: int) -> torch.Generator:
-    """Random numbers of their own for every combination of seeds, the same with every version of NumPy."""
-    seed = int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0])
-    return torch.Generator().manual_seed(seed % 2**63)

@@ -1,6 +1,6 @@
 """Epochs with all that is measured, timed and told of them: ``train``, and every round of ``autotune``.
 
-A procedure goes through them one step after the other: train, measure, write, and, when it has decided, save.
+A procedure asks for one after the other and saves, when it has decided, what the next one depends on.
 """
 
 from __future__ import annotations
@@ -46,7 +46,6 @@ class MeasuredTraining:
         self._measuring = Measuring(training, block_names)
         self._overlap = overlap
         self._entropy_sums: dict[str, float] = {}
-        self._accuracies, self._of_filters, self._spent = dict[str, Any](), dict[str, Any](), dict[str, float]()
 
     @property
     def has_diverged(self) -> bool:
@@ -62,32 +61,37 @@ class MeasuredTraining:
         """Whether another epoch is to come, up to number ``epochs``."""
         return self.epoch < epochs and not self.has_diverged
 
-    def train(self) -> None:
-        """Train the next epoch; epoch 0 has nothing to train."""
+    def next_epoch(self, log: RunLog) -> dict[str, Any]:
+        """Train (epoch 0 has nothing to train), measure, and hand all to the log; returns the line that it has."""
         self.epoch += 1
-        with self._timed("training"):
+        spent: dict[str, float] = {}
+        with self._timed("training", spent):
             if self.epoch > 0:
                 self.loss = self.training.train_epoch()
-
-    def measure(self) -> None:
-        """Layers, filters and accuracies after the epoch."""
-        with self._timed("measuring"):
+        with self._timed("measuring", spent):
             self.reports = [] if self.has_diverged else self._measuring(self.epoch)
-            self._of_filters = self._measured_filters()
-        with self._timed("evaluating"):
-            self._accuracies = {
-                "test_accuracy": self.training.test_accuracy(),
-                "validation_accuracy": self.training.validation_accuracy(),
-            }
+            of_filters = self._measured_filters()
+        with self._timed("evaluating", spent):
+            tested, held_back = self.training.test_accuracy(), self.training.validation_accuracy()
         for layer, result in (self.as_trained or {}).items():
             self._entropy_sums[layer] = self._entropy_sums.get(layer, 0.0) + result.entropy
+        log.add_reports(self.run, self.round, self.epoch, self.reports)
+        grid = None if self.as_trained is None else self.as_trained.grid
+        log.add_epoch({
+            "run": self.run, "round": self.round, "epoch": self.epoch, "train_loss": self.loss if self.epoch else None,
+            "test_accuracy": tested, "validation_accuracy": held_back,
+            "weight_amplitude": None if grid is None else grid.weight_amplitude,
+            **self._conflicts(), **self._entropies(), **of_filters,
+            **{f"seconds_{what}": seconds for what, seconds in spent.items()},
+        })  # fmt: skip
+        return log.history[-1]
 
     @contextmanager
-    def _timed(self, what: str) -> Iterator[None]:
+    def _timed(self, what: str, spent: dict[str, float]) -> Iterator[None]:
         began = time.perf_counter()
         yield
-        self._spent[what] = time.perf_counter() - began
-        self.seconds[what] += self._spent[what]
+        spent[what] = time.perf_counter() - began
+        self.seconds[what] += spent[what]
 
     def _measured_filters(self) -> dict[str, Any]:
         """What RePr did before this epoch, and how much the filters overlap after it."""
@@ -103,22 +107,6 @@ class MeasuredTraining:
         except ValueError:  # no layer has filters to compare
             return {}
 
-    def line(self) -> dict[str, Any]:
-        """The epoch's line of ``history.jsonl``."""
-        grid = None if self.as_trained is None else self.as_trained.grid
-        return {
-            "run": self.run,
-            "round": self.round,
-            "epoch": self.epoch,
-            "train_loss": self.loss if self.epoch else None,
-            **self._accuracies,
-            "weight_amplitude": None if grid is None else grid.weight_amplitude,
-            **self._conflicts(),
-            **self._entropies(),
-            **self._of_filters,
-            **{f"seconds_{what}": spent for what, spent in self._spent.items()},
-        }
-
     def _conflicts(self) -> dict[str, Any]:
         main = self.as_trained
         return {
@@ -128,19 +116,13 @@ class MeasuredTraining:
 
     def _entropies(self) -> dict[str, Any]:
         """The mean over the layers, and how close the closest one is to a conflict."""
-        what_if = dict(zip(self.training.config.what_if, self.reports[1:], strict=False))
+        what_if = zip(self.training.config.what_if, self.reports[1:], strict=False)
         bits = [b for b in self.reports[0].margin_bits.values() if b is not None] if self.reports else []
         return {
             "mean_entropy": None if self.as_trained is None else _mean_entropy(self.as_trained),
-            **{f"mean_entropy_{dtype}": _mean_entropy(report) for dtype, report in what_if.items()},
+            **{f"mean_entropy_{dtype}": _mean_entropy(report) for dtype, report in what_if},
             **({"least_margin_bits": min(bits)} if bits else {}),
         }
-
-    def write(self, log: RunLog) -> dict[str, Any]:
-        """Hand the epoch to the log; returns its line as the log has it."""
-        log.add_reports(self.run, self.round, self.epoch, self.reports)
-        log.add_epoch(self.line())
-        return log.history[-1]
 
     def state(self) -> dict[str, Any]:
         """All that the next epoch depends on, as tensors and JSON types."""
@@ -150,11 +132,7 @@ class MeasuredTraining:
         }  # fmt: skip
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on where ``state()`` was taken.
-
-        Raises:
-            ValueError: the state is that of another network.
-        """
+        """Go on where ``state()`` was taken; errors as in ``Training.load_state``."""
         self.training.load_state(state["training"])
         self.epoch, self.loss = int(state["next"]) - 1, float(state["loss"])
         self.seconds, self._entropy_sums = dict(state["seconds"]), dict(state["entropy_sums"])
@@ -166,14 +144,12 @@ class MeasuredTraining:
         tested = [accuracy for accuracy in accuracies[1:] if accuracy is not None][-LAST_EPOCHS:]
         means = {layer: total / (self.epoch + 1) for layer, total in self._entropy_sums.items()}
         return {
-            "epochs": self.epoch,
-            "test_accuracy": accuracies[-1],
+            "epochs": self.epoch, "test_accuracy": accuracies[-1],
             "mean_test_accuracy": sum(tested) / len(tested) if tested else None,
             "chance_accuracy": self.training.samples.chance_accuracy,
             "entropy_mean": {layer: finite_or_none(mean) for layer, mean in means.items()},
-            **self._conflicts(),
-            "equality": "" if self.as_trained is None else self.as_trained.equality,
-        }
+            **self._conflicts(), "equality": "" if self.as_trained is None else self.as_trained.equality,
+        }  # fmt: skip
 
 
 def _mean_entropy(report: LayerReport) -> float:

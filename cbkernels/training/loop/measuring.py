@@ -55,13 +55,10 @@ class Measuring:
         grid = UpdateGrid.from_optimizer(inner, self._optimizer, self._config.batch_size, dtype=dtype)
         measured = measure_blocks(inner, self._block_names, *self._probe, grid)
         return LayerReport(
-            {m.branch: m.result for m in measured},
-            step=epoch,
-            margins={m.branch: m.margin for m in measured},
-            amplitudes={m.branch: m.amplitude for m in measured},
+            {m.branch: m.result for m in measured}, step=epoch, model=type(inner).__name__,
+            margins={m.branch: m.margin for m in measured}, amplitudes={m.branch: m.amplitude for m in measured},
             blocks={m.branch: m.block for m in measured},
-            model=type(inner).__name__,
-        )
+        )  # fmt: skip
 
 
 def cost_of(model: nn.Module, samples: Samples, config: TrainConfig) -> dict[str, Any]:

@@ -37,8 +37,7 @@ def cycles_of(history: Sequence[Mapping[str, Any]], config: TrainConfig) -> list
         if cycle == config.repr_cycles - 1:
             when["after"] = last
         found.append({
-            "cycle": cycle,
-            "dropped_filters": of_epoch[before + reduced]["dropped_filters"],
+            "cycle": cycle, "dropped_filters": of_epoch[before + reduced]["dropped_filters"],
             **{name: _measured(of_epoch[epoch]) for name, epoch in when.items()},
         })  # fmt: skip
     return found

@@ -65,11 +65,7 @@ class Architecture:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Architecture:
-        """What ``to_dict`` gave.
-
-        Raises:
-            ValueError: not such a dict.
-        """
+        """What ``to_dict`` gave; a ValueError when it is something else."""
         try:
             return cls(**{**content, "blocks": tuple(content["blocks"])})
         except (KeyError, TypeError) as error:

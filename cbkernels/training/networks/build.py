@@ -15,13 +15,9 @@ from .weights import started
 
 
 def build_network(
-    architecture: Architecture,
-    image_shape: tuple[int, int, int],
-    num_classes: int,
-    *,
-    weights: str = "he",
-    generator: torch.Generator | None = None,
-) -> Any:
+    architecture: Architecture, image_shape: tuple[int, int, int], num_classes: int, *,
+    weights: str = "he", generator: torch.Generator | None = None,
+) -> Any:  # fmt: skip
     """Build one of the papers' networks.
 
     Args:

@@ -37,15 +37,11 @@ def export_network(folder: str | os.PathLike[str], run: TrainedRun, surgery: Sur
         ImportError: safetensors is missing.
     """
     content = {
-        "format": _FORMAT,
-        "version": __version__,
-        "architecture": run.architecture.to_dict(),
-        "image_shape": list(run.data.image_shape),
-        "num_classes": run.data.num_classes,
+        "format": _FORMAT, "version": __version__, "architecture": run.architecture.to_dict(),
+        "image_shape": list(run.data.image_shape), "num_classes": run.data.num_classes,
         "class_names": None if run.data.class_names is None else list(run.data.class_names),
-        "preparation": run.preparation.name,
-        "removed": list(surgery.removed),
-    }
+        "preparation": run.preparation.name, "removed": list(surgery.removed),
+    }  # fmt: skip
     RunFolder(folder).write_json(FILE, content)
     surgery.save(folder, run.model)
 
@@ -69,13 +65,8 @@ def load_exported(folder: str | os.PathLike[str], device: str | torch.device = "
         Architecture.from_dict(content["architecture"]), tuple(content["image_shape"]), content["num_classes"],
         generator=torch.Generator(),
     )  # fmt: skip
-    load_cut(folder, model)
+    Surgery.load(folder, model)
     return model.to(device).eval()
-
-
-def load_cut(folder: str | os.PathLike[str], model: nn.Module) -> Surgery:
-    """Cut a model as the exported one was, and load its weights; see ``Surgery.load`` for errors."""
-    return Surgery.load(folder, model)[1]
 
 
 def _read(path: Path) -> dict[str, Any]:

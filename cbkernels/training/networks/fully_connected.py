@@ -38,11 +38,7 @@ class FullyConnected(nn.Module):
 
 
 def dense(depth: int, width: int, num_inputs: int, num_classes: int) -> FullyConnected:
-    """What ``fnn`` builds, on the device "meta".
-
-    Raises:
-        ValueError: a size is not a positive integer.
-    """
+    """What ``fnn`` builds, on the device "meta"; errors as in ``fnn``."""
     sizes = {"depth": depth, "width": width, "num_inputs": num_inputs, "num_classes": num_classes}
     for name, size in sizes.items():
         if not isinstance(size, int) or size < 1:

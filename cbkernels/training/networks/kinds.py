@@ -38,11 +38,7 @@ class NetworkKind(Choice):
         return content | {name: options[name] for name in sizes[1:] if name in options}
 
     def check_blocks(self, blocks: Sequence[int]) -> None:
-        """Refuse blocks of more or fewer stages.
-
-        Raises:
-            ValueError: one sentence.
-        """
+        """Refuse blocks of more or fewer stages, as a ValueError of one sentence."""
         count = self.num_stages
         if len(blocks) != count:
             s = "" if count == 1 else "s"

@@ -22,15 +22,11 @@ class PlainBlock(nn.Module):
 
     def __init__(self, in_channels: int, filters: int, stride: int) -> None:
         super().__init__()
-        self.branch = nn.Sequential(
-            OrderedDict(
-                conv1=nn.Conv2d(in_channels, filters, 3, stride, padding=1),
-                bn1=nn.BatchNorm2d(filters),
-                relu=nn.ReLU(),
-                conv2=nn.Conv2d(filters, filters, 3, padding=1),
-                bn2=nn.BatchNorm2d(filters),
-            )
-        )
+        branch = OrderedDict(
+            conv1=nn.Conv2d(in_channels, filters, 3, stride, padding=1), bn1=nn.BatchNorm2d(filters), relu=nn.ReLU(),
+            conv2=nn.Conv2d(filters, filters, 3, padding=1), bn2=nn.BatchNorm2d(filters),
+        )  # fmt: skip
+        self.branch = nn.Sequential(branch)
         self.relu = nn.ReLU()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

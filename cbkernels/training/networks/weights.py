@@ -52,8 +52,7 @@ WEIGHTS = Choices("weights", [
 def started(model: Network, weights: str, generator: torch.Generator | None = None) -> Network:
     """Start every layer of a network on "meta", for which torch drew no number; another one is left as it is.
 
-    Raises:
-        ValueError: ``weights`` is not in the table.
+    A ValueError when ``weights`` is not in the table.
     """
     from torch import nn
 

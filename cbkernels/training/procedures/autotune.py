@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,9 +33,8 @@ from ..networks.architecture import Architecture
 from ..policies import POLICIES, BlockNames, Policy, Removes, policy_of
 from ..shrinking import conflicts, removed_blocks
 from ..trained_run import teacher_of
+from .train import Show
 
-Show = Callable[[str, int, int], None]
-"""Gets a line of progress, the epoch, and how many there are."""
 Build = Callable[[Architecture], nn.Module]
 
 
@@ -148,12 +148,8 @@ def autotune_configured(
     device = device_named(config.device)
     with joined(device) as ranks, settled(threads_of(config)):
         samples = samples_of(data_set_of(config), config, device)
-
-        def build(architecture: Architecture) -> nn.Module:
-            network: nn.Module = network_of(config, architecture, samples)
-            return network
-
-        tuning = _Tuning(config, config.architecture, samples, ranks, build, None, POLICIES.chosen(config.policy), show)
+        build, policy = partial(network_of, config, samples=samples), POLICIES.chosen(config.policy)
+        tuning = _Tuning(config, config.architecture, samples, ranks, build, None, policy, show)
         return tuning.run(out, to_dict(config), resume, overwrite).result
 
 
@@ -161,16 +157,9 @@ class _Tuning:
     """The state of one run: the round, the rounds before, the training that is going on."""
 
     def __init__(
-        self,
-        config: AutotuneConfig,
-        architecture: Architecture,
-        samples: Samples,
-        ranks: Ranks,
-        build: Build,
-        block_names: Callable[[nn.Module], BlockNames] | None,
-        policy: Policy,
-        show: Show,
-    ) -> None:
+        self, config: AutotuneConfig, architecture: Architecture, samples: Samples, ranks: Ranks, build: Build,
+        block_names: Callable[[nn.Module], BlockNames] | None, policy: Policy, show: Show,
+    ) -> None:  # fmt: skip
         if config.repr:
             raise ValueError("repr is True; auto-tune trains without RePr, take cbkernels train --repr")
         if not architecture.num_blocks:
@@ -237,9 +226,7 @@ class _Tuning:
         """One round, up to its end or to a decision; the first one goes on to its end for the comparison."""
         goes_on = self.config.baseline and not self.rounds
         while measured.goes_on(self.config.epochs):
-            measured.train()
-            measured.measure()
-            line = measured.write(log)
+            line = measured.next_epoch(log)
             if self.ranks.is_first:
                 self._show(progress_line(line, self.config.epochs), line["epoch"], self.config.epochs)
             if measured.has_diverged:
@@ -263,12 +250,10 @@ class _Tuning:
         removed = removed_blocks(report, names, policy=self._policy, min_conflicting_rows=least)
         last = next(stage[-1] for stage in reversed(names) if stage)
         return {
-            "epoch": measured.epoch,
-            "removed": removed,
-            "entropy": finite_or_none(report[last].entropy),
+            "epoch": measured.epoch, "removed": removed, "entropy": finite_or_none(report[last].entropy),
             "blocks": [sum(name not in removed for name in stage) for stage in names],
             "reason": self._reason(measured.epoch, last, report[last], removed),
-        }
+        }  # fmt: skip
 
     def _reason(self, epoch: int, last: str, result: BundleResult, removed: list[str]) -> str:
         when = f"after epoch {epoch}" if epoch else "before the training"
@@ -281,7 +266,6 @@ class _Tuning:
 
     def _closed(self, measured: MeasuredTraining, log: RunLog) -> tuple[str, str]:
         """Write the round down; a status and its reason when it was the last one."""
-        summary = measured.summary(log)
         for what, spent in measured.seconds.items():
             self.seconds[what] += spent
         decision, self.decision = self.decision, None
@@ -290,28 +274,20 @@ class _Tuning:
         epochs = measured.epoch if decision is None else decision["epoch"]
         line = next(x for x in log.history if x["round"] == measured.round and x["epoch"] == epochs)
         self.rounds.append({
-            "round": measured.round,
-            "architecture": self.architecture.to_dict(),
-            "name": str(self.architecture),
-            "epochs": epochs,
-            "conflict_epoch": told["epoch"],
-            "removed": told["removed"],
-            "entropy": told["entropy"],
-            "reason": end[1],
-            "test_accuracy": line["test_accuracy"],
+            "round": measured.round, "architecture": self.architecture.to_dict(), "name": str(self.architecture),
+            "epochs": epochs, "conflict_epoch": told["epoch"], "removed": told["removed"], "entropy": told["entropy"],
+            "reason": end[1], "test_accuracy": line["test_accuracy"],
         })  # fmt: skip
         if self.before is None:
-            self.before = {**summary, "diverged": measured.has_diverged}
+            self.before = measured.summary(log)
         if decision is None:
             return end
         self.architecture = self.architecture.with_blocks(decision["blocks"])
         if not self.architecture.num_blocks:
             return "exhausted", "every block conflicted and was removed; a network without blocks was not trained"
         if len(self.rounds) >= self.config.max_rounds:
-            return (
-                "exhausted",
-                f"the last block still conflicted in round {len(self.rounds) - 1}; max_rounds is reached",
-            )
+            last = len(self.rounds) - 1
+            return "exhausted", f"the last block still conflicted in round {last}; max_rounds is reached"
         return "", ""
 
     def _end_of(self, measured: MeasuredTraining) -> tuple[str, str]:
@@ -319,8 +295,6 @@ class _Tuning:
             return "diverged", f"the loss of epoch {measured.epoch} is {measured.loss}; lower the learning rate"
         checked = min(self.config.check_epochs, self.config.epochs)
         return "trained", f"the last block had no conflict in the first {checked} epochs; trained to the end"
-
-    # --- what is written --------------------------------------------------------------------------
 
     def _state(self, measured: MeasuredTraining) -> dict[str, Any]:
         return {
@@ -340,21 +314,12 @@ class _Tuning:
             after = {**self._network(self.architecture, measured.training.model), **_accuracies(measured.summary(log))}
         assert self.before is not None
         return {
-            "command": "autotune",
-            "version": __version__,
-            "status": status,
-            "reason": reason,
-            "seed": self.config.seed,
-            "dataset": self.samples.name,
-            "policy": self._policy.name,
-            "rounds": self.rounds,
-            "before": {**self._network(self.start, None), **_accuracies(self.before)},
-            "after": after,
-            "chance_accuracy": self.samples.chance_accuracy,
-            "equality": self.equality,
-            "ranks": self.ranks.size,
+            "command": "autotune", "version": __version__, "status": status, "reason": reason,
+            "seed": self.config.seed, "dataset": self.samples.name, "policy": self._policy.name, "rounds": self.rounds,
+            "before": {**self._network(self.start, None), **_accuracies(self.before)}, "after": after,
+            "chance_accuracy": self.samples.chance_accuracy, "equality": self.equality, "ranks": self.ranks.size,
             **times(self.seconds),
-        }
+        }  # fmt: skip
 
     def _network(self, architecture: Architecture, model: nn.Module | None) -> dict[str, Any]:
         """The architecture and what one forward pass of it costs, which no weight decides."""

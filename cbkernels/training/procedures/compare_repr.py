@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -20,9 +20,7 @@ from ...runs.folder import RunFolder
 from ...runs.reader import read_run
 from ...runs.schema import COMPARISON
 from ..config import TrainConfig, to_dict
-from .train import train
-
-Show = Callable[[str, int, int], None]
+from .train import Show, train
 
 
 def compare(
@@ -51,35 +49,30 @@ def compare(
         OSError: ``out`` cannot be written.
     """
     criteria = list(dict.fromkeys(criteria))
+    others = [name for name in criteria if name != STANDARD]
     if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 2:
         raise ValueError(f"seeds is {seeds!r}; take at least 2, one alone has no spread")
-    if STANDARD not in criteria or len(criteria) < 2:
+    if STANDARD not in criteria or not others:
         raise ValueError(f"criteria is {criteria}; name {STANDARD!r} and at least one criterion")
-    for name in criteria:
-        if name != STANDARD:
-            criterion_of(name)  # refuses unknown ones before hours of training
+    for name in others:
+        criterion_of(name)  # refuses unknown ones before hours of training
     folder = RunFolder(out)
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in criteria}
     for seed in range(config.seed, config.seed + seeds):
         # standard last: what RePr refuses, such as a schedule that is too long, it refuses at its first training
-        for name in sorted(criteria, key=lambda each: each == STANDARD):
-            of_this = replace(config, seed=seed, repr=name != STANDARD)
-            if name != STANDARD:
-                of_this = replace(of_this, repr_criterion=name)
+        for name in (*others, STANDARD):
+            criterion = config.repr_criterion if name == STANDARD else name
+            of_this = replace(config, seed=seed, repr=name != STANDARD, repr_criterion=criterion)
 
             def told(status: str, epoch: int, epochs: int, name: str = name, seed: int = seed) -> None:
                 show(f"{name}, seed {seed}: {status}", epoch, epochs)
 
             results[name].append(train(of_this, run_of(folder.path, name, seed), resume=True, show=told))
-    rows = [_row(name, results) for name in criteria]
     content = {
-        "command": "repr compare",
-        "version": __version__,
-        "config": to_dict(config),
-        "seeds": list(range(config.seed, config.seed + seeds)),
-        "rows": rows,
-        "cycles": {name: [run.get("repr") for run in results[name]] for name in criteria if name != STANDARD},
-    }
+        "command": "repr compare", "version": __version__, "config": to_dict(config),
+        "seeds": list(range(config.seed, config.seed + seeds)), "rows": [_row(name, results) for name in criteria],
+        "cycles": {name: [run.get("repr") for run in results[name]] for name in others},
+    }  # fmt: skip
     folder.write_json(COMPARISON, content)
     return content
 
@@ -104,18 +97,17 @@ def _row(name: str, results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     Not a mean over the last epochs: those just after filters came back would count against RePr.
     """
     reached, standard = _accuracies(results[name]), _accuracies(results[STANDARD])
-    row: dict[str, Any] = {"criterion": name, "test_accuracies": reached, "diverged": reached.count(None)}
     finite = [a for a in reached if a is not None]
-    row["mean"] = mean(finite) if finite else None
-    row["std"] = stdev(finite) if len(finite) > 1 else None
-    if name == STANDARD:
-        return {**row, "difference": None, "difference_std": None, "verdict": "what the others are compared with"}
-    pairs = [(a, b) for a, b in zip(reached, standard, strict=True) if a is not None and b is not None]
-    differences = [a - b for a, b in pairs]
-    if len(differences) < 2:
-        return {**row, "difference": None, "difference_std": None, "verdict": "too few trainings ended to compare"}
-    difference, spread = mean(differences), stdev(differences)
-    return {**row, "difference": difference, "difference_std": spread, "verdict": verdict(differences)}
+    differences = [a - b for a, b in zip(reached, standard, strict=True) if a is not None and b is not None]
+    is_compared = name != STANDARD and len(differences) > 1
+    why_not = "what the others are compared with" if name == STANDARD else "too few trainings ended to compare"
+    return {
+        "criterion": name, "test_accuracies": reached, "diverged": reached.count(None),
+        "mean": mean(finite) if finite else None, "std": stdev(finite) if len(finite) > 1 else None,
+        "difference": mean(differences) if is_compared else None,
+        "difference_std": stdev(differences) if is_compared else None,
+        "verdict": verdict(differences) if is_compared else why_not,
+    }  # fmt: skip
 
 
 def verdict(differences: Sequence[float]) -> str:

@@ -42,11 +42,8 @@ def guarded(removal: Removal, blocks: Sequence[BlockMeasurement]) -> tuple[list[
         if goes:
             removed.append(candidate.block)
             blocks = removal.measured(removed)
-    return steps, removed, _why_ended(removal, tried, removed, most)
-
-
-def _why_ended(removal: Removal, tried: set[str], removed: list[str], most: int) -> str:
     if len(removed) == most:
-        return f"{most} blocks were removed" if removal.config.max_removed == most else "one block has to stay"
-    ranking = RANKINGS.chosen(removal.config.rank)
-    return f"every {'conflicting ' * ranking.only_conflicting}block was tried" if tried else ranking.none_tried
+        reason = f"{most} blocks were removed" if config.max_removed == most else "one block has to stay"
+    else:
+        reason = f"every {'conflicting ' * ranking.only_conflicting}block was tried" if tried else ranking.none_tried
+    return steps, removed, reason

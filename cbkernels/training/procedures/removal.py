@@ -45,10 +45,8 @@ class Removal:
         self.example = run.samples.example(run.batch_size)
         self._order = {name: i for i, name in enumerate(random_numbers(config.seed).permutation(self.names).tolist())}
 
-    # --- accuracies, each asked for once
-
     def accuracy(self, part: Part, removed: Sequence[str]) -> float:
-        """Of the network without these branches."""
+        """Of the network without these branches, each asked for once."""
         indices = sorted(self.names.index(name) for name in removed)
 
         def evaluate() -> float:
@@ -60,8 +58,6 @@ class Removal:
     def accuracy_now(self, part: Part) -> float:
         """Of the network as it is."""
         return accuracy_of(self.run.model, part.images, part.labels, self.run.preparation)
-
-    # --- measuring
 
     def measured(self, removed: Sequence[str]) -> list[BlockMeasurement]:
         """The blocks that are left, in the network without these branches."""
@@ -78,8 +74,6 @@ class Removal:
         alone = self.accuracy(self.parts.study, [block.block]) if self.config.study else None
         conflicts = block.conflicts(self.config.min_conflicting_rows)
         return {**block.to_dict(), "conflicts": conflicts, "accuracy_without": alone}
-
-    # --- the study
 
     def studied(self, blocks: Sequence[BlockMeasurement]) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]:
         """Accuracy against the number of removed blocks, and on which samples."""
@@ -102,11 +96,8 @@ class Removal:
             [block.block for block in blocks if not block.conflicts(least)],
             [block.block for block in self.ranked(blocks, MARGIN)],
             lambda removed: self.accuracy(self.parts.study, removed),
-            draws=self.config.draws,
-            most=self.config.most,
-            seed=self.config.seed,
-            on_point=on_point,
-        )
+            draws=self.config.draws, most=self.config.most, seed=self.config.seed, on_point=on_point,
+        )  # fmt: skip
         return curves, self.parts.study.about(self.accuracy(self.parts.study, ()))
 
     def ranked(self, blocks: Sequence[BlockMeasurement], ranking: Ranking) -> list[BlockMeasurement]:

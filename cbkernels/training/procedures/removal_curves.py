@@ -21,16 +21,10 @@ KINDS = ("conflicting", "non_conflicting", "any", "lowest_margin")
 
 
 def removal_curves(
-    conflicting: Sequence[str],
-    non_conflicting: Sequence[str],
-    lowest_margin: Sequence[str],
-    accuracy: Accuracy,
-    *,
-    draws: int = 15,
-    most: int | None = None,
-    seed: int = 0,
+    conflicting: Sequence[str], non_conflicting: Sequence[str], lowest_margin: Sequence[str], accuracy: Accuracy, *,
+    draws: int = 15, most: int | None = None, seed: int = 0,
     on_point: Callable[[str, dict[str, Any]], object] = lambda kind, point: None,
-) -> dict[str, list[dict[str, Any]]]:
+) -> dict[str, list[dict[str, Any]]]:  # fmt: skip
     """All four curves.
 
     Args:

@@ -75,35 +75,19 @@ def _result(removal: Removal) -> dict[str, Any]:
     steps, removed, reason = guarded(removal, blocks)
     smaller = healed(removal, removed)
     return {
-        "command": "remove",
-        "version": __version__,
-        "seed": config.seed,
-        "run": Path(run.folder).resolve().name,
-        "architecture": run.architecture.to_dict(),
-        "blocks": [removal.described(block) for block in blocks],
-        "num_conflicting_blocks": num_conflicting,
-        "equality": blocks[0].result.equality,
-        "curves": curves,
-        "study": study,
-        "rank": config.rank,
-        "max_drop": config.max_drop,
+        "command": "remove", "version": __version__, "seed": config.seed,
+        "run": Path(run.folder).resolve().name, "architecture": run.architecture.to_dict(),
+        "blocks": [removal.described(block) for block in blocks], "num_conflicting_blocks": num_conflicting,
+        "equality": blocks[0].result.equality, "curves": curves, "study": study,
+        "rank": config.rank, "max_drop": config.max_drop,
         "guard": removal.parts.guard.about(removal.accuracy(removal.parts.guard, ())),
-        "test": removal.parts.test.about(),
-        "steps": steps,
-        "removed": removed,
-        "reason": reason,
-        **smaller,
-        "finetune_epochs": config.finetune_epochs,
-        "export": f"{EXPORT}/",
-    }
+        "test": removal.parts.test.about(), "steps": steps, "removed": removed, "reason": reason,
+        **smaller, "finetune_epochs": config.finetune_epochs, "export": f"{EXPORT}/",
+    }  # fmt: skip
 
 
 def require_removable(run: TrainedRun) -> None:
-    """Refuse what has no shortcuts or no useful weights.
-
-    Raises:
-        ValueError: one sentence.
-    """
+    """Refuse what has no shortcuts or no useful weights, as a ValueError of one sentence."""
     architecture = run.architecture
     kinds = [name for name, kind in MODELS.items() if kind.has_shortcuts]
     if architecture.model not in kinds:

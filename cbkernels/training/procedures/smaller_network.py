@@ -7,7 +7,7 @@ from typing import Any
 
 from ...runs.schema import EXPORT, HISTORY
 from ...surgery.surgery import Surgery, remove_layers
-from ..networks.exported import export_network, load_cut
+from ..networks.exported import export_network
 from ..trained_run import fit
 from .removal import Removal
 
@@ -20,33 +20,24 @@ def healed(removal: Removal, removed: Sequence[str]) -> dict[str, Any]:
     known = removal.progress.healed
     if known is None:
         _, surgery = remove_layers(run.model, removed, example=removal.example)
-        history = _finetuned(removal) if removed else []
+        history = _finetuned(removal) if removed and removal.config.finetune_epochs else []
         known = {"accuracy": removal.accuracy_now(removal.parts.test) if history else after, "history": history}
         export_network(folder.path / EXPORT, run, surgery)
         removal.progress.healed = known
         removal.progress.save()
     else:
-        surgery = load_cut(folder.path / EXPORT, run.model)
+        surgery = Surgery.load(folder.path / EXPORT, run.model)[1]
     folder.write_json_lines(HISTORY, known["history"])
-    return {
-        "accuracy": {"before": before, "removed": after, "healed": known["accuracy"]},
-        **_costs(removal, surgery),
-    }
+    removal.report(f"cost of a batch of {len(removal.example)}, before and after in turns")
+    summary = surgery.summary(removal.example).to_dict()
+    costs = {when: {**summary[when], "latency_batch": len(removal.example)} for when in ("before", "after")}
+    return {"accuracy": {"before": before, "removed": after, "healed": known["accuracy"]}, **costs}
 
 
 def _finetuned(removal: Removal) -> list[dict[str, Any]]:
     config = removal.config
-    if not config.finetune_epochs:
-        return []
 
     def on_epoch(line: dict[str, Any]) -> None:
         removal.report(f"fine-tuning: epoch {line.get('epoch')} of {config.finetune_epochs}")
 
-    lines = fit(removal.run.model, removal.run, epochs=config.finetune_epochs, seed=config.seed, on_epoch=on_epoch)
-    return [{**line, "run": "finetune", "round": 0} for line in lines]
-
-
-def _costs(removal: Removal, surgery: Surgery) -> dict[str, Any]:
-    removal.report(f"cost of a batch of {len(removal.example)}, before and after in turns")
-    summary = surgery.summary(removal.example).to_dict()
-    return {when: {**summary[when], "latency_batch": len(removal.example)} for when in ("before", "after")}
+    return fit(removal.run.model, removal.run, epochs=config.finetune_epochs, seed=config.seed, on_epoch=on_epoch)

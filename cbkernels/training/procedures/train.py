@@ -69,9 +69,7 @@ def train(
         if content is not None:
             measured.load_state(content["measured"])
         while measured.goes_on(config.epochs):
-            measured.train()
-            measured.measure()
-            line = measured.write(log)
+            line = measured.next_epoch(log)
             if not measured.has_diverged:  # the last good weights stay
                 with ranks.failing_together():
                     log.save({"architecture": config.architecture.to_dict(), "measured": measured.state()})
@@ -86,27 +84,18 @@ def train(
 
 
 def _result(config: TrainConfig, measured: MeasuredTraining, log: RunLog) -> dict[str, Any]:
-    return {
-        "command": "train",
-        "version": __version__,
-        "status": "diverged" if measured.has_diverged else "trained",
-        "reason": _reason(measured),
-        "seed": config.seed,
-        "dataset": measured.training.samples.name,
-        "architecture": config.architecture.to_dict(),
-        "name": str(config.architecture),
-        **measured.summary(log),
-        **({"repr": cycles_of(log.history, config)} if config.repr else {}),
-        "cost": cost_of(measured.training.model, measured.training.samples, config),
-        "ranks": measured.training.ranks.size,
-        **times(measured.seconds),
-    }
-
-
-def _reason(measured: MeasuredTraining) -> str:
+    reason = f"all {measured.epoch} epochs were trained"
     if measured.has_diverged:
-        return (
+        reason = (
             f"the loss of epoch {measured.epoch} is {measured.loss}; lower --learning-rate "
             f"(the checkpoint holds the weights of epoch {measured.epoch - 1})"
         )
-    return f"all {measured.epoch} epochs were trained"
+    return {
+        "command": "train", "version": __version__, "status": "diverged" if measured.has_diverged else "trained",
+        "reason": reason, "seed": config.seed, "dataset": measured.training.samples.name,
+        "architecture": config.architecture.to_dict(), "name": str(config.architecture),
+        **measured.summary(log),
+        **({"repr": cycles_of(log.history, config)} if config.repr else {}),
+        "cost": cost_of(measured.training.model, measured.training.samples, config),
+        "ranks": measured.training.ranks.size, **times(measured.seconds),
+    }  # fmt: skip
