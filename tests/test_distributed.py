@@ -27,7 +27,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cbkernels as cb
-from cbkernels import BundleEntropy, distributed, entropy
+from cbkernels import BundleEntropy, entropy, tallies
 from cbkernels.row_store import RowStore
 
 from .distributed import SCRIPTS, on_forked_ranks, torchrun
@@ -97,7 +97,7 @@ def on_ranks(count: int, call: Callable[[Thread], Any], meeting: Meeting | None 
 
 def sentences(count: int, metrics: Callable[[int], Any], error: Callable[[int], str | None] = lambda _: None) -> str:
     """The one sentence that all ranks raise as a ValueError."""
-    raised = on_ranks(count, lambda r: distributed._compute(metrics(r.index), r, error(r.index)))
+    raised = on_ranks(count, lambda r: tallies.compute(metrics(r.index), r, error(r.index)))
     assert {type(e) for e in raised} == {ValueError}, raised
     (said,) = {str(e) for e in raised}
     return said
@@ -122,9 +122,9 @@ def test_any_split_over_any_number_of_ranks(seed: int, num_ranks: int, at_once: 
     if at_once == 1 and len(job.labels) > 20:
         at_once = 7
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distributed, "ROWS_AT_ONCE", at_once)
+        patch.setattr(tallies, "ROWS_AT_ONCE", at_once)
         found = on_ranks(
-            num_ranks, lambda r: distributed._compute(metrics_of(job, r.index, leave_out_empty=leave_out), r, None)
+            num_ranks, lambda r: tallies.compute(metrics_of(job, r.index, leave_out_empty=leave_out), r, None)
         )
     expected = of_one_process(job)
     for of_rank in found:
@@ -147,13 +147,13 @@ def test_states_of_several_ranks_merged_in_one_process() -> None:
 
 
 def test_ranks_without_any_layer_at_all() -> None:
-    assert on_ranks(3, lambda r: distributed._compute({}, r, None)) == [{}, {}, {}]
+    assert on_ranks(3, lambda r: tallies.compute({}, r, None)) == [{}, {}, {}]
 
 
 def test_layers_come_in_the_order_of_the_lowest_rank_that_has_any() -> None:
     acts, labels = np.zeros((4, 2)), np.array([0, 0, 1, 1])
     metrics = [{}, {"b": stream(acts, labels), "a": BundleEntropy()}, {"a": stream(acts, labels), "b": BundleEntropy()}]
-    for found in on_ranks(3, lambda r: distributed._compute(metrics[r.index], r, None)):
+    for found in on_ranks(3, lambda r: tallies.compute(metrics[r.index], r, None)):
         assert list(found) == ["b", "a"]
         assert [r.num_rows for r in found.values()] == [4, 4]
     assert metrics[1]["a"].num_rows == 0
@@ -163,7 +163,7 @@ def test_type_device_and_backend_are_those_of_the_lowest_rank_with_rows() -> Non
     empty, first, second = BundleEntropy(), *(stream(np.ones((2, 5), np.float16), [0, 1]) for _ in range(2))
     first.held.device, first.held.backend, second.held.device = "cuda:3", "cuda", "cuda:0"
     metrics = [empty, first, second]
-    for found in on_ranks(3, lambda r: distributed._compute({"x": metrics[r.index]}, r, None)):
+    for found in on_ranks(3, lambda r: tallies.compute({"x": metrics[r.index]}, r, None)):
         assert (found["x"].device, found["x"].backend) == ("cuda:3", "cuda")
         assert (found["x"].dtype, found["x"].num_columns) == ("float16", 5)
 
@@ -176,7 +176,7 @@ def test_number_of_exchanges_does_not_depend_on_the_number_of_layers(num_layers:
     meeting = Meeting(3)
     labels = np.arange(50) % 3
     metrics = {f"layer{i}": stream(np.full((50, 2), float(i)), labels) for i in range(num_layers)}
-    found = on_ranks(3, lambda r: distributed._compute(metrics, r, None), meeting)
+    found = on_ranks(3, lambda r: tallies.compute(metrics, r, None), meeting)
     assert len(found[0]) == num_layers
     assert meeting.gathered == [3, 3, 3], "who has what, who sends how much, what was found"
     assert [len(sent) for sent in meeting.sent] == [1, 1, 1]
@@ -192,7 +192,7 @@ def test_no_rank_gets_all_rows(num_ranks: int) -> None:
     ):  # fmt: skip
         meeting = Meeting(num_ranks)
         shards = [stream(a, np.arange(len(a)) % 10) for a in np.split(acts, num_ranks)]
-        on_ranks(num_ranks, lambda r, shards=shards: distributed._compute({"x": shards[r.index]}, r, None), meeting)
+        on_ranks(num_ranks, lambda r, shards=shards: tallies.compute({"x": shards[r.index]}, r, None), meeting)
         assert max(map(max, meeting.sent)) <= most_sent
         assert max(map(max, meeting.received)) <= most_received
 
@@ -202,7 +202,7 @@ def test_no_rank_gets_all_rows(num_ranks: int) -> None:
     rows=st.dictionaries(st.text(max_size=3), st.integers(1, 500), max_size=12), at_once=st.integers(1, 200)
 )  # fmt: skip
 def test_steps_hold_every_part_once_and_not_too_much(rows: dict[str, int], at_once: int) -> None:
-    steps = list(distributed.steps_of(rows, at_once))
+    steps = list(tallies.steps_of(rows, at_once))
     parts = [part for step in steps for part in step]
     for layer, num_rows in rows.items():
         mine = [part for part in parts if part.layer == layer]
@@ -226,8 +226,8 @@ def test_shares_and_owners_are_a_partition(seed: int, num_ranks: int, num_shares
     owner_of: dict[tuple[int, int], tuple[int, int]] = {}
     seen: dict[tuple[int, int, int], int] = {}
     for share in range(num_shares):
-        for owner, tallies in enumerate(distributed.tallies_by_rank(store, num_ranks, share, num_shares)):
-            for first, second, label, count in tallies.tolist():
+        for owner, sent in enumerate(tallies.tallies_by_rank(store, num_ranks, share, num_shares)):
+            for first, second, label, count in sent.tolist():
                 assert owner_of.setdefault((first, second), (owner, share)) == (owner, share)
                 seen[first, second, label] = seen.get((first, second, label), 0) + count
     expected: dict[tuple[int, int, int], int] = {}
@@ -249,10 +249,10 @@ def test_tallies_are_added_up_and_counted(rows: list[tuple[int, int, int, int]])
         sums[first, second, label] = sums.get((first, second, label), 0) + count
         bundle = bundles.setdefault((first, second), {})
         bundle[label] = bundle.get(label, 0) + count
-    added = distributed.added_up(np.array(rows, np.int64).reshape(-1, 4))
+    added = tallies.added_up(np.array(rows, np.int64).reshape(-1, 4))
     assert {(a, b, c): n for a, b, c, n in added.tolist()} == sums
     assert len(added) == len(sums)
-    counts = distributed.counts_of(added)
+    counts = tallies.counts_of(added)
     conflicting = sorted(sorted(of.values()) for of in bundles.values() if len(of) > 1)
     starts = counts.starts.tolist()
     assert starts[0] == 0
@@ -333,8 +333,8 @@ def test_a_rank_that_failed_before() -> None:
 )
 def test_a_rank_that_fails_on_the_way(stage: str, call: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three steps of one part each; the reason and the traceback stay with the rank that failed."""
-    original, calls = getattr(distributed, stage), threading.local()
-    monkeypatch.setattr(distributed, "ROWS_AT_ONCE", 10)
+    original, calls = getattr(tallies, stage), threading.local()
+    monkeypatch.setattr(tallies, "ROWS_AT_ONCE", 10)
 
     def failing(*args: Any) -> Any:
         calls.count = getattr(calls, "count", 0) + 1
@@ -344,9 +344,9 @@ def test_a_rank_that_fails_on_the_way(stage: str, call: int, monkeypatch: pytest
 
     def compute(rank: Thread) -> Any:
         calls.rank = rank.index
-        return distributed._compute({"x": stream(np.arange(30.0)[:, None], np.arange(30))}, rank, None)
+        return tallies.compute({"x": stream(np.arange(30.0)[:, None], np.arange(30))}, rank, None)
 
-    monkeypatch.setattr(distributed, stage, failing)
+    monkeypatch.setattr(tallies, stage, failing)
     raised = on_ranks(3, compute)
     assert [str(e) for e in raised] == [f"rank 1 failed: MemoryError: {stage} {call}"] * 3
     assert [type(e.__cause__) for e in raised] == [type(None), MemoryError, type(None)]
@@ -381,12 +381,12 @@ def test_ranks_that_disagree(metrics: list[Any], message: str) -> None:
 
 
 def test_ranks_of_two_versions(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = distributed._offer
+    original = tallies._offer
 
     def offer(metrics: Any, error: Any) -> Any:
         return original(metrics, error)._replace(version="0.0.9" if metrics else "0.1.0")
 
-    monkeypatch.setattr(distributed, "_offer", offer)
+    monkeypatch.setattr(tallies, "_offer", offer)
     said = sentences(2, [{}, {"a": stream(ROWS, [0, 1])}].__getitem__)
     assert said == "rank 1 runs cbkernels 0.0.9 and rank 0 0.1.0; install one version"
 

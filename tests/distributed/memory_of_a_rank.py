@@ -18,7 +18,7 @@ import numpy as np
 import torch.distributed as dist
 
 import cbkernels as cb
-from cbkernels import distributed
+from cbkernels import tallies
 from cbkernels.distributed import compute_across_ranks
 
 
@@ -65,7 +65,7 @@ def main() -> None:
             dist.all_gather_object(everywhere, measured)
             found[f"{kind} {count}"] = everywhere[:count]
     if rank == 0:
-        distributed.ROWS_AT_ONCE = num_rows // 12
+        tallies.ROWS_AT_ONCE = num_rows // 12
         found["in parts 1"] = [peaks("distinct", num_rows, 0, 1, groups[0])]
         out.write_text(json.dumps(found), encoding="ascii")
         print(json.dumps(found, indent=1), flush=True)

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from sharded import GRIDS, Job, metrics_of, of_one_process, plain, random_job
 
 import cbkernels as cb
-from cbkernels import distributed
+from cbkernels import tallies
 from cbkernels.distributed import compute_across_ranks
 
 
@@ -92,11 +92,11 @@ def failures(rank: int) -> None:
     why = "the forward pass raised RuntimeError('boom')"
     sentence_of_all(lambda: compute_across_ranks(metrics, error=why if rank == 2 else None), f"rank 2 failed: {why}")
     for stage in ("tallies_by_rank", "counts_of"):
-        kept = getattr(distributed, stage)
+        kept = getattr(tallies, stage)
         if rank == 1:
-            setattr(distributed, stage, out_of_memory)
+            setattr(tallies, stage, out_of_memory)
         sentence_of_all(lambda: compute_across_ranks(metrics), "rank 1 failed: MemoryError: no room")
-        setattr(distributed, stage, kept)
+        setattr(tallies, stage, kept)
     wrong = cb.BundleEntropy()
     wrong.update(np.zeros((2, 3), np.float32 if rank else np.float64), [0, 1])
     sentence_of_all(lambda: wrong.compute("world"), "rank 1 has dtype float32 and rank 0 float64; they must agree")
@@ -113,7 +113,7 @@ def main() -> None:
     count = shards_of_300_212_and_0(rank) + part_of_the_ranks(rank)
     failures(rank)
     for seed in range(int(sys.argv[1])):
-        distributed.ROWS_AT_ONCE = (13, 150, 1 << 22)[seed % 3]
+        tallies.ROWS_AT_ONCE = (13, 150, 1 << 22)[seed % 3]
         count += compare(random_job(seed, 3), rank, leave_out_empty=bool(seed % 2))
     print(f"rank {rank} of {dist.get_world_size()}: {count} results are those of one process", flush=True)
     dist.destroy_process_group()

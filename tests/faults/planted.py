@@ -69,14 +69,14 @@ FAULTS = [
         ("test_streaming.py",),
     ),
     Fault(
-        "distributed.py",
+        "tallies.py",
         "ascending = np.lexsort((label_counts, ids[kept]))",
         'ascending = np.argsort(ids[kept], kind="stable")',
         "ranks: counts of a bundle come in the order of arrival, so the last bits of the entropy do, too",
         ("test_distributed.py",),
     ),
     Fault(
-        "distributed.py",
+        "tallies.py",
         'total["num_bundles"] += total["num_nan_rows"]',
         "pass",
         "ranks: NaN rows are no bundles",

@@ -162,6 +162,7 @@ def test_a_network_of_ones_own_is_built_and_told(tmp_path: Path, monkeypatch: py
 
 
 def test_images_of_ones_own_are_prepared_in_ones_own_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("PIL", reason="images of one's own: NOT TESTED HERE (no pillow)")
     random = np.random.RandomState(0)
 
     def read() -> Any:

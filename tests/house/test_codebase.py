@@ -26,7 +26,7 @@ LONGEST_FUNCTION = 60
 source_tree = pytest.mark.skipif(not IN_SOURCE_TREE, reason="the source tree: NOT TESTED HERE (only tests/ is here)")
 WITHOUT_TORCH = [
     "arrays", "backends", "bundle", "device_arrays", "entropy", "gpu_row_store", "grid", "reference",
-    "result", "row_store", "streaming", "training.__init__", "training.config", "training.shrinking",
+    "result", "row_store", "tallies", "streaming", "training.__init__", "training.config", "training.shrinking",
     "training.policies", "training.rankings", "training.loop.optimizers", "filters.criteria", "installation", "choices",
     *(f"training.networks.{name}" for name in ("architecture", "kinds", "weights")),
     *(f"files.{name}" for name in ("csv_files", "json_files", "tensor_files", "whole_files")),

@@ -22,7 +22,7 @@ ORDER = (
     ("arrays", "options"),
     ("reference", "device_arrays", "row_store"),
     ("backends", "gpu_row_store"),
-    ("torch_operators", "bundle", "held_rows", "streaming", "distributed"),
+    ("torch_operators", "bundle", "held_rows", "streaming", "distributed", "tallies"),
     ("files", "tables", "installation", "ranks"),
     ("drawing",),
     ("findings",),
