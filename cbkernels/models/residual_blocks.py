@@ -1,7 +1,7 @@
 """Residual blocks of a model and the branches whose outputs they add to their shortcuts.
 
-Some blocks are told by how their modules are built, others by what one forward pass does with values
-(``residual_sums.py``). Read next: ``surgery/surgery.py``, which removes them. Needs torch when it is used.
+Some blocks are told by how their modules are built, others by what one forward pass makes of its input
+(``block_sums.py``). Read next: ``surgery/surgery.py``, which removes them. Needs torch when it is used.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from .evaluation import require_torch
 from .layer_stacks import find_layer_stacks
-from .residual_sums import Recording, ResidualSum, is_item, record, residual_sums
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from .block_sums import ResidualSum
+    from .dataflow import Recording
 
 _CONVOLUTIONS = {"conv1", "bn1", "conv2", "bn2", "relu"}
 _OPTIONAL = {"conv3", "bn3", "downsample"}
@@ -32,7 +34,7 @@ class ResidualBlock:
     """Modules whose output is added to the shortcut, in the order of execution; empty when unknown."""
     kind: str
     """"basic block", "bottleneck", "branch block", "transformers layer", "torch transformer layer" or
-    "residual block"; " (branch is 0)" behind it says that the sum could not be told from the shortcut."""
+    "residual block"."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Findings:
     blocks: dict[str, ResidualBlock]
     sums: dict[str, ResidualSum]
     recording: Recording | None
+    notes: tuple[str, ...] = ()
+    """Sentences on what was seen but belongs to no block, or to no module."""
 
 
 def find_residual_blocks(model: nn.Module, run: Callable[[], object] | None = None) -> dict[str, ResidualBlock]:
@@ -78,21 +82,30 @@ def findings(model: nn.Module, run: Callable[[], object] | None = None) -> Findi
     structural = _by_structure(model)
     if run is None:
         return Findings(structural, {}, None)
+    from .block_sums import residual_sums, unattributed
+    from .dataflow import record
+
     recording = record(model, run)
-    modules = dict(model.named_modules())
+    modules, called = dict(model.named_modules()), recording.order()
     sums = residual_sums(model, recording, lambda name: name in structural or not _nests(name, structural))
+    unseen = [name for name in called if name in structural and name not in sums]
+    inside = residual_sums(model, recording, lambda name: any(name.startswith(f"{other}.") for other in unseen))
+    for name in unseen:  # a name or a configuration promised what the forward pass does not do
+        if not structural[name].kind.endswith("layer") or any(other.startswith(f"{name}.") for other in inside):
+            del structural[name]
+    sums = {name: found for name, found in {**sums, **inside}.items() if name in structural or not found.is_stack}
     chosen = _chosen(modules, {name: found for name, found in sums.items() if name not in structural})
     blocks = {}
-    for name in dict.fromkeys([*recording.order(), *modules]):
+    for name in dict.fromkeys([*called, *modules]):
         seen = sums.get(name)
-        zero = " (branch is 0)" if seen is not None and seen.is_zero else ""
         if name in structural:
             block = structural[name]
-            branches = block.branches or (seen.branches if seen is not None else ())
-            blocks[name] = ResidualBlock(name, branches, block.kind + zero)
+            blocks[name] = ResidualBlock(name, block.branches or (seen.branches if seen else ()), block.kind)
         elif name in chosen and seen is not None:
-            blocks[name] = ResidualBlock(name, seen.branches, f"residual block{zero}")
-    return Findings(blocks, {name: sums[name] for name in blocks if name in sums}, recording)
+            blocks[name] = ResidualBlock(name, seen.branches, "residual block")
+    sums = {name: sums[name] for name in blocks if name in sums}
+    unnamed = [f"no module makes the branches of {name!r}" for name, found in sums.items() if not found.branches]
+    return Findings(blocks, sums, recording, (*unattributed(model, recording, blocks), *unnamed))
 
 
 def _nests(name: str, others: Any) -> bool:
@@ -101,6 +114,7 @@ def _nests(name: str, others: Any) -> bool:
 
 def _chosen(modules: dict[str, nn.Module], sums: dict[str, ResidualSum]) -> list[str]:
     """One of every nest of candidates: items of a list before others, inner before outer ones."""
+    from .block_sums import is_item
 
     def rank(name: str) -> tuple[bool, int]:
         return not is_item(modules, name), -name.count(".")

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..models.cost import call_with
 from ..models.evaluation import evaluating, require_torch
 from ..models.layer_stacks import LayerStack, deletions, find_layer_stacks
 from ..models.residual_blocks import Findings, findings
-from ..models.residual_sums import Recording, ResidualSum
 from .edits import Entry
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from ..models.block_sums import ResidualSum
+    from ..models.dataflow import Recording
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,13 @@ class RemovalPlan:
                 f"{name!r} ({class_name}) returns neither a tensor nor a tuple that begins with one, "
                 "so nothing can stand in its place"
             )
-        if name in self._forced or seen.residual is None or kind.startswith("torch transformer"):
+        has_obstacle = seen.residual is not None and seen.residual.obstacle is not None
+        if (
+            name in self._forced
+            or seen.residual is None
+            or (has_obstacle and self._force)
+            or kind.startswith("torch transformer")
+        ):
             return self._passes_through(name, kind, seen)
         return self._cut(name, kind, seen.residual, seen.returns)
 
@@ -188,6 +196,10 @@ class RemovalPlan:
     def _cut(self, name: str, kind: str, residual: ResidualSum, returns: Any) -> RemovedBlock:
         class_name = type(self._modules[name]).__name__
         prefix = f"{name}."
+        if residual.obstacle is not None:
+            raise ValueError(
+                f"{name!r} ({class_name}) {residual.obstacle}, so nothing can stand in its place; {self._removable()}"
+            )
         shortcut = None if residual.shortcut is None else residual.shortcut.removeprefix(prefix)
         if shortcut is not None and "." in shortcut:
             raise ValueError(
@@ -205,8 +217,6 @@ class RemovalPlan:
                     f"{name!r} ({class_name}) ends in {activation!r}, which is not a direct part of it; "
                     "move the activation into the block"
                 )
-        if residual.is_zero and kind.startswith(("basic block", "bottleneck", "branch block")):
-            activation = "relu"  # zero branches hide it; these kinds have it by definition
         return RemovedBlock(name, kind, class_name, "shortcut", shortcut, activation, returns)
 
     def _seen(self, name: str) -> _Seen | None:
@@ -297,11 +307,8 @@ def _refuse_to_empty(stacks: list[LayerStack], doomed: list[str]) -> None:
 
 
 def _seen_in(recording: Recording, name: str, residual: ResidualSum | None) -> _Seen | None:
-    calls = [call for call in recording.calls if call.module == name]
-    if not calls:
-        return None
-    shapes = [(recording.values[call.first].shape, recording.values[call.last].shape) for call in calls]
-    return _Seen(residual, all(before == after for before, after in shapes), calls[0].structure)
+    calls = recording.calls_of(name)
+    return _Seen(residual, all(map(recording.keeps_shape, calls)), calls[0].structure) if calls else None
 
 
 def _renamed(seen: _Seen, name: str) -> _Seen:
@@ -315,7 +322,7 @@ def _renamed(seen: _Seen, name: str) -> _Seen:
 
     branches = tuple(name + branch[1:] for branch in residual.branches)
     shortcut, behind = full(residual.shortcut), full(residual.behind)
-    return _Seen(ResidualSum(branches, shortcut, behind, residual.is_zero), seen.keeps_shape, seen.returns)
+    return replace(seen, residual=replace(residual, branches=branches, shortcut=shortcut, behind=behind))
 
 
 def _run(model: nn.Module, x: torch.Tensor) -> Callable[[], object]:

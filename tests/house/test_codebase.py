@@ -28,7 +28,7 @@ WITHOUT_TORCH = [
     "result", "row_store", "streaming", "training.__init__", "training.config", "training.shrinking",
     "training.networks.architecture", "models.monitor", "files.whole_files", "installation", "choices",
     *(f"models.{name}" for name in ("cost", "evaluation", "layer_measurement", "layer_selection",
-                                    "layer_stacks", "probe", "residual_blocks", "residual_sums")),
+                                    "layer_stacks", "probe", "residual_blocks")),
     *(f"surgery.{name}" for name in ("edits", "files", "optimizer_parameters", "plan", "surgery")),
     *(f"findings.{name}" for name in ("history", "layer_report", "records", "tables")),
     *(f"drawing.{name}" for name in ("figures", "history_figures", "layer_figures", "run_figures")),

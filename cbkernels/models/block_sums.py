@@ -1,0 +1,411 @@
+"""Which modules add branches to a shortcut of their input, read off from the record of one forward pass.
+
+A value is plain where a path without layers (multiplications by weights) leads from it back to the module's input. A
+module is residual when its output is plain and a sum on the way back adds to a plain value what layers made of it.
+Weights and values play no part. Read next: ``dataflow.py``, ``residual_blocks.py``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from torch import nn
+
+from .dataflow import Recording
+
+_SHORTCUT = re.compile(r"short_?cut|down_?sample|skip|ident|residual", re.I)
+_VIEWS = re.compile(
+    r"(_unsafe_)?view|_?reshape(_alias)?|expand|permute|transpose|t|(un)?squeeze|clone|contiguous|_to_copy|detach|alias"
+    r"|lift_fresh|as_strided|unfold|copy"
+)
+_SCALES = re.compile(rf"{_VIEWS.pattern}|mul|div")
+_SUMS = frozenset(("add", "sub", "addcmul", "addcdiv", "lerp"))
+_BENDS = re.compile(
+    r"relu|elu|silu|mish|sigmoid|tanh|softmax|swish|clamp|softplus|softsign|glu|max_pool|^(abs|exp|sin)$"
+)
+_RELU = frozenset(("relu", "threshold"))
+_DEPENDS, _PLAIN, _LAYERED, _BENT = 1, 2, 4, 8
+"""What a value is to the input of a call: made of it; reached without layers; through layers; bent behind a layer."""
+
+
+@dataclass(frozen=True)
+class ResidualSum:
+    """How a module made its output of its input."""
+
+    branches: tuple[str, ...]
+    """Modules whose outputs were added, in the order of execution; without those that no module made."""
+    shortcut: str | None
+    """The module that the input went through before it was added; None when it was added as it is."""
+    behind: str | None
+    """What followed the last sum: None, "relu" or the name of a module, an activation or a norm."""
+    obstacle: str | None = None
+    """Why shortcut and activation alone are not what is left without the branches, as the end of a sentence."""
+    is_stack: bool = False
+    """Its branches are equal items of one list, one behind the other: it holds blocks that are no modules."""
+
+
+def residual_sums(model: nn.Module, recording: Recording, wanted: Callable[[str], bool]) -> dict[str, ResidualSum]:
+    """Modules that turned out to be residual in every call with floats.
+
+    Args:
+        model: unwrapped.
+        recording: of one forward pass.
+        wanted: which modules are looked at; the model itself and torch's own layers never are.
+    """
+    modules = dict(model.named_modules())
+    made_by = _made_by(recording)
+    found: dict[str, ResidualSum] = {}
+    refuted: set[str] = set()
+    for number in reversed(range(len(recording.calls))):
+        call = recording.calls[number]
+        name = call.module
+        if not name or name in refuted or call.last < 0 or _is_leaf(modules[name]) or not wanted(name):
+            continue
+        inner = [other for other in found if other.startswith(f"{name}.")]
+        if inner and (not is_item(modules, name) or any(is_item(modules, other) for other in inner)):
+            continue  # what is around of blocks is none
+        result = _Inside(modules, recording, number, made_by).explain()
+        if result is None:
+            refuted.add(name)
+            found.pop(name, None)
+        else:
+            found[name] = result
+    return found
+
+
+def unattributed(model: nn.Module, recording: Recording, blocks: Iterable[str]) -> list[str]:
+    """Sentences on sums of a value and of what layers made of it that lie in none of the blocks.
+
+    Args:
+        model: unwrapped.
+        recording: of one forward pass.
+        blocks: names of the modules that were taken for residual blocks.
+    """
+    modules, known, calls = dict(model.named_modules()), set(blocks), recording.calls
+    covered: list[bool] = []
+    for call in calls:
+        covered.append(call.module in known or (call.around >= 0 and covered[call.around]))
+    inside: dict[int, _Inside] = {}
+    counts: Counter[str] = Counter()
+    made_by = _made_by(recording)
+    for i, node in enumerate(recording.nodes):
+        if node.op in _SUMS and node.is_data and node.call >= 0 and not covered[node.call]:
+            if node.call not in inside:
+                inside[node.call] = _Inside(modules, recording, node.call, made_by)
+            if inside[node.call].adds_to_itself(i):
+                counts[calls[node.call].module] += 1
+    return [
+        f"{count} {'sum' if count == 1 else 'sums'} of an input and a branch {'lies' if count == 1 else 'lie'} outside "
+        f"of any module that could be removed: in {type(modules[name]).__name__}.forward"
+        + (f" ({name!r})" if name else "")
+        for name, count in counts.items()
+    ]
+
+
+def is_item(modules: dict[str, nn.Module], name: str) -> bool:
+    """Whether a module is an item of a ``ModuleList`` or ``Sequential``."""
+    return isinstance(modules[name.rpartition(".")[0]], (nn.ModuleList, nn.Sequential))
+
+
+def _is_leaf(module: nn.Module) -> bool:
+    return not list(module.children()) and (
+        type(module).__module__.startswith("torch.") or not list(module.parameters())
+    )
+
+
+def _made_by(recording: Recording) -> dict[int, list[int]]:
+    """Node -> calls that returned it."""
+    made: dict[int, list[int]] = defaultdict(list)
+    for number, call in enumerate(recording.calls):
+        for node in call.outputs:
+            made[node].append(number)
+    return made
+
+
+class _Inside:
+    """The search for sums among what was made during one call."""
+
+    def __init__(
+        self, modules: dict[str, nn.Module], recording: Recording, number: int, made_by: dict[int, list[int]]
+    ) -> None:
+        self._modules, self._nodes, self._calls = modules, recording.nodes, recording.calls
+        self._number, self._call, self._made_by = number, recording.calls[number], made_by
+        self._name = self._call.module
+        self._bits: dict[int, int] = {}
+
+    def explain(self) -> ResidualSum | None:
+        """The sums that lead from the input to the output, or None."""
+        if not self._call.outputs:
+            return None
+        y = self._call.outputs[0]
+        near = self._sums_near(y)
+        for x in self._call.inputs if near else ():
+            self._bits = self._facts(x)
+            result = self._explained(x, y, {x})
+            if result is not None or self._is(y, _PLAIN):
+                return result
+            for projection, branch in self._projections(x, near):
+                self._bits = self._facts(x, projection)
+                if self._is(branch, _LAYERED) and (result := self._explained(x, y, {x, projection})) is not None:
+                    return result
+                self._bits = self._facts(x)
+        return None
+
+    def adds_to_itself(self, i: int) -> bool:
+        """Whether one operand of the sum ``i`` was made of the other by layers, anywhere in the model."""
+        for one, other in _pairs(self._operands(i)):
+            source, todo, seen = self._root(one[0], 0), [(p, False) for p in other], set()
+            while todo and self._nodes[source].is_data:
+                p, layered = todo.pop()
+                if p == source and layered:
+                    return self._nodes[source].shape == self._nodes[other[0]].shape
+                if p > source and (p, layered) not in seen:
+                    seen.add((p, layered))
+                    todo += [(q, layered or self._nodes[p].is_layer) for q in self._nodes[p].parents]
+        return False
+
+    # --- facts
+
+    def _is(self, i: int, bit: int) -> bool:
+        return bool(self._bits.get(i, 0) & bit)
+
+    def _facts(self, x: int, projection: int = -1) -> dict[int, int]:
+        """What every value is to the input; a projection counts as plain."""
+        bits = {x: _DEPENDS | _PLAIN}
+        for i in range(self._call.first, self._call.last):
+            node = self._nodes[i]
+            if not any(p in bits for p in node.parents):
+                continue
+            if node.is_layer:
+                of_all = (_together(bits, node.parents) | _LAYERED) & ~_PLAIN
+            elif groups := self._operands(i):
+                each = [_together(bits, group) for group in groups]
+                of_all = each[0] | (each[1] & ~_PLAIN if node.op == "sub" else each[1])
+            else:
+                of_all = _together(bits, node.parents)
+                if of_all & _LAYERED and _BENDS.search(node.op):
+                    of_all |= _BENT
+            bits[i] = of_all | (_PLAIN if i == projection else 0)
+        return bits
+
+    def _operands(self, i: int) -> list[tuple[int, ...]]:
+        """What a sum adds, each as the values that it is a product of; empty for what is no sum."""
+        op, parents = self._nodes[i].op, self._nodes[i].parents
+        if op not in _SUMS or len(parents) < 2:
+            return []
+        if op == "lerp":
+            return [(parents[0], *parents[2:]), (parents[1], *parents[2:])]
+        return [parents[:1], parents[1:]]
+
+    def _root(self, i: int, first: int | None = None) -> int:
+        """The value that ``i`` is a view or a copy of."""
+        first = self._call.first if first is None else first
+        while i >= first and _VIEWS.fullmatch(self._nodes[i].op) and self._nodes[i].parents:
+            i = self._nodes[i].parents[0]
+        return i
+
+    def _behind(self, starts: Iterable[int], until: int = -1, bit: int = _DEPENDS) -> list[int]:
+        """All values made in the call, after ``until``, that lead to ``starts``; in the order of execution."""
+        todo, seen = list(starts), set()
+        while todo:
+            i = todo.pop()
+            if i not in seen and i > until and i >= self._call.first and self._is(i, bit):
+                seen.add(i)
+                todo += self._nodes[i].parents
+        return sorted(seen)
+
+    # --- from the output back to the input
+
+    def _sums_near(self, y: int) -> list[int]:
+        """Sums that lead to the output without layers behind them, in the order of execution."""
+        todo, seen = [y], set()
+        while todo:
+            i = todo.pop()
+            if i not in seen and i >= self._call.first and not self._nodes[i].is_layer and self._nodes[i].is_data:
+                seen.add(i)
+                todo += self._nodes[i].parents
+        return sorted(i for i in seen if self._operands(i))
+
+    def _explained(self, x: int, y: int, sources: set[int]) -> ResidualSum | None:
+        sums = self._chain(y, sources)
+        if not any(self._is(p, _LAYERED) for _, _, group in sums for p in group):
+            return None
+        names = [self._branches(group) for _, _, group in sums]
+        shortcut, none_left = self._shortcut(x, sums[0][1], sums[0][0])
+        behind, unclear = self._followers(y, sums[-1][0])
+        if x != self._call.inputs[0]:
+            none_left = "adds to what is not the first of its inputs"
+        is_stack = self._is_stack(names, sums)
+        branches = tuple(dict.fromkeys(name for of_sum in names for name in of_sum))
+        return ResidualSum(branches, shortcut, behind, none_left or unclear, is_stack)
+
+    def _chain(self, y: int, sources: set[int]) -> list[tuple[int, tuple[int, ...], tuple[int, ...]]]:
+        """Sums on plain ways to the output: the sum, its shortcut and its branch, in the order of execution."""
+        todo, seen, sums = [y], set(sources), []
+        while todo:
+            i = todo.pop()
+            if i in seen or not self._is(i, _PLAIN):
+                continue
+            seen.add(i)
+            groups = self._operands(i)
+            for one, other in _pairs(groups):
+                if self._is_shortcut(one, other, i, sources):
+                    if _together(self._bits, other):
+                        sums.append((i, one, other))
+                    groups = [one]
+                    break
+            todo += [p for group in groups for p in group] or self._nodes[i].parents
+        return sorted(sums)
+
+    def _is_shortcut(self, one: tuple[int, ...], other: tuple[int, ...], i: int, sources: set[int]) -> bool:
+        """Whether ``one`` is the plain operand of the sum ``i``, and ``other`` was made of it or adds to it."""
+        facts, others = _together(self._bits, one), _together(self._bits, other)
+        if not facts & _PLAIN or all(self._nodes[p].shape != self._nodes[i].shape for p in one):
+            return False
+        root = self._root(one[0])
+        inner = self._nodes[self._root(other[0])]
+        if inner.op == "sub" and self._root(inner.parents[-1]) == root:
+            return False  # x + (q - x) is q
+        if not others & _PLAIN:
+            return True
+        return root in sources or root in self._behind(other)
+
+    # --- projections
+
+    def _projections(self, x: int, sums: list[int]) -> Iterator[tuple[int, int]]:
+        """Operands that are the input behind one light layer, each with the branch beside it."""
+        for i in sums:
+            pairs = [pair for pair in _pairs(self._operands(i)) if all(self._is(p[0], _LAYERED) for p in pair)]
+            for (one, *_), (other, *_) in pairs:
+                if self._is(one, _PLAIN) or self._is(other, _PLAIN) or self._nodes[one].shape != self._nodes[i].shape:
+                    continue
+                layers, others = self._layers(one), self._layers(other)
+                light = len(layers) < len(others) and sum(layers.values()) <= sum(others.values())
+                straight = self._is(other, _BENT) and not self._is(one, _BENT)
+                named = self._is_named(one, i) and not self._is_named(other, i)
+                if not layers.keys() & others.keys() and (named or (light and straight)):
+                    yield one, other
+
+    def _layers(self, i: int) -> dict[int, int]:
+        """Layers that lead to a value -> numbers of their weights."""
+        nodes = self._nodes
+        made = [k for k in self._behind([i]) if nodes[k].is_layer]
+        return {k: sum(math.prod(nodes[p].shape) for p in nodes[k].parents if nodes[p].is_weight) for k in made}
+
+    def _is_named(self, i: int, total: int) -> bool:
+        """Whether a direct part of the module made the value and is called a shortcut."""
+        parts = self._parts(self._behind([i]), total)
+        return any(_SHORTCUT.search(part.rpartition(".")[2]) for part in parts if part.rpartition(".")[0] == self._name)
+
+    # --- names
+
+    def _around(self, i: int) -> Iterator[int]:
+        """Calls inside of this one in which a value was made, the innermost first."""
+        number = self._nodes[i].call
+        while number > self._number:
+            yield number
+            number = self._calls[number].around
+
+    def _parts(self, values: Iterable[int], total: int) -> dict[str, bool]:
+        """Modules, outermost ones that do not hold the sum ``total``, and bare operations that did more than to view
+        or to scale, in the order of execution -> whether there is a layer in them."""
+        parts: dict[str, bool] = {}
+        of_sum = set(self._around(total))
+        for i in values:
+            node = self._nodes[i]
+            one_of_data = sum(self._is(p, _DEPENDS) for p in node.parents) < 2
+            if node.op in _SUMS or (one_of_data and _SCALES.fullmatch(node.op)):
+                continue
+            outer = [number for number in self._around(i) if number not in of_sum]
+            name = self._calls[outer[-1]].module if outer else node.op
+            parts[name] = parts.get(name, False) or node.is_layer
+        return parts
+
+    def _branches(self, group: tuple[int, ...]) -> list[str]:
+        """The outermost modules with weights that made an operand, seen through what only scales or reshapes it."""
+        spare: list[str] = []
+        i = max(group, key=lambda p: self._bits.get(p, 0) & _LAYERED)
+        while i >= self._call.first:
+            made = [k for k in self._made_by[i] if self._number < k < self._call.until and not self._only_scales(k)]
+            made.sort(key=lambda k: self._depth(k))
+            with_weights = [k for k in made if any(True for _ in self._modules[self._calls[k].module].parameters())]
+            if with_weights:
+                return [self._calls[with_weights[0]].module]
+            spare = spare or [self._calls[k].module for k in made[:1]]
+            parts = [g for g in self._operands(i) if _together(self._bits, g) & _LAYERED]
+            if len(parts) > 1:
+                return [name for part in parts for name in self._branches(part)] or spare
+            before = [p for p in self._nodes[i].parents if self._is(p, _LAYERED)]
+            if self._nodes[i].is_layer or not before:
+                break
+            i = max(before, key=lambda p: math.prod(self._nodes[p].shape))
+        return spare
+
+    def _depth(self, number: int) -> int:
+        return 0 if number <= self._number else 1 + self._depth(self._calls[number].around)
+
+    def _only_scales(self, number: int) -> bool:
+        made = range(self._calls[number].first, self._calls[number].last)
+        return all(_SCALES.fullmatch(self._nodes[i].op) or not self._nodes[i].is_data for i in made)
+
+    def _shortcut(self, x: int, group: tuple[int, ...], total: int) -> tuple[str | None, str | None]:
+        """The module between the input and the first sum, and what else is there that it cannot stand for."""
+        i = max(group, key=lambda p: self._bits.get(p, 0) & _PLAIN)
+        path = self._behind([i])
+        parts = self._parts(path, total)
+        modules = [part for part in parts if part in self._modules]
+        if not parts:
+            reshaped = {self._nodes[k].shape for k in (x, self._call.outputs[0])}
+            return None, None if len(reshaped) == 1 else "adds to its input in another shape"
+        shortcut = next((part for part in modules if parts[part]), modules[-1] if modules else None)
+        if len(parts) > 1 or shortcut is None:
+            return shortcut, f"makes its shortcut with {' and '.join(map(repr, parts))}, which are not one part of it"
+        return shortcut, None
+
+    def _followers(self, y: int, total: int) -> tuple[str | None, str | None]:
+        """What is between the last sum and the output, and what of it cannot stay when the sum goes."""
+        parts = list(self._parts(self._behind([y], total, _PLAIN), total))
+        modules = [part for part in parts if part in self._modules]
+        norms = [part for part in modules if any(True for _ in self._modules[part].parameters())]
+        norms += [part for part in parts if part not in modules and "norm" in part]
+        active = [
+            "relu" if part in _RELU or type(self._modules.get(part)) is nn.ReLU else part
+            for part in parts if part not in norms
+        ]  # fmt: skip
+        if not active:
+            return next((norm for norm in norms if norm in modules), None), None
+        if len(active) == 1 and (active[0] == "relu" or active[0] in modules):
+            return active[0], None
+        return None, f"ends in {' and '.join(map(repr, active))}, which are not one module"
+
+    def _is_stack(self, names: list[list[str]], sums: list[tuple[int, tuple[int, ...], tuple[int, ...]]]) -> bool:
+        """Whether the branches come from several equal items of one list, later ones made of earlier sums."""
+        flat = [name for of_sum in names for name in of_sum]
+        if len(sums) < 2 or not flat or sums[0][0] not in self._behind(sums[-1][2]):
+            return False
+        for holder, module in self._modules.items():
+            prefix = f"{holder}."
+            if prefix.startswith(f"{self._name}.") and isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+                items = {name.removeprefix(prefix).partition(".")[0] for name in flat if name.startswith(prefix)}
+                kinds = {type(self._modules[f"{prefix}{item}"]) for item in items}
+                if len(items) > 1 and len(kinds) == 1:
+                    return all(name.startswith(prefix) for name in flat)
+        return False
+
+
+def _together(bits: dict[int, int], parents: Iterable[int]) -> int:
+    """Of what is made of all of them: no longer plain when layers made one of them that is not plain itself."""
+    found = [bits.get(p, 0) for p in parents]
+    union = 0
+    for facts in found:
+        union |= facts
+    spoiled = any(facts & _LAYERED and not facts & _PLAIN for facts in found)
+    return union & ~_PLAIN if spoiled else union
+
+
+def _pairs(groups: list[tuple[int, ...]]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    return [(groups[0], groups[1]), (groups[1], groups[0])] if groups else []
