@@ -46,6 +46,8 @@ class ResidualSum:
     """Why shortcut and activation alone are not what is left without the branches, as the end of a sentence."""
     is_stack: bool = False
     """Its branches are equal items of one list, one behind the other: it holds blocks that are no modules."""
+    unnamed: int = 0
+    """How many branches no module made."""
 
 
 def residual_sums(model: nn.Module, recording: Recording, wanted: Callable[[str], bool]) -> dict[str, ResidualSum]:
@@ -77,33 +79,38 @@ def residual_sums(model: nn.Module, recording: Recording, wanted: Callable[[str]
     return found
 
 
-def unattributed(model: nn.Module, recording: Recording, blocks: Iterable[str]) -> list[str]:
-    """Sentences on sums of a value and of what layers made of it that lie in none of the blocks.
+def unattributed(model: nn.Module, recording: Recording, blocks: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Sums of a value and of what layers made of it that lie in none of the blocks.
 
     Args:
         model: unwrapped.
         recording: of one forward pass.
         blocks: names of the modules that were taken for residual blocks.
+
+    Returns:
+        A sentence for every class of modules in whose own code such sums lie; modules that made their branches.
     """
     modules, known, calls = dict(model.named_modules()), set(blocks), recording.calls
-    covered: list[bool] = []
-    for call in calls:
-        covered.append(call.module in known or (call.around >= 0 and covered[call.around]))
-    inside: dict[int, _Inside] = {}
-    counts: Counter[str] = Counter()
     made_by = _made_by(recording)
+    covered: list[bool] = []
+    inside: list[_Inside] = []
+    for number, call in enumerate(calls):
+        covered.append(call.module in known or (call.around >= 0 and covered[call.around]))
+        inside.append(_Inside(modules, recording, number, made_by))
+    counts: Counter[str] = Counter()
+    branches: list[str] = []
     for i, node in enumerate(recording.nodes):
         if node.op in _SUMS and node.is_data and node.call >= 0 and not covered[node.call]:
-            if node.call not in inside:
-                inside[node.call] = _Inside(modules, recording, node.call, made_by)
-            if inside[node.call].adds_to_itself(i):
-                counts[calls[node.call].module] += 1
-    return [
-        f"{count} {'sum' if count == 1 else 'sums'} of an input and a branch {'lies' if count == 1 else 'lie'} outside "
-        f"of any module that could be removed: in {type(modules[name]).__name__}.forward"
-        + (f" ({name!r})" if name else "")
-        for name, count in counts.items()
+            names = inside[node.call].added_to_itself(i)
+            if names is not None:
+                counts[type(modules[calls[node.call].module]).__name__] += 1
+                branches += names
+    told = [
+        f"{count} {'sums' if count > 1 else 'sum'} of an input and a branch {'lie' if count > 1 else 'lies'} outside "
+        f"of any module that could be removed: in {kind}.forward"
+        for kind, count in counts.items()
     ]
+    return told, list(dict.fromkeys(branches))
 
 
 def is_item(modules: dict[str, nn.Module], name: str) -> bool:
@@ -141,42 +148,39 @@ class _Inside:
         """The sums that lead from the input to the output, or None."""
         if not self._call.outputs:
             return None
-        y = self._call.outputs[0]
+        y, values = self._call.outputs[0], range(self._call.first, self._call.last)
         near = self._sums_near(y)
         for x in self._call.inputs if near else ():
-            self._bits = self._facts(x)
+            self._bits = self._facts(x, values)
             result = self._explained(x, y, {x})
             if result is not None or self._is(y, _PLAIN):
                 return result
             for projection, branch in self._projections(x, near):
-                self._bits = self._facts(x, projection)
+                self._bits = self._facts(x, values, projection)
                 if self._is(branch, _LAYERED) and (result := self._explained(x, y, {x, projection})) is not None:
                     return result
-                self._bits = self._facts(x)
+                self._bits = self._facts(x, values)
         return None
 
-    def adds_to_itself(self, i: int) -> bool:
-        """Whether one operand of the sum ``i`` was made of the other by layers, anywhere in the model."""
+    def added_to_itself(self, i: int) -> list[str] | None:
+        """Modules that made one operand of the sum ``i`` of the other by layers, anywhere in the model."""
         for one, other in _pairs(self._operands(i)):
-            source, todo, seen = self._root(one[0], 0), [(p, False) for p in other], set()
-            while todo and self._nodes[source].is_data:
-                p, layered = todo.pop()
-                if p == source and layered:
-                    return self._nodes[source].shape == self._nodes[other[0]].shape
-                if p > source and (p, layered) not in seen:
-                    seen.add((p, layered))
-                    todo += [(q, layered or self._nodes[p].is_layer) for q in self._nodes[p].parents]
-        return False
+            source = self._root(one[0], 0)
+            if self._nodes[source].is_data and self._nodes[one[0]].shape == self._nodes[i].shape:
+                self._bits = self._facts(source, range(source + 1, i))
+                if _together(self._bits, other) & _LAYERED:
+                    return self._branches(other)
+        return None
 
     # --- facts
 
     def _is(self, i: int, bit: int) -> bool:
         return bool(self._bits.get(i, 0) & bit)
 
-    def _facts(self, x: int, projection: int = -1) -> dict[int, int]:
-        """What every value is to the input; a projection counts as plain."""
+    def _facts(self, x: int, values: Iterable[int], projection: int = -1) -> dict[int, int]:
+        """What every value is to ``x``; a projection counts as plain."""
         bits = {x: _DEPENDS | _PLAIN}
-        for i in range(self._call.first, self._call.last):
+        for i in values:
             node = self._nodes[i]
             if not any(p in bits for p in node.parents):
                 continue
@@ -235,13 +239,15 @@ class _Inside:
         if not any(self._is(p, _LAYERED) for _, _, group in sums for p in group):
             return None
         names = [self._branches(group) for _, _, group in sums]
+        order = [self._calls[k].module for k in range(self._number, self._call.until)]
         shortcut, none_left = self._shortcut(x, sums[0][1], sums[0][0])
         behind, unclear = self._followers(y, sums[-1][0])
         if x != self._call.inputs[0]:
             none_left = "adds to what is not the first of its inputs"
         is_stack = self._is_stack(names, sums)
-        branches = tuple(dict.fromkeys(name for of_sum in names for name in of_sum))
-        return ResidualSum(branches, shortcut, behind, none_left or unclear, is_stack)
+        branches = dict.fromkeys(sorted((name for of_sum in names for name in of_sum), key=order.index))
+        unnamed = sum(not of_sum for of_sum in names)
+        return ResidualSum(tuple(branches), shortcut, behind, none_left or unclear, is_stack, unnamed)
 
     def _chain(self, y: int, sources: set[int]) -> list[tuple[int, tuple[int, ...], tuple[int, ...]]]:
         """Sums on plain ways to the output: the sum, its shortcut and its branch, in the order of execution."""
@@ -328,22 +334,24 @@ class _Inside:
     def _branches(self, group: tuple[int, ...]) -> list[str]:
         """The outermost modules with weights that made an operand, seen through what only scales or reshapes it."""
         spare: list[str] = []
-        i = max(group, key=lambda p: self._bits.get(p, 0) & _LAYERED)
-        while i >= self._call.first:
+        bit = _LAYERED if _together(self._bits, group) & _LAYERED else _DEPENDS
+        before = [p for p in group if self._is(p, bit)]
+        while before:
+            i = max(before, key=lambda p: math.prod(self._nodes[p].shape))
             made = [k for k in self._made_by[i] if self._number < k < self._call.until and not self._only_scales(k)]
-            made.sort(key=lambda k: self._depth(k))
-            with_weights = [k for k in made if any(True for _ in self._modules[self._calls[k].module].parameters())]
-            if with_weights:
-                return [self._calls[with_weights[0]].module]
-            spare = spare or [self._calls[k].module for k in made[:1]]
+            made = sorted(made, key=lambda k: (not self._has_weights(self._calls[k].module), self._depth(k)))
+            names = [self._calls[k].module for k in made]
+            if names and (self._has_weights(names[0]) or bit == _DEPENDS):
+                return names[:1]
+            spare = spare or names[:1]
             parts = [g for g in self._operands(i) if _together(self._bits, g) & _LAYERED]
             if len(parts) > 1:
                 return [name for part in parts for name in self._branches(part)] or spare
-            before = [p for p in self._nodes[i].parents if self._is(p, _LAYERED)]
-            if self._nodes[i].is_layer or not before:
-                break
-            i = max(before, key=lambda p: math.prod(self._nodes[p].shape))
+            before = [p for p in self._nodes[i].parents if self._is(p, bit) and not self._nodes[i].is_layer]
         return spare
+
+    def _has_weights(self, name: str) -> bool:
+        return any(True for _ in self._modules[name].parameters())
 
     def _depth(self, number: int) -> int:
         return 0 if number <= self._number else 1 + self._depth(self._calls[number].around)
@@ -370,7 +378,7 @@ class _Inside:
         """What is between the last sum and the output, and what of it cannot stay when the sum goes."""
         parts = list(self._parts(self._behind([y], total, _PLAIN), total))
         modules = [part for part in parts if part in self._modules]
-        norms = [part for part in modules if any(True for _ in self._modules[part].parameters())]
+        norms = [part for part in modules if self._has_weights(part)]
         norms += [part for part in parts if part not in modules and "norm" in part]
         active = [
             "relu" if part in _RELU or type(self._modules.get(part)) is nn.ReLU else part

@@ -196,7 +196,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """A hook before the module ``name``."""
 
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            given = [(t, self._node_of(t, is_data=True)) for t in _tensors([*args, *kwargs.values()])]
+            given = [(t, self._node_of(t, is_data=True, is_new=not name)) for t in _tensors([*args, *kwargs.values()])]
             inputs = tuple(node for tensor, node in given if tensor.is_floating_point() or tensor.is_complex())
             self.recording.calls.append(Call(name, self._open[-1], inputs, len(self.recording.nodes)))
             self._open.append(len(self.recording.calls) - 1)
@@ -260,9 +260,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 memory.writes.append((node, place))
             memory.nodes[place] = (node, len(memory.writes))
 
-    def _node_of(self, tensor: torch.Tensor, is_data: bool = False) -> int:
+    def _node_of(self, tensor: torch.Tensor, is_data: bool = False, is_new: bool = False) -> int:
         memory, place = self._place(tensor)
-        if memory is None or place not in memory.nodes:  # from outside: an input, a parameter, a constant
+        if memory is None or place not in memory.nodes or is_new:  # from outside: an input, a parameter, a constant
             is_data &= id(tensor) not in self._parameters
             node = self._add("", (), tensor, is_data, id(tensor) not in self._constants)
             self._note(tensor, node)

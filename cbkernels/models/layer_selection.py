@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .evaluation import first_tensor
-from .residual_blocks import find_residual_blocks
+from .residual_blocks import findings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -82,7 +82,7 @@ def _listed(names: list[str]) -> str:
 
 
 def observe(model: nn.Module, run: Callable[[], object]) -> Selection:
-    """What "auto" chooses: residual blocks and their branches; else activation functions; else leaf layers.
+    """What "auto" chooses: residual blocks and all branches; else activation functions; else leaf layers.
 
     The model's own output, the logits, is left out.
 
@@ -93,10 +93,12 @@ def observe(model: nn.Module, run: Callable[[], object]) -> Selection:
     Raises:
         ValueError: no hidden layer was found.
     """
-    blocks = find_residual_blocks(model, run)
-    if blocks:
-        owners = {name: block.name for block in blocks.values() for name in (*block.branches, block.name)}
-        return Selection(list(owners), owners)
+    found = findings(model, run)
+    called = set(found.recording.order()) if found.recording else set()
+    owned = {name: block.name for block in found.blocks.values() for name in (*block.branches, block.name)}
+    names = [name for name in (*owned, *found.unowned) if name in called]
+    if names:
+        return Selection(names, {name: owned[name] for name in names if name in owned})
     leaves = [name for name, module in model.named_modules() if name and not list(module.children())]
     calls = _Calls(model, leaves, run)
     modules = dict(model.named_modules())

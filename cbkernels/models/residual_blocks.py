@@ -46,6 +46,8 @@ class Findings:
     recording: Recording | None
     notes: tuple[str, ...] = ()
     """Sentences on what was seen but belongs to no block, or to no module."""
+    unowned: tuple[str, ...] = ()
+    """Modules that made branches which belong to no block."""
 
 
 def find_residual_blocks(model: nn.Module, run: Callable[[], object] | None = None) -> dict[str, ResidualBlock]:
@@ -88,12 +90,10 @@ def findings(model: nn.Module, run: Callable[[], object] | None = None) -> Findi
     recording = record(model, run)
     modules, called = dict(model.named_modules()), recording.order()
     sums = residual_sums(model, recording, lambda name: name in structural or not _nests(name, structural))
-    unseen = [name for name in called if name in structural and name not in sums]
-    inside = residual_sums(model, recording, lambda name: any(name.startswith(f"{other}.") for other in unseen))
-    for name in unseen:  # a name or a configuration promised what the forward pass does not do
-        if not structural[name].kind.endswith("layer") or any(other.startswith(f"{name}.") for other in inside):
-            del structural[name]
-    sums = {name: found for name, found in {**sums, **inside}.items() if name in structural or not found.is_stack}
+    for name in called:
+        if name in structural and name not in sums and not structural[name].kind.endswith("layer"):
+            del structural[name]  # its parts have the names of a block's, but nothing is added
+    sums = {name: found for name, found in sums.items() if name in structural or not found.is_stack}
     chosen = _chosen(modules, {name: found for name, found in sums.items() if name not in structural})
     blocks = {}
     for name in dict.fromkeys([*called, *modules]):
@@ -104,8 +104,10 @@ def findings(model: nn.Module, run: Callable[[], object] | None = None) -> Findi
         elif name in chosen and seen is not None:
             blocks[name] = ResidualBlock(name, seen.branches, "residual block")
     sums = {name: sums[name] for name in blocks if name in sums}
-    unnamed = [f"no module makes the branches of {name!r}" for name, found in sums.items() if not found.branches]
-    return Findings(blocks, sums, recording, (*unattributed(model, recording, blocks), *unnamed))
+    notes, unowned = unattributed(model, recording, blocks)
+    unnamed = {name: found.unnamed for name, found in sums.items() if found.unnamed}
+    notes += [f"{count} of the branches of {name!r} are made by no module" for name, count in unnamed.items()]
+    return Findings(blocks, sums, recording, tuple(notes), tuple(unowned))
 
 
 def _nests(name: str, others: Any) -> bool:
