@@ -22,6 +22,7 @@ _VIEWS = re.compile(
     r"(_unsafe_)?view|_?reshape(_alias)?|expand|permute|transpose|t|(un)?squeeze|clone|contiguous|_to_copy|detach|alias"
     r"|lift_fresh|as_strided|unfold|copy"
 )
+_PARTS = re.compile(rf"{_VIEWS.pattern}|slice|select|split(_with_sizes)?|index")
 _SCALES = re.compile(rf"{_VIEWS.pattern}|mul|div")
 _SUMS = frozenset(("add", "sub", "addcmul", "addcdiv", "lerp"))
 _BENDS = re.compile(
@@ -90,13 +91,9 @@ def unattributed(model: nn.Module, recording: Recording, blocks: Iterable[str]) 
     Returns:
         A sentence for every class of modules in whose own code such sums lie; modules that made their branches.
     """
-    modules, known, calls = dict(model.named_modules()), set(blocks), recording.calls
-    made_by = _made_by(recording)
-    covered: list[bool] = []
-    inside: list[_Inside] = []
-    for number, call in enumerate(calls):
-        covered.append(call.module in known or (call.around >= 0 and covered[call.around]))
-        inside.append(_Inside(modules, recording, number, made_by))
+    modules, calls, made_by = dict(model.named_modules()), recording.calls, _made_by(recording)
+    covered = recording.covered(blocks)
+    inside = [_Inside(modules, recording, number, made_by) for number in range(len(calls))]
     counts: Counter[str] = Counter()
     branches: list[str] = []
     for i, node in enumerate(recording.nodes):
@@ -165,7 +162,7 @@ class _Inside:
     def added_to_itself(self, i: int) -> list[str] | None:
         """Modules that made one operand of the sum ``i`` of the other by layers, anywhere in the model."""
         for one, other in _pairs(self._operands(i)):
-            source = self._root(one[0], 0)
+            source = self._root(one[0], 0, _PARTS)
             if self._nodes[source].is_data and self._nodes[one[0]].shape == self._nodes[i].shape:
                 self._bits = self._facts(source, range(source + 1, i))
                 if _together(self._bits, other) & _LAYERED:
@@ -186,6 +183,7 @@ class _Inside:
                 continue
             if node.is_layer:
                 of_all = (_together(bits, node.parents) | _LAYERED) & ~_PLAIN
+                of_all |= _BENT if sum(p in bits for p in node.parents) > 1 else 0
             elif groups := self._operands(i):
                 each = [_together(bits, group) for group in groups]
                 of_all = each[0] | (each[1] & ~_PLAIN if node.op == "sub" else each[1])
@@ -205,10 +203,10 @@ class _Inside:
             return [(parents[0], *parents[2:]), (parents[1], *parents[2:])]
         return [parents[:1], parents[1:]]
 
-    def _root(self, i: int, first: int | None = None) -> int:
+    def _root(self, i: int, first: int | None = None, through: re.Pattern[str] = _VIEWS) -> int:
         """The value that ``i`` is a view or a copy of."""
         first = self._call.first if first is None else first
-        while i >= first and _VIEWS.fullmatch(self._nodes[i].op) and self._nodes[i].parents:
+        while i >= first and through.fullmatch(self._nodes[i].op) and self._nodes[i].parents:
             i = self._nodes[i].parents[0]
         return i
 
@@ -344,10 +342,12 @@ class _Inside:
             if names and (self._has_weights(names[0]) or bit == _DEPENDS):
                 return names[:1]
             spare = spare or names[:1]
-            parts = [g for g in self._operands(i) if _together(self._bits, g) & _LAYERED]
+            node = self._nodes[i]
+            parts = self._operands(i) or ([(p,) for p in node.parents] if node.op in ("cat", "stack") else [])
+            parts = [group for group in parts if _together(self._bits, group) & (_LAYERED | _PLAIN) == _LAYERED]
             if len(parts) > 1:
                 return [name for part in parts for name in self._branches(part)] or spare
-            before = [p for p in self._nodes[i].parents if self._is(p, bit) and not self._nodes[i].is_layer]
+            before = [p for p in (parts[0] if parts else node.parents) if self._is(p, bit) and not node.is_layer]
         return spare
 
     def _has_weights(self, name: str) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -82,6 +82,13 @@ class Recording:
     def calls_of(self, module: str) -> list[Call]:
         """Its calls that came to an end."""
         return [call for call in self.calls if call.module == module and call.last >= 0]
+
+    def covered(self, modules: Iterable[str]) -> list[bool]:
+        """For every call whether it is one of these modules or inside of such a call."""
+        known, covered = set(modules), list[bool]()
+        for call in self.calls:
+            covered.append(call.module in known or (call.around >= 0 and covered[call.around]))
+        return covered
 
     def keeps_shape(self, call: Call) -> bool:
         """Whether a call's main output has the shape of its first input of floats."""

@@ -95,6 +95,10 @@ def findings(model: nn.Module, run: Callable[[], object] | None = None) -> Findi
             del structural[name]  # its parts have the names of a block's, but nothing is added
     sums = {name: found for name, found in sums.items() if name in structural or not found.is_stack}
     chosen = _chosen(modules, {name: found for name, found in sums.items() if name not in structural})
+    covered = recording.covered({*chosen, *structural})
+    for name in list(chosen):  # a module that blocks share under another name
+        if all(call.around >= 0 and covered[call.around] for call in recording.calls_of(name)):
+            chosen.remove(name)
     blocks = {}
     for name in dict.fromkeys([*called, *modules]):
         seen = sums.get(name)
