@@ -11,7 +11,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -142,21 +142,28 @@ class _Inside:
         self._bits: dict[int, int] = {}
 
     def explain(self) -> ResidualSum | None:
-        """The sums that lead from the input to the output, or None."""
-        if not self._call.outputs:
+        """The sums that lead from an input to the main output, and branches of all outputs; or None."""
+        results = [self._explained(y) for y in dict.fromkeys(self._call.outputs)]
+        found = [result for result in results if result is not None]
+        if not found or results[0] is None:
             return None
-        y, values = self._call.outputs[0], range(self._call.first, self._call.last)
-        near = self._sums_near(y)
+        if len(found) == 1:
+            return found[0]
+        branches = self._in_order(name for result in found for name in result.branches)
+        return replace(found[0], branches=branches, obstacle="adds branches to more than one of its outputs")
+
+    def _explained(self, y: int) -> ResidualSum | None:
+        values, near = range(self._call.first, self._call.last), self._sums_near(y)
         for x in self._call.inputs if near else ():
             self._bits = self._facts(x, values)
-            result = self._explained(x, y, {x})
-            if result is not None or self._is(y, _PLAIN):
-                return result
-            for projection, branch in self._projections(x, near):
-                self._bits = self._facts(x, values, projection)
-                if self._is(branch, _LAYERED) and (result := self._explained(x, y, {x, projection})) is not None:
+            if self._is(y, _PLAIN):
+                if (result := self._result(x, y, {x})) is not None:
                     return result
-                self._bits = self._facts(x, values)
+                continue
+            for projection in list(self._projections(near)):
+                self._bits = self._facts(x, values, projection)
+                if (result := self._result(x, y, {x, projection})) is not None:
+                    return result
         return None
 
     def added_to_itself(self, i: int) -> list[str] | None:
@@ -232,20 +239,23 @@ class _Inside:
                 todo += self._nodes[i].parents
         return sorted(i for i in seen if self._operands(i))
 
-    def _explained(self, x: int, y: int, sources: set[int]) -> ResidualSum | None:
+    def _result(self, x: int, y: int, sources: set[int]) -> ResidualSum | None:
         sums = self._chain(y, sources)
         if not any(self._is(p, _LAYERED) for _, _, group in sums for p in group):
             return None
         names = [self._branches(group) for _, _, group in sums]
-        order = [self._calls[k].module for k in range(self._number, self._call.until)]
         shortcut, none_left = self._shortcut(x, sums[0][1], sums[0][0])
         behind, unclear = self._followers(y, sums[-1][0])
         if x != self._call.inputs[0]:
             none_left = "adds to what is not the first of its inputs"
-        is_stack = self._is_stack(names, sums)
-        branches = dict.fromkeys(sorted((name for of_sum in names for name in of_sum), key=order.index))
+        branches = self._in_order(name for of_sum in names for name in of_sum)
         unnamed = sum(not of_sum for of_sum in names)
-        return ResidualSum(tuple(branches), shortcut, behind, none_left or unclear, is_stack, unnamed)
+        return ResidualSum(branches, shortcut, behind, none_left or unclear, self._is_stack(names, sums), unnamed)
+
+    def _in_order(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Modules by the beginning of their first call inside of this one."""
+        order = [call.module for call in self._calls[self._number : self._call.until]]
+        return tuple(sorted(set(names), key=order.index))
 
     def _chain(self, y: int, sources: set[int]) -> list[tuple[int, tuple[int, ...], tuple[int, ...]]]:
         """Sums on plain ways to the output: the sum, its shortcut and its branch, in the order of execution."""
@@ -280,8 +290,8 @@ class _Inside:
 
     # --- projections
 
-    def _projections(self, x: int, sums: list[int]) -> Iterator[tuple[int, int]]:
-        """Operands that are the input behind one light layer, each with the branch beside it."""
+    def _projections(self, sums: list[int]) -> Iterator[int]:
+        """Operands that are the input behind a light layer, beside a branch."""
         for i in sums:
             pairs = [pair for pair in _pairs(self._operands(i)) if all(self._is(p[0], _LAYERED) for p in pair)]
             for (one, *_), (other, *_) in pairs:
@@ -292,7 +302,7 @@ class _Inside:
                 straight = self._is(other, _BENT) and not self._is(one, _BENT)
                 named = self._is_named(one, i) and not self._is_named(other, i)
                 if not layers.keys() & others.keys() and (named or (light and straight)):
-                    yield one, other
+                    yield one
 
     def _layers(self, i: int) -> dict[int, int]:
         """Layers that lead to a value -> numbers of their weights."""
@@ -343,8 +353,9 @@ class _Inside:
                 return names[:1]
             spare = spare or names[:1]
             node = self._nodes[i]
-            parts = self._operands(i) or ([(p,) for p in node.parents] if node.op in ("cat", "stack") else [])
-            parts = [group for group in parts if _together(self._bits, group) & (_LAYERED | _PLAIN) == _LAYERED]
+            parts = [group for group in self._operands(i) if _together(self._bits, group) & _LAYERED]
+            if node.op in ("cat", "stack"):
+                parts = [(p,) for p in node.parents if self._is(p, _LAYERED) and not self._is(p, _PLAIN)]
             if len(parts) > 1:
                 return [name for part in parts for name in self._branches(part)] or spare
             before = [p for p in (parts[0] if parts else node.parents) if self._is(p, bit) and not node.is_layer]

@@ -198,6 +198,10 @@ def masked_add(b: Any, x: torch.Tensor) -> torch.Tensor:
     return F.relu(out, inplace=True)
 
 
+def pooled(b: Any, x: torch.Tensor) -> torch.Tensor:
+    return x + b.f(x)
+
+
 NO = None
 BLOCKS: dict[str, tuple[Callable[[], nn.Module], Any, tuple[str, ...], str | None, str | None, str | None]] = {
     # name: block, shapes of its inputs, branches, shortcut, behind, why it cannot be replaced
@@ -270,7 +274,26 @@ BLOCKS: dict[str, tuple[Callable[[], nn.Module], Any, tuple[str, ...], str | Non
     ),
     "functions only": (functional, [ROWS], (), NO, NO, NO),
     "a loop over a ParameterList": (in_a_loop, [ROWS], (), NO, NO, NO),
-    "two streams": (in_two_streams, [TOKENS, (2, 3, 8)], ("out_text",), NO, NO, "adds to what is not the first"),
+    "two streams": (in_two_streams, [TOKENS, (2, 3, 8)], ("out_text", "out"), NO, NO, "adds branches to more than one"),
+    "the second input": (
+        lambda: Block(lambda b, c, x: x + b.f(x) * b.gate(c), f=mlp(), gate=nn.Linear(3, 8)),
+        [(6, 3), ROWS], ("f",), NO, NO, "adds to what is not the first",
+    ),
+    "branches in a stack": (
+        lambda: Block(lambda b, x: x + torch.stack([b.a(x), b.b(x)]).sum(0), a=mlp(), b=mlp()),
+        [ROWS], ("a", "b"), NO, NO, NO,
+    ),
+    "a branch for one token": (
+        lambda: Block(lambda b, x: x + torch.cat([b.f(x[:, :1]), x[:, 1:]], 1), f=mlp()), [TOKENS], ("f",), NO, NO, NO,
+    ),
+    "pooling": (
+        lambda: Block(lambda b, x: x + b.f(x + (b.pool(b.norm(x)) - b.norm(x))), f=convs(), norm=nn.BatchNorm2d(4),
+                      pool=nn.AvgPool2d(3, 1, 1)), [IMAGES], ("f",), NO, NO, NO,
+    ),
+    "PoolFormer": (
+        lambda: Block(lambda b, x: pooled(b, x + b.pool(b.norm(x))), f=convs(), norm=nn.BatchNorm2d(4),
+                      pool=nn.AvgPool2d(3, 1, 1)), [IMAGES], ("pool", "f"), NO, NO, NO,
+    ),
 }  # fmt: skip
 
 
