@@ -15,15 +15,11 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from .dataflow import Recording
+from .dataflow import VIEWS, Recording
 
 _SHORTCUT = re.compile(r"short_?cut|down_?sample|skip|ident|residual", re.I)
-_VIEWS = re.compile(
-    r"(_unsafe_)?view|_?reshape(_alias)?|expand|permute|transpose|t|(un)?squeeze|clone|contiguous|_to_copy|detach|alias"
-    r"|lift_fresh|as_strided|unfold|copy"
-)
-_PARTS = re.compile(rf"{_VIEWS.pattern}|slice|select|split(_with_sizes)?|index")
-_SCALES = re.compile(rf"{_VIEWS.pattern}|mul|div")
+_PARTS = re.compile(rf"{VIEWS.pattern}|slice|select|split(_with_sizes)?|index")
+_SCALES = re.compile(rf"{VIEWS.pattern}|mul|div")
 _SUMS = frozenset(("add", "sub", "addcmul", "addcdiv", "lerp"))
 _BENDS = re.compile(
     r"relu|elu|silu|mish|sigmoid|tanh|softmax|swish|clamp|softplus|softsign|glu|max_pool|^(abs|exp|sin)$"
@@ -136,40 +132,48 @@ class _Inside:
     def __init__(
         self, modules: dict[str, nn.Module], recording: Recording, number: int, made_by: dict[int, list[int]]
     ) -> None:
-        self._modules, self._nodes, self._calls = modules, recording.nodes, recording.calls
+        self._recording, self._nodes, self._calls = recording, recording.nodes, recording.calls
+        self._modules = modules
         self._number, self._call, self._made_by = number, recording.calls[number], made_by
         self._name = self._call.module
         self._bits: dict[int, int] = {}
 
     def explain(self) -> ResidualSum | None:
         """The sums that lead from an input to the main output, and branches of all outputs; or None."""
-        results = [self._explained(y) for y in dict.fromkeys(self._call.outputs)]
-        found = [result for result in results if result is not None]
-        if not found or results[0] is None:
+        results: dict[int, ResidualSum] = {}
+        for y in self._call.outputs:
+            x, result = self._explained(y)
+            if result is not None:
+                results.setdefault(x, result)
+            elif not results:
+                return None
+        if not results:
             return None
-        if len(found) == 1:
-            return found[0]
-        branches = self._in_order(name for result in found for name in result.branches)
-        return replace(found[0], branches=branches, obstacle="adds branches to more than one of its outputs")
+        first, *others = results.values()
+        if not others:
+            return first
+        branches = self._in_order(name for result in results.values() for name in result.branches)
+        return replace(first, branches=branches, obstacle="adds branches to more than one of its outputs")
 
-    def _explained(self, y: int) -> ResidualSum | None:
+    def _explained(self, y: int) -> tuple[int, ResidualSum | None]:
+        """An input, and the sums that lead from it to an output."""
         values, near = range(self._call.first, self._call.last), self._sums_near(y)
         for x in self._call.inputs if near else ():
             self._bits = self._facts(x, values)
             if self._is(y, _PLAIN):
                 if (result := self._result(x, y, {x})) is not None:
-                    return result
+                    return x, result
                 continue
             for projection in list(self._projections(near)):
                 self._bits = self._facts(x, values, projection)
                 if (result := self._result(x, y, {x, projection})) is not None:
-                    return result
-        return None
+                    return x, result
+        return -1, None
 
     def added_to_itself(self, i: int) -> list[str] | None:
         """Modules that made one operand of the sum ``i`` of the other by layers, anywhere in the model."""
         for one, other in _pairs(self._operands(i)):
-            source = self._root(one[0], 0, _PARTS)
+            source = self._recording.root(one[0], 0, _PARTS)
             if self._nodes[source].is_data and self._nodes[one[0]].shape == self._nodes[i].shape:
                 self._bits = self._facts(source, range(source + 1, i))
                 if _together(self._bits, other) & _LAYERED:
@@ -209,13 +213,6 @@ class _Inside:
         if op == "lerp":
             return [(parents[0], *parents[2:]), (parents[1], *parents[2:])]
         return [parents[:1], parents[1:]]
-
-    def _root(self, i: int, first: int | None = None, through: re.Pattern[str] = _VIEWS) -> int:
-        """The value that ``i`` is a view or a copy of."""
-        first = self._call.first if first is None else first
-        while i >= first and through.fullmatch(self._nodes[i].op) and self._nodes[i].parents:
-            i = self._nodes[i].parents[0]
-        return i
 
     def _behind(self, starts: Iterable[int], until: int = -1, bit: int = _DEPENDS) -> list[int]:
         """All values made in the call, after ``until``, that lead to ``starts``; in the order of execution."""
@@ -280,9 +277,9 @@ class _Inside:
         facts, others = _together(self._bits, one), _together(self._bits, other)
         if not facts & _PLAIN or all(self._nodes[p].shape != self._nodes[i].shape for p in one):
             return False
-        root = self._root(one[0])
-        inner = self._nodes[self._root(other[0])]
-        if inner.op == "sub" and self._root(inner.parents[-1]) == root:
+        root = self._recording.root(one[0], self._call.first)
+        inner = self._nodes[self._recording.root(other[0], self._call.first)]
+        if inner.op == "sub" and self._recording.root(inner.parents[-1], self._call.first) == root:
             return False  # x + (q - x) is q
         if not others & _PLAIN:
             return True

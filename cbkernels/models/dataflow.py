@@ -21,6 +21,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from .evaluation import first_tensor
 
 _MIXES = re.compile(r"conv|linear|mm|mv$|dot|matmul|embedding|lstm|gru|rnn")
+VIEWS = re.compile(
+    r"(_unsafe_)?view|_?reshape(_alias)?|expand|permute|transpose|t|(un)?squeeze|clone|contiguous|_to_copy|detach|alias"
+    r"|lift_fresh|as_strided|unfold|copy"
+)
+"""Operations that return values as they are, in another shape, order or type."""
 _OVERWRITES = {"copy", "fill", "zero"}
 _EMPTY = re.compile(r"$|empty|new_empty")
 _TAKES_NO_VALUES = re.compile(r"new_|.*_like$")
@@ -82,6 +87,12 @@ class Recording:
     def calls_of(self, module: str) -> list[Call]:
         """Its calls that came to an end."""
         return [call for call in self.calls if call.module == module and call.last >= 0]
+
+    def root(self, node: int, first: int = 0, through: re.Pattern[str] = VIEWS) -> int:
+        """What a node is a view or a copy of, going back no further than to ``first``."""
+        while node >= first and through.fullmatch(self.nodes[node].op) and self.nodes[node].parents:
+            node = self.nodes[node].parents[0]
+        return node
 
     def covered(self, modules: Iterable[str]) -> list[bool]:
         """For every call whether it is one of these modules or inside of such a call."""

@@ -7,21 +7,20 @@ Needs torch when it is used. Read next: ``residual_blocks.py``.
 from __future__ import annotations
 
 import difflib
+import math
 import re
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from .evaluation import first_tensor
 from .residual_blocks import findings
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from .dataflow import Recording
+
 _ACTIVATION = re.compile(r"relu|[gs]elu|silu|swish|mish|tanh|sigmoid|softplus|softsign|hardtanh|[a-z]*activation", re.I)
-_MOST_OF_OUTPUT = 4
-"""Calls behind the logits that return their memory: views, in-place operations."""
 _REPEATS_ITS_INPUT = re.compile(r"dropout|droppath|stochasticdepth|identity|flatten|unflatten", re.I)
 
 
@@ -99,12 +98,10 @@ def observe(model: nn.Module, run: Callable[[], object]) -> Selection:
     names = [name for name in (*owned, *found.unowned) if name in called]
     if names:
         return Selection(names, {name: owned[name] for name in names if name in owned})
-    leaves = [name for name, module in model.named_modules() if name and not list(module.children())]
-    calls = _Calls(model, leaves, run)
     modules = dict(model.named_modules())
-    activations = [name for name in calls.hidden() if _is_activation(modules[name])]
-    names = activations or [
-        name for name in calls.hidden() if not _REPEATS_ITS_INPUT.search(type(modules[name]).__name__)
+    hidden = _hidden(modules, found.recording) if found.recording else []
+    names = [name for name in hidden if _is_activation(modules[name])] or [
+        name for name in hidden if not _REPEATS_ITS_INPUT.search(type(modules[name]).__name__)
     ]
     if not names:
         raise ValueError(f"layers is 'auto', but no hidden layer of {type(model).__name__} was found; name the layers")
@@ -118,70 +115,20 @@ def _is_activation(module: nn.Module) -> bool:
     return kind.__module__ == "torch.nn.modules.activation" or bool(_ACTIVATION.search(kind.__name__))
 
 
-class _Call(NamedTuple):
-    """What a module returned, without holding it."""
+def _hidden(modules: dict[str, nn.Module], recording: Recording) -> list[str]:
+    """Leaves in the order of their first calls, without those that made the logits.
 
-    name: str
-    has_weights: bool
-    num_values: int
-    address: int
-
-
-class _Calls:
-    """The order in which modules were called in one forward pass, and which of them made the model's output."""
-
-    def __init__(self, model: nn.Module, names: list[str], run: Callable[[], object]) -> None:
-        self._calls: list[_Call] = []
-        self._last: deque[Any] = deque(maxlen=_MOST_OF_OUTPUT)
-        self._of_model: list[Any] = []
-        modules = dict(model.named_modules())
-        handles = [model.register_forward_hook(self._keep_output)]
-        try:
-            handles += [modules[name].register_forward_hook(self._note(name)) for name in names]
-            run()
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _keep_output(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        self._of_model = _all_tensors(output)
-
-    def _note(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            tensor = first_tensor(output)
-            has_weights = any(True for _ in module.parameters(recurse=False))
-            values, address = (0, 0) if tensor is None else (tensor.numel(), _address(tensor))
-            self._calls.append(_Call(name, has_weights, values, address))
-            self._last.append(tensor)  # held, so that no later tensor gets its address
-
-        return hook
-
-    def hidden(self) -> list[str]:
-        """Called modules in the order of their first calls, without those that made the logits.
-
-        These are the last layer with weights, if it gives as many values as the model, and what follows; and
-        what returned the memory of the model's output.
-        """
-        sizes = {tensor.numel() for tensor in self._of_model}
-        addresses = {_address(tensor) for tensor in self._of_model}
-        end = len(self._calls)
-        while end > len(self._calls) - len(self._last) and self._calls[end - 1].address in addresses:
-            end -= 1
-        with_weights = [i for i, call in enumerate(self._calls) if call.has_weights]
-        if with_weights and self._calls[with_weights[-1]].num_values in sizes:
-            end = min(end, with_weights[-1])
-        return list(dict.fromkeys(call.name for call in self._calls[:end]))
-
-
-def _all_tensors(output: Any) -> list[Any]:
-    if isinstance(output, (tuple, list)):
-        return [tensor for part in output for tensor in _all_tensors(part)]
-    if isinstance(output, dict):
-        return [tensor for part in output.values() for tensor in _all_tensors(part)]
-    tensor = first_tensor(output)
-    return [] if tensor is None else [tensor]
-
-
-def _address(tensor: Any) -> int:
-    address: int = tensor.untyped_storage().data_ptr()
-    return address
+    These are the last layer with weights, if it gives as many values as the model, and what follows; and what returned
+    the model's output in another shape.
+    """
+    calls = [call for call in recording.calls if call.outputs and not list(modules[call.module].children())]
+    logits = [node for call in recording.calls_of("") for node in call.outputs]
+    sizes = {math.prod(recording.nodes[node].shape) for node in logits}
+    roots = {recording.root(node) for node in logits}
+    end = len(calls)
+    while end and recording.root(calls[end - 1].outputs[0]) in roots:
+        end -= 1
+    with_weights = [i for i, call in enumerate(calls) if any(True for _ in modules[call.module].parameters())]
+    if with_weights and math.prod(recording.nodes[calls[with_weights[-1]].outputs[0]].shape) in sizes:
+        end = min(end, with_weights[-1])
+    return list(dict.fromkeys(call.module for call in calls[:end] if call.module))
