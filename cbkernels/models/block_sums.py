@@ -24,7 +24,6 @@ _SUMS = frozenset(("add", "sub", "addcmul", "addcdiv", "lerp"))
 _BENDS = re.compile(
     r"relu|elu|silu|mish|sigmoid|tanh|softmax|swish|clamp|softplus|softsign|glu|max_pool|^(abs|exp|sin)$"
 )
-_RELU = frozenset(("relu", "threshold"))
 _DEPENDS, _PLAIN, _LAYERED, _BENT = 1, 2, 4, 8
 """What a value is to the input of a call: made of it; reached without layers; through layers; bent behind a layer."""
 
@@ -38,7 +37,8 @@ class ResidualSum:
     shortcut: str | None
     """The module that the input went through before it was added; None when it was added as it is."""
     behind: str | None
-    """What followed the last sum: None, "relu" or the name of a module, an activation or a norm."""
+    """What followed the last sum: None, "relu" or the name of a module, an activation or a norm. What scales the sum
+    is not told: like a norm it goes with the branches."""
     obstacle: str | None = None
     """Why shortcut and activation alone are not what is left without the branches, as the end of a sentence."""
     is_stack: bool = False
@@ -145,19 +145,19 @@ class _Inside:
             x, result = self._explained(y)
             if result is not None:
                 results.setdefault(x, result)
-            elif not results:
+            if not results:
                 return None
-        if not results:
-            return None
-        first, *others = results.values()
-        if not others:
+        first = next(iter(results.values()), None)
+        if first is None or len(results) == 1:
             return first
         branches = self._in_order(name for result in results.values() for name in result.branches)
         return replace(first, branches=branches, obstacle="adds branches to more than one of its outputs")
 
     def _explained(self, y: int) -> tuple[int, ResidualSum | None]:
         """An input, and the sums that lead from it to an output."""
-        values, near = range(self._call.first, self._call.last), self._sums_near(y)
+        values = range(self._call.first, self._call.last)
+        near = self._back([y], lambda i: self._nodes[i].is_data and not self._nodes[i].is_layer)
+        near = [i for i in near if self._operands(i)]
         for x in self._call.inputs if near else ():
             self._bits = self._facts(x, values)
             if self._is(y, _PLAIN):
@@ -214,27 +214,20 @@ class _Inside:
             return [(parents[0], *parents[2:]), (parents[1], *parents[2:])]
         return [parents[:1], parents[1:]]
 
-    def _behind(self, starts: Iterable[int], until: int = -1, bit: int = _DEPENDS) -> list[int]:
-        """All values made in the call, after ``until``, that lead to ``starts``; in the order of execution."""
+    def _back(self, starts: Iterable[int], keep: Callable[[int], bool]) -> list[int]:
+        """All values made in the call that lead to ``starts`` through such values; in the order of execution."""
         todo, seen = list(starts), set()
         while todo:
             i = todo.pop()
-            if i not in seen and i > until and i >= self._call.first and self._is(i, bit):
+            if i not in seen and i >= self._call.first and keep(i):
                 seen.add(i)
                 todo += self._nodes[i].parents
         return sorted(seen)
 
-    # --- from the output back to the input
+    def _behind(self, starts: Iterable[int]) -> list[int]:
+        return self._back(starts, lambda i: self._is(i, _DEPENDS))
 
-    def _sums_near(self, y: int) -> list[int]:
-        """Sums that lead to the output without layers behind them, in the order of execution."""
-        todo, seen = [y], set()
-        while todo:
-            i = todo.pop()
-            if i not in seen and i >= self._call.first and not self._nodes[i].is_layer and self._nodes[i].is_data:
-                seen.add(i)
-                todo += self._nodes[i].parents
-        return sorted(i for i in seen if self._operands(i))
+    # --- from the output back to the input
 
     def _result(self, x: int, y: int, sources: set[int]) -> ResidualSum | None:
         sums = self._chain(y, sources)
@@ -344,8 +337,7 @@ class _Inside:
         while before:
             i = max(before, key=lambda p: math.prod(self._nodes[p].shape))
             made = [k for k in self._made_by[i] if self._number < k < self._call.until and not self._only_scales(k)]
-            made = sorted(made, key=lambda k: (not self._has_weights(self._calls[k].module), self._depth(k)))
-            names = [self._calls[k].module for k in made]
+            names = sorted((self._calls[k].module for k in made), key=lambda name: not self._has_weights(name))
             if names and (self._has_weights(names[0]) or bit == _DEPENDS):
                 return names[:1]
             spare = spare or names[:1]
@@ -361,9 +353,6 @@ class _Inside:
     def _has_weights(self, name: str) -> bool:
         return any(True for _ in self._modules[name].parameters())
 
-    def _depth(self, number: int) -> int:
-        return 0 if number <= self._number else 1 + self._depth(self._calls[number].around)
-
     def _only_scales(self, number: int) -> bool:
         made = range(self._calls[number].first, self._calls[number].last)
         return all(_SCALES.fullmatch(self._nodes[i].op) or not self._nodes[i].is_data for i in made)
@@ -371,32 +360,31 @@ class _Inside:
     def _shortcut(self, x: int, group: tuple[int, ...], total: int) -> tuple[str | None, str | None]:
         """The module between the input and the first sum, and what else is there that it cannot stand for."""
         i = max(group, key=lambda p: self._bits.get(p, 0) & _PLAIN)
-        path = self._behind([i])
-        parts = self._parts(path, total)
+        parts = self._parts(self._behind([i]), total)
         modules = [part for part in parts if part in self._modules]
         if not parts:
             reshaped = {self._nodes[k].shape for k in (x, self._call.outputs[0])}
             return None, None if len(reshaped) == 1 else "adds to its input in another shape"
         shortcut = next((part for part in modules if parts[part]), modules[-1] if modules else None)
         if len(parts) > 1 or shortcut is None:
-            return shortcut, f"makes its shortcut with {' and '.join(map(repr, parts))}, which are not one part of it"
+            return shortcut, f"makes its shortcut with {' and '.join(map(repr, parts))}, not with one module"
         return shortcut, None
 
     def _followers(self, y: int, total: int) -> tuple[str | None, str | None]:
         """What is between the last sum and the output, and what of it cannot stay when the sum goes."""
-        parts = list(self._parts(self._behind([y], total, _PLAIN), total))
+        parts = list(self._parts(self._back([y], lambda i: i > total and self._is(i, _PLAIN)), total))
         modules = [part for part in parts if part in self._modules]
         norms = [part for part in modules if self._has_weights(part)]
         norms += [part for part in parts if part not in modules and "norm" in part]
         active = [
-            "relu" if part in _RELU or type(self._modules.get(part)) is nn.ReLU else part
+            "relu" if part == "relu" or type(self._modules.get(part)) is nn.ReLU else part
             for part in parts if part not in norms
         ]  # fmt: skip
         if not active:
             return next((norm for norm in norms if norm in modules), None), None
         if len(active) == 1 and (active[0] == "relu" or active[0] in modules):
             return active[0], None
-        return None, f"ends in {' and '.join(map(repr, active))}, which are not one module"
+        return None, f"ends in {' and '.join(map(repr, active))}, not in one module"
 
     def _is_stack(self, names: list[list[str]], sums: list[tuple[int, tuple[int, ...], tuple[int, ...]]]) -> bool:
         """Whether the branches come from several equal items of one list, later ones made of earlier sums."""

@@ -200,6 +200,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 parents += [self._node_of(tensor) for tensor in tensors]
         if _TAKES_NO_VALUES.match(name):
             parents = []
+        if name.startswith("clamp") and args[1:] == (0,) and not kwargs:
+            name = "relu"
         result = func(*args, **kwargs)
         for tensor in targets:
             self._note(tensor, self._add(name, parents, tensor), is_write=True)

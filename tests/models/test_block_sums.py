@@ -231,6 +231,10 @@ BLOCKS: dict[str, tuple[Callable[[], nn.Module], Any, tuple[str, ...], str | Non
     "GELU behind the sum, a function": (
         lambda: Block(lambda b, x: F.gelu(x + b.f(x)), f=mlp()), [ROWS], ("f",), NO, NO, "ends in 'gelu'",
     ),
+    "ReLU as a clamp": (lambda: Block(lambda b, x: (x + b.f(x)).clamp(min=0), f=mlp()), [ROWS], ("f",), NO, "relu", NO),
+    "clamp": (
+        lambda: Block(lambda b, x: (x + b.f(x)).clamp(0, 1), f=mlp()), [ROWS], ("f",), NO, NO, "ends in 'clamp'",
+    ),
     "ReLU in place": (lambda: Block(masked_add, f=convs()), [IMAGES], ("f",), NO, "relu", NO),
     "activation behind the branch": (
         lambda: Block(lambda b, x: x + F.relu(b.norm(b.f(x))), f=nn.Linear(8, 8), norm=nn.LayerNorm(8)),
