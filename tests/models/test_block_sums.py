@@ -290,6 +290,19 @@ BLOCKS: dict[str, tuple[Callable[[], nn.Module], Any, tuple[str, ...], str | Non
     "a branch for one token": (
         lambda: Block(lambda b, x: x + torch.cat([b.f(x[:, :1]), x[:, 1:]], 1), f=mlp()), [TOKENS], ("f",), NO, NO, NO,
     ),
+    "two plain operands": (
+        lambda: Block(lambda b, x: x * b.one + torch.roll(x, 1, 1) * b.two + b.f(x), f=mlp(), one=parameter(8),
+                      two=parameter(8)),
+        [ROWS], ("f",), NO, NO, "makes its shortcut with 'roll'",
+    ),
+    "projection beside attention": (
+        lambda: Block(lambda b, x: b.a(x) + b.out(F.scaled_dot_product_attention(*b.qkv(x).chunk(3, -1))),
+                      a=nn.Linear(8, 6), qkv=nn.Linear(8, 24), out=nn.Linear(8, 6)), [TOKENS], ("out",), "a", NO, NO,
+    ),
+    "blurred by a constant": (
+        lambda: Block(lambda b, x: F.conv2d(x + b.f(x), b.norm.running_var.diag()[..., None, None]), f=convs(),
+                      norm=nn.BatchNorm2d(4)), [IMAGES], ("f",), NO, NO, "ends in 'convolution'",
+    ),
     "pooling": (
         lambda: Block(lambda b, x: x + b.f(x + (b.pool(b.norm(x)) - b.norm(x))), f=convs(), norm=nn.BatchNorm2d(4),
                       pool=nn.AvgPool2d(3, 1, 1)), [IMAGES], ("f",), NO, NO, NO,
@@ -389,6 +402,17 @@ NO_BLOCKS = {
         lambda: around(Block(lambda b, x: F.relu(b.a(x)) + b.b(x), a=nn.Linear(8, 8), b=mlp())), [ROWS],
     ),
     "LoRA": (lambda: around(lora()), [ROWS]),
+    "adapter beside a layer": (
+        lambda: around(Block(lambda b, x: b.base(x) + b.up(F.relu(b.down(x))), base=nn.Linear(8, 8),
+                             down=nn.Linear(8, 2), up=nn.Linear(2, 8))), [ROWS],
+    ),
+    "a layer before the sum": (
+        lambda: around(Block(lambda b, x: (h := b.stem(x)) + b.f(h), stem=nn.Linear(8, 8), f=mlp())), [ROWS],
+    ),
+    "mean of the input": (
+        lambda: around(Block(lambda b, x: x.mean(1, keepdim=True) + b.f(x), f=mlp())), [TOKENS],
+    ),
+    "zeros like the input": (lambda: around(Block(lambda b, x: torch.zeros_like(x) + b.f(x), f=mlp())), [ROWS]),
     "highway": (lambda: around(highway()), [ROWS]),
     "rotary": (lambda: around(rotary()), [TOKENS]),
     "position": (
@@ -418,6 +442,20 @@ def test_no_block_is_seen_where_there_is_none(name: str) -> None:
     make, shapes = NO_BLOCKS[name]
     torch.manual_seed(0)
     assert seen(make(), *[torch.randn(shape) for shape in shapes]).blocks == {}
+
+
+def test_a_part_that_blocks_share_is_no_block_beside_them() -> None:
+    torch.manual_seed(0)
+    model = nn.Module()
+    model.position = Block(lambda b, x: x + b.f(x), f=nn.Linear(8, 8))
+    model.blocks = nn.Sequential(*[
+        Block(lambda b, x: (h := b.position(x)) + b.g(h), position=model.position, g=mlp()) for _ in range(2)
+    ])  # fmt: skip
+    model.forward = lambda x: model.blocks(x) * 2  # type: ignore[method-assign]
+    blocks = seen(model, torch.randn(ROWS)).blocks
+    assert {name: block.branches for name, block in blocks.items()} == {
+        f"blocks.{i}": ("position.f", f"blocks.{i}.g") for i in range(2)
+    }
 
 
 # --- what could not be attributed --------------------------------------------------------------------------
@@ -462,6 +500,15 @@ def test_sums_in_the_models_own_code_are_told() -> None:
     assert found.notes[0].startswith("1 sum of an input and a branch lies outside of any module")
     assert found.notes[0].endswith("in Block.forward")
     assert found.unowned[0] == "a"
+
+
+def test_sums_with_a_part_of_the_input_are_told() -> None:
+    """As in a dual path network, which concatenates what it adds and what it does not."""
+    torch.manual_seed(0)
+    model = around(Block(lambda b, x: torch.cat([x[:, :3] + b.f(x), b.g(x)], 1), f=mlp(8, 3), g=mlp()))
+    found = seen(model, torch.randn(ROWS))
+    assert (found.blocks, found.unowned) == ({}, ("block.f",))
+    assert len(found.notes) == 1
 
 
 def test_branches_that_no_module_makes_are_counted() -> None:

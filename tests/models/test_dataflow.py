@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="the record of operations: NOT TESTED HERE (no torch)")
@@ -150,6 +151,8 @@ def test_nothing_is_kept_and_memory_that_is_used_again_is_told_apart() -> None:
     gc.collect()
     assert not any(reference() is not None for reference in kept)
     assert made_of(recording)[0].count("addmm") == 1
+    recording = recorded(lambda m, x: m.dense(x).shape and m.other(torch.from_numpy(np.ones((3, 4), np.float32))))
+    assert made_of(recording)[0].count("addmm") == 1, "no operation made this tensor, in the place of another"
 
 
 def test_what_does_not_pass_the_dispatcher_is_a_layer_of_its_module() -> None:
