@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .evaluation import first_tensor
 
-_MIXES = re.compile(r"conv|linear|mm|mv$|dot|matmul|embedding|lstm|gru|rnn")
+_MIXES = re.compile(r"conv|linear|mm|mv$|dot|matmul|embedding|lstm|gru|rnn|attention|scan")
 VIEWS = re.compile(
     r"(_unsafe_)?view|_?reshape(_alias)?|expand|permute|transpose|t|(un)?squeeze|clone|contiguous|_to_copy|detach|alias"
     r"|lift_fresh|as_strided|unfold|copy"
@@ -37,7 +37,7 @@ class Node(NamedTuple):
     """What an operation made."""
 
     op: str
-    """As in ``torch.ops``, without namespace and overload, "add" for ``add_`` too; "" for what came from outside."""
+    """As in ``torch.ops``: "add" for every overload of ``aten::add`` and ``add_``; "" for what came from outside."""
     parents: tuple[int, ...]
     """Nodes of the tensors that it was made of, in the order of the operation's arguments."""
     call: int
@@ -130,6 +130,8 @@ def record(model: nn.Module, run: Callable[[], object]) -> Recording:
     try:
         torch.backends.mha.set_fastpath_enabled(False)  # one operation for a whole layer, or nested tensors
         for name, module in model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                continue  # takes no hooks
             handles.append(module.register_forward_pre_hook(recorder.entered(name), with_kwargs=True))
             handles.append(module.register_forward_hook(recorder.left(name)))
         with recorder:
@@ -157,8 +159,11 @@ def _described(func: Any) -> tuple[str, frozenset[int | str]]:
     schema = getattr(func, "_schema", None)
     if schema is None:
         return str(func), frozenset()
-    written = [(i, a) for i, a in enumerate(schema.arguments) if a.alias_info is not None and a.alias_info.is_write]
-    return schema.name.partition("::")[2].rstrip("_"), frozenset([i for i, _ in written] + [a.name for _, a in written])
+    written: list[int | str] = []
+    for i, argument in enumerate(schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            written += [i, argument.name]
+    return schema.name.removeprefix("aten::").rstrip("_"), frozenset(written)
 
 
 class _Memory:
@@ -253,7 +258,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         nodes = self.recording.nodes
         of_data = sum(nodes[i].is_data for i in parents)
         of_weights = any(nodes[i].is_weight for i in parents)
-        if op.startswith("_fft") or (_MIXES.search(op) and (of_weights or of_data > 1)):
+        if op.startswith("_fft") or (_MIXES.search(op) and (of_weights or of_data > 1 or "::" in op)):
             is_layer = True
         is_data |= of_data > 0
         shape = () if tensor.is_nested else tuple(tensor.shape)

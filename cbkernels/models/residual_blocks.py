@@ -150,7 +150,7 @@ def _by_structure(model: nn.Module) -> dict[str, ResidualBlock]:
         elif (last := _last_norm(module)) is not None:
             kind = "bottleneck" if last == "bn3" else "basic block"
             found[name] = ResidualBlock(name, (f"{name}.{last}",), kind)
-        elif isinstance(module._modules.get("branch"), torch.nn.Module):
+        elif "branch" in dict(module.named_children()):
             found[name] = ResidualBlock(name, (f"{name}.branch",), "branch block")
     return found
 

@@ -296,8 +296,11 @@ BLOCKS: dict[str, tuple[Callable[[], nn.Module], Any, tuple[str, ...], str | Non
         [ROWS], ("f",), NO, NO, "makes its shortcut with 'roll'",
     ),
     "projection beside attention": (
-        lambda: Block(lambda b, x: b.a(x) + b.out(F.scaled_dot_product_attention(*b.qkv(x).chunk(3, -1))),
-                      a=nn.Linear(8, 6), qkv=nn.Linear(8, 24), out=nn.Linear(8, 6)), [TOKENS], ("out",), "a", NO, NO,
+        lambda: Block(
+            lambda b, x: b.a(x) + b.out(F.scaled_dot_product_attention(*b.qkv(x[:, None]).chunk(3, -1))[:, 0]),
+            a=nn.Linear(8, 6), qkv=nn.Linear(8, 24), out=nn.Linear(8, 6),
+        ),
+        [TOKENS], ("out",), "a", NO, NO,
     ),
     "blurred by a constant": (
         lambda: Block(lambda b, x: F.conv2d(x + b.f(x), b.norm.running_var.diag()[..., None, None]), f=convs(),

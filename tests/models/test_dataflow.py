@@ -225,3 +225,27 @@ def test_torch_encoders_take_no_fast_path(norm_first: bool) -> None:
     assert torch.backends.mha.get_fastpath_enabled() == was_on
     assert recording.calls_of("layers.1.linear2")
     assert all(recording.nodes[call.outputs[0]].shape == (2, 5, 8) for call in recording.calls_of("layers.1"))
+
+
+class Shortcut(nn.Module):
+    """Its branch is called f."""
+
+    def __init__(self, f: Any) -> None:
+        super().__init__()
+        self.f = f
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.relu(self.f(x))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:torch.quantize_per")
+def test_scripted_parts_and_weights_of_eight_bits_make_no_difference() -> None:
+    x = torch.randn(3, 4)
+    script = torch.jit.script
+    scripted = nn.Sequential(Shortcut(script(nn.Linear(4, 4))), script(Shortcut(nn.Linear(4, 4))), nn.Linear(4, 4))
+    assert branches(scripted, x) == {"0": ()}, "a scripted part takes no hooks"
+    if "fbgemm" not in torch.backends.quantized.supported_engines:
+        pytest.skip("weights of 8 bits: NOT TESTED HERE (no fbgemm)")
+    plain = nn.Sequential(nn.Linear(4, 4), Shortcut(nn.Linear(4, 4)))
+    quantized = torch.ao.quantization.quantize_dynamic(plain, {nn.Linear}, dtype=torch.qint8)
+    assert branches(quantized, x) == {"1": ("1.f",)}
