@@ -2,11 +2,14 @@
 
     r = cbkernels.bundle_entropy(acts, labels)
 
-Importing needs NumPy only. Start with ``bundle.py`` (one call), ``streaming.py`` (many batches),
-``models/monitor.py`` (a model that trains) or ``surgery/surgery.py`` (removing what conflicts).
+Importing needs NumPy only, and imports it when a name is asked for. Start with ``bundle.py`` (one call),
+``streaming.py`` (many batches), ``models/monitor.py`` (a model that trains) or ``surgery/surgery.py`` (removing
+what conflicts).
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 try:
     from . import _core
@@ -18,6 +21,7 @@ except ImportError as error:
         "run `pip install .` in the source folder and import it from another folder"
     ) from None
 
+from . import lazy
 from ._version import __version__
 
 if _core.version != __version__:
@@ -26,29 +30,38 @@ if _core.version != __version__:
         "run `pip install .` in the source folder again"
     )
 
-from . import training
-from .bundle import bundle_entropy, bundle_entropy_layers, bundle_rows, conflict_margin
-from .findings.history import History
-from .findings.layer_report import LayerReport
-from .grid import UpdateGrid
-from .models.monitor import LayerMonitor
-from .result import BundleResult
-from .streaming import BundleEntropy
-from .surgery.surgery import Surgery, remove_layers
+if TYPE_CHECKING:
+    from . import integrations, training
+    from .bundle import bundle_entropy, bundle_entropy_layers, bundle_rows, conflict_margin
+    from .distributed import compute_across_ranks
+    from .findings.history import History
+    from .findings.layer_report import LayerReport
+    from .grid import UpdateGrid
+    from .models.cost import measure_cost
+    from .models.monitor import LayerMonitor
+    from .result import BundleResult
+    from .streaming import BundleEntropy
+    from .surgery.surgery import Surgery, remove_layers
+else:
+    __getattr__, __dir__ = lazy.attributes(
+        __name__,
+        {
+            "": ["integrations", "training"],
+            ".bundle": ["bundle_entropy", "bundle_entropy_layers", "bundle_rows", "conflict_margin"],
+            ".distributed": ["compute_across_ranks"],
+            ".findings.history": ["History"],
+            ".findings.layer_report": ["LayerReport"],
+            ".grid": ["UpdateGrid"],
+            ".models.cost": ["measure_cost"],
+            ".models.monitor": ["LayerMonitor"],
+            ".result": ["BundleResult"],
+            ".streaming": ["BundleEntropy"],
+            ".surgery.surgery": ["Surgery", "remove_layers"],
+        },
+    )
 
 __all__ = [
-    "BundleEntropy",
-    "BundleResult",
-    "History",
-    "LayerMonitor",
-    "LayerReport",
-    "Surgery",
-    "UpdateGrid",
-    "__version__",
-    "bundle_entropy",
-    "bundle_entropy_layers",
-    "bundle_rows",
-    "conflict_margin",
-    "remove_layers",
-    "training",
-]
+    "BundleEntropy", "BundleResult", "History", "LayerMonitor", "LayerReport", "Surgery", "UpdateGrid", "__version__",
+    "bundle_entropy", "bundle_entropy_layers", "bundle_rows", "compute_across_ranks", "conflict_margin", "integrations",
+    "measure_cost", "remove_layers", "training",
+]  # fmt: skip

@@ -78,23 +78,15 @@ class Rows(NamedTuple):
         return np.asarray(type("Memory", (), {"__array_interface__": interface, "owner": self.owner})())
 
 
-class Labels(NamedTuple):
-    """One integer per row."""
+class Labels(Rows):
+    """One integer per row, shape (N,)."""
 
-    pointer: int
-    stride: int
-    """Bytes."""
-    code: int
-    device: str
-    owner: Any
-    device_index: int = 0
-    stream: int | None = None
-    producer: Any = None
+    __slots__ = ()
 
-    def raw(self, num_rows: int) -> npt.NDArray[Any]:
-        """The same memory as a NumPy array of shape (N,)."""
-        return Rows(self.pointer, (num_rows,), (self.stride,), DTYPES[self.code], self.code,
-                    self.device, self.owner).raw()  # fmt: skip
+    @property
+    def stride(self) -> int:
+        """Bytes."""
+        return self.strides[0]
 
 
 def may_hold_nan(dtype: str) -> bool:
@@ -143,8 +135,7 @@ def as_labels_of_layers(labels: object, layers: Sequence[Rows], called: Sequence
             raise ValueError(f"{name} has {view.shape[0]} entries for {rows.shape[0]} rows; they must agree")
         if view.device != rows.device:
             raise ValueError(f"{layer} is on {rows.device} and {name} on {view.device}; move one to the other")
-    return Labels(view.pointer, view.strides[0], view.code, view.device, view.owner,
-                  view.device_index, view.stream, view.producer)  # fmt: skip
+    return Labels(*view)
 
 
 def _view(x: object, name: str) -> Rows:

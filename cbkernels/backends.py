@@ -4,6 +4,8 @@ Every backend keeps the same promise (``csrc/contract.h``) and gives the same in
 ``cuda`` are the two halves of the compiled module, ``reference`` is the definition in NumPy, slow.
 """
 
+# ruff: noqa: D102 (what the methods promise is said once, in Backend)
+
 from __future__ import annotations
 
 import os
@@ -30,6 +32,8 @@ class Backend(Protocol):
     """What an implementation offers."""
 
     name: str
+    on_gpu: Cuda | None
+    """Itself where its rows can stay on a GPU, which counts many layers in one launch and streams them; else None."""
 
     def takes(self, rows: Rows) -> bool:
         """Can it read memory on the device of these rows?"""
@@ -64,6 +68,8 @@ class Backend(Protocol):
 
 class _OnCpu:
     """What backends share that read CPU memory: layers are counted one by one."""
+
+    on_gpu: Cuda | None = None
 
     def takes(self, rows: Rows) -> bool:
         return rows.device == "cpu"
@@ -118,7 +124,7 @@ class _Cpu(_OnCpu):
         return margin
 
 
-class _Cuda:
+class Cuda:
     """The half of the compiled module for GPU memory.
 
     Work is queued on the caller's stream; only what returns numbers waits for it. Under another
@@ -127,6 +133,7 @@ class _Cuda:
 
     def __init__(self, name: str, functions: Any) -> None:
         self.name = name
+        self.on_gpu: Cuda | None = self
         self._functions = functions
         self._is_emulated = name != "cuda"
         self._owners_in_use = OwnersInUse()
@@ -187,8 +194,7 @@ class _Cuda:
 
         ``labels`` may be read on torch's current stream afterwards; then call ``hold_labels``. Never waits.
         """
-        views: list[Rows | Labels] = [rows] if labels is None else [rows, labels]
-        where = self._stream(views, patterns)
+        where = self._stream([rows] if labels is None else [rows, labels], patterns)
         self._run(self._functions.row_fingerprints, *_memory(rows), _parameters(grid), patterns.data_ptr(), *where)
         self._owners_in_use.hold([rows], patterns)
 
@@ -242,7 +248,7 @@ class _Cuda:
                 "or pass fewer rows at a time to BundleEntropy"
             ) from None
 
-    def _stream(self, views: Sequence[Rows | Labels], result: Any = None) -> tuple[int, int]:
+    def _stream(self, views: Sequence[Rows], result: Any = None) -> tuple[int, int]:
         """Device and stream to work on; it waits (on the GPU) for the streams that the inputs name."""
         stream, others = streams_of(views, result)
         device = views[0].device_index
@@ -262,7 +268,7 @@ def _parameters(grid: UpdateGrid | None) -> tuple[int, float, float, float] | No
 TABLE: dict[str, Backend] = {
     "reference": _Reference(),
     "cpu": _Cpu("cpu", _core.cpu),
-    "cuda": _Cuda("cuda", _core.cuda),
+    "cuda": Cuda("cuda", _core.cuda),
 }
 
 
@@ -283,7 +289,7 @@ def choose(name: str, rows: Rows) -> Backend:
     else:
         require_name(name)
         backend = TABLE[name]
-    if isinstance(backend, _OnCpu) and rows.device == "cpu":
+    if backend.on_gpu is None and rows.device == "cpu":
         return backend
     backend.require()
     if not backend.takes(rows):

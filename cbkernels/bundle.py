@@ -14,7 +14,7 @@ from .arrays import Labels, Rows, as_labels, as_labels_of_layers, as_rows
 from .entropy import BundleCounts, entropy_of_counts
 from .grid import UpdateGrid
 from .options import Tolerance, check_options
-from .result import BundleResult
+from .result import BundleResult, result_of
 
 if TYPE_CHECKING:
     import torch
@@ -219,18 +219,7 @@ def _result(
     log_epsilon: float | None,
     tolerance: Tolerance | None,
 ) -> BundleResult:
-    return BundleResult(
-        entropy=entropy_of_counts(counts, log_epsilon),
-        num_bundles=counts.num_bundles,
-        num_conflicting=counts.num_conflicting,
-        num_nan_rows=counts.num_nan_rows,
-        num_rows=counts.num_rows,
-        num_conflicting_rows=counts.num_conflicting_rows,
-        num_columns=rows.num_columns,
-        dtype=rows.dtype,
-        device=rows.device,
-        backend=backend,
-        grid=grid,
-        tolerance=tolerance,
-        log_epsilon=log_epsilon,
+    entropy = entropy_of_counts(counts, log_epsilon)
+    return result_of(
+        entropy, counts, rows.num_columns, rows.dtype, rows.device, backend, grid, log_epsilon, tolerance=tolerance
     )

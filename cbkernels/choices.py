@@ -6,19 +6,21 @@ Nothing else compares such a name. What a value does beside its name is in its f
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
 
-class Choice(Protocol):
-    """What every value of a table has; most are frozen dataclasses."""
+@dataclass(frozen=True)
+class Choice:
+    """What every value of a table has; the class of a table's values adds what else they are.
 
-    @property
-    def name(self) -> str:
-        """What a user types, and what files hold."""
+    Args:
+        name: what a user types, and what files hold.
+        does: what it does, for ``--help`` and the documents: a few words, no full stop.
+    """
 
-    @property
-    def does(self) -> str:
-        """What it does, for ``--help`` and the documents: a few words, no full stop."""
+    name: str
+    does: str
 
 
 Value = TypeVar("Value", bound=Choice)
@@ -32,12 +34,7 @@ class Choices(dict[str, Value]):
         values: the first ones; ``add`` takes more, at any time.
 
     Example:
-        >>> from dataclasses import dataclass
-        >>> @dataclass(frozen=True)
-        ... class Colour:
-        ...     name: str
-        ...     does: str
-        >>> colours = Choices("colour", [Colour("red", "warns"), Colour("green", "calms")])
+        >>> colours = Choices("colour", [Choice("red", "warns"), Choice("green", "calms")])
         >>> colours.chosen("green").does, colours.told()
         ('calms', 'red: warns; green: calms')
         >>> colours.chosen("blue")
@@ -77,5 +74,5 @@ class Choices(dict[str, Value]):
         return self[name]
 
     def told(self) -> str:
-        """All names with what they do, for a line of ``--help``."""
-        return "; ".join(f"{name}: {value.does}" for name, value in self.items())
+        """All names with what they do (what they tell, where they tell more), for a line of ``--help``."""
+        return "; ".join(f"{name}: {getattr(value, 'told', value.does)}" for name, value in self.items())

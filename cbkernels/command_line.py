@@ -1,7 +1,7 @@
 """The command ``cbkernels``: one subcommand a file in ``commands/``.
 
-Results go to stdout, progress and errors to stderr. Only the standard library and what
-``import cbkernels`` needs is imported before a subcommand runs, so ``--help`` is quick.
+Results go to stdout, progress and errors to stderr. Only the standard library is imported before a subcommand
+runs, not even NumPy, so ``--help`` is quick.
 """
 
 from __future__ import annotations

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import Labels, Rows
+from .arrays import Rows
 
 LEGACY_STREAM = 0
 
 
-def streams_of(views: Sequence[Rows | Labels], result: Any = None) -> tuple[int, list[int]]:
+def streams_of(views: Sequence[Rows], result: Any = None) -> tuple[int, list[int]]:
     """On which stream to work, and which streams hold work that must come first.
 
     Args:
@@ -39,7 +39,7 @@ def streams_of(views: Sequence[Rows | Labels], result: Any = None) -> tuple[int,
     return wanted[0], [s for s in wanted[1:] if s != wanted[0] and {s, wanted[0]} != {0, 1}]
 
 
-def _belongs_to_torch(result: Any, views: Sequence[Rows | Labels]) -> bool:
+def _belongs_to_torch(result: Any, views: Sequence[Rows]) -> bool:
     torch = sys.modules.get("torch")
     return torch is not None and any(isinstance(x, torch.Tensor) for x in (result, *(v.owner for v in views)))
 
@@ -129,7 +129,7 @@ class OwnersInUse:
         self._held: list[tuple[Any, Any]] = []
         self._lock = threading.Lock()
 
-    def hold(self, views: Sequence[Rows | Labels], result: Any) -> None:
+    def hold(self, views: Sequence[Rows], result: Any) -> None:
         """Call after work on ``views`` that fills ``result`` was queued; never waits."""
         owners = [(view.owner, view.producer) for view in views if view.producer is not None]
         if not owners or not _belongs_to_torch(result, views):

@@ -8,9 +8,9 @@ partial sums. Words and arithmetic: ``docs/distributed.md``; one process: ``stre
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +19,15 @@ from ._version import __version__
 from .bundle import bundle_rows
 from .entropy import BundleCounts, entropy_of_parts, exact_parts
 from .grid import UpdateGrid
-from .models.evaluation import require_torch
-from .result import BundleResult
+from .held_rows import HeldRows
+from .result import BundleResult, result_of
 from .row_store import Fingerprints, RowStore
-from .streaming import BundleEntropy
+
+try:
+    import torch
+    from torch import distributed as dist
+except ImportError:
+    raise ImportError("computing across ranks needs torch: pip install torch") from None
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -36,8 +41,17 @@ ROWS_AT_ONCE = 1 << 22
 """Rows of a rank that travel in one exchange, 128 MiB at most; a larger layer travels in several."""
 
 
+@runtime_checkable
+class Stream(Protocol):
+    """What is asked of a ``BundleEntropy``."""
+
+    held: HeldRows
+    grid: UpdateGrid | None
+    log_epsilon: float | None
+
+
 def compute_across_ranks(
-    metrics: Mapping[str, BundleEntropy],
+    metrics: Mapping[str, Stream],
     group: ProcessGroup | str | None = None,
     *,
     error: str | None = None,
@@ -48,7 +62,7 @@ def compute_across_ranks(
     the number of layers. The metrics stay as they are.
 
     Args:
-        metrics: name -> metric, the same names on all ranks; those of a rank without rows may be
+        metrics: name -> ``BundleEntropy``, the same names on all ranks; those of a rank without rows may be
             missing altogether. Labels of one bundle meet on one rank.
         group: of ``torch.distributed``; None or "world" is the default group. With nccl the rows
             travel through the memory of the current GPU.
@@ -64,9 +78,9 @@ def compute_across_ranks(
         ValueError: one rank failed or ranks disagree; the same sentence on all of them.
 
     Example:
-        >>> import numpy as np, torch.distributed as dist
+        >>> import cbkernels, numpy as np, torch.distributed as dist
         >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-        >>> metric = BundleEntropy()
+        >>> metric = cbkernels.BundleEntropy()
         >>> metric.update(np.zeros((4, 3)), np.array([0, 0, 1, 1]))
         >>> compute_across_ranks({"conv1": metric})["conv1"].num_conflicting
         1
@@ -97,8 +111,6 @@ class _TorchRanks:
     """The ranks of a process group of ``torch.distributed``."""
 
     def __init__(self, group: ProcessGroup | str | None) -> None:
-        torch = require_torch("computing across ranks")
-        dist = torch.distributed
         if not dist.is_available():
             raise ValueError("this torch is built without torch.distributed; compute(process_group=None) works alone")
         if isinstance(group, str) and group != "world":
@@ -108,24 +120,24 @@ class _TorchRanks:
                 f"process_group is {group!r} before torch.distributed.init_process_group(); call that first, "
                 "or start the script with torchrun"
             )
-        if group == dist.GroupMember.NON_GROUP_MEMBER:
+        if group == dist.GroupMember.NON_GROUP_MEMBER:  # type: ignore[comparison-overlap]
             raise ValueError(f"rank {dist.get_rank()} is no member of the process group; only its members may call")
         group = dist.group.WORLD if group is None or isinstance(group, str) else group
         if not isinstance(group, dist.ProcessGroup):
             raise TypeError(f"process_group is a {type(group).__name__}; pass None, 'world' or a ProcessGroup")
-        self._dist, self._torch, self._group = dist, torch, group
+        self._group = group
         self.index, self.count = dist.get_rank(group), dist.get_world_size(group)
         self._device = "cuda" if dist.get_backend(group) == "nccl" else "cpu"
 
     def gather(self, answer: object) -> list[Any]:
         answers: list[Any] = [None] * self.count
-        self._dist.all_gather_object(answers, answer, group=self._group)
+        dist.all_gather_object(answers, answer, group=self._group)
         return answers
 
     def exchange(self, tallies: Tallies, outgoing: list[int], incoming: list[int]) -> Tallies:
-        sent = self._torch.from_numpy(tallies).to(self._device)
-        received = self._torch.empty((sum(incoming), 4), dtype=self._torch.int64, device=self._device)
-        self._dist.all_to_all_single(received, sent, incoming, outgoing, group=self._group)
+        sent = torch.from_numpy(tallies).to(self._device)
+        received = torch.empty((sum(incoming), 4), dtype=torch.int64, device=self._device)
+        dist.all_to_all_single(received, sent, incoming, outgoing, group=self._group)
         result: Tallies = received.cpu().numpy()
         return result
 
@@ -179,7 +191,10 @@ class Found:
         self.parts += exact_parts(counts, log_epsilon)
 
 
-def _compute(metrics: Mapping[str, BundleEntropy], ranks: Ranks, error: str | None) -> dict[str, BundleResult]:
+_COUNTED = [each.name for each in fields(Found) if each.name != "parts"]
+
+
+def _compute(metrics: Mapping[str, Stream], ranks: Ranks, error: str | None) -> dict[str, BundleResult]:
     offers = _from_all(ranks, partial(_offer, metrics, error))
     layers = agreed_layers(offers)
     rows_of = {name: max(offer[name].num_rows for _, offer in offers if name in offer) for name in layers}
@@ -212,18 +227,20 @@ def _sentence(error: Exception) -> str:
     return ": ".join(filter(None, [type(error).__name__, said]))
 
 
-def _offer(metrics: Mapping[str, BundleEntropy], error: str | None) -> Offer:
+def _offer(metrics: Mapping[str, Stream], error: str | None) -> Offer:
     if error is not None:
         raise ValueError(error)
     if not isinstance(metrics, Mapping):
         raise TypeError(f"metrics is a {type(metrics).__name__}; pass a dict of name -> BundleEntropy")
     for name, metric in metrics.items():
-        if not isinstance(metric, BundleEntropy):
+        if not isinstance(metric, Stream):
             raise TypeError(f"metrics[{name!r}] is a {type(metric).__name__}; pass a BundleEntropy")
-    layers = {
-        name: Layer(m.num_rows, m._dtype, m._num_columns, m.grid, m.log_epsilon, m._device, m._backend_used)
-        for name, m in metrics.items()
-    }
+    layers = {}
+    for name, metric in metrics.items():
+        held = metric.held
+        layers[name] = Layer(
+            held.num_rows, held.dtype, held.num_columns, metric.grid, metric.log_epsilon, held.device, held.backend
+        )
     return Offer(__version__, layers)
 
 
@@ -287,11 +304,11 @@ def steps_of(rows_of: Mapping[str, int], rows_at_once: int) -> Iterator[list[Par
 class _Work:
     """One rank's way through the steps; holds the tallies of one step at a time."""
 
-    def __init__(self, metrics: Mapping[str, BundleEntropy], layers: Mapping[str, Layer], ranks: Ranks) -> None:
+    def __init__(self, metrics: Mapping[str, Stream], layers: Mapping[str, Layer], ranks: Ranks) -> None:
         self._metrics = metrics
         self._layers = layers
         self._ranks = ranks
-        self._found = {name: Found(metrics[name].num_rows if name in metrics else 0) for name in layers}
+        self._found = {name: Found(metrics[name].held.num_rows if name in metrics else 0) for name in layers}
         self._outgoing: list[list[Tallies]] = []
         self._arrived: list[tuple[str, list[Tallies]]] = []
 
@@ -321,7 +338,7 @@ class _Work:
     def _tallies_of(self, part: Part) -> list[Tallies]:
         store, num_nan_rows = RowStore(), 0
         if part.layer in self._metrics:
-            store, num_nan_rows = self._metrics[part.layer]._gathered()
+            store, num_nan_rows = self._metrics[part.layer].held.on_host()
         self._found[part.layer].num_nan_rows = num_nan_rows
         return tallies_by_rank(store, self._ranks.count, part.share, part.num_shares)
 
@@ -336,23 +353,14 @@ def _results(layers: Mapping[str, Layer], found: list[dict[str, Found]]) -> dict
     results = {}
     for name, layer in layers.items():
         of_ranks = [of_layer[name] for of_layer in found]
-        num_rows = sum(f.num_rows for f in of_ranks)
-        num_nan_rows = sum(f.num_nan_rows for f in of_ranks)
-        results[name] = BundleResult(
-            entropy=entropy_of_parts([x for f in of_ranks for x in f.parts], num_rows, num_nan_rows),
-            num_bundles=sum(f.num_bundles for f in of_ranks) + num_nan_rows,
-            num_conflicting=sum(f.num_conflicting for f in of_ranks),
-            num_nan_rows=num_nan_rows,
-            num_rows=num_rows,
-            num_conflicting_rows=sum(f.num_conflicting_rows for f in of_ranks),
-            num_columns=layer.num_columns,
-            dtype=str(layer.dtype),
-            device=layer.device,
-            backend=layer.backend,
-            grid=layer.grid,
-            log_epsilon=layer.log_epsilon,
-            exact=False,
-        )
+        total = {n: sum(getattr(f, n) for f in of_ranks) for n in _COUNTED}
+        total["num_bundles"] += total["num_nan_rows"]
+        counts = BundleCounts(**total, label_counts=np.empty(0, np.int64), starts=np.empty(0, np.int64))
+        entropy = entropy_of_parts([x for f in of_ranks for x in f.parts], counts.num_rows, counts.num_nan_rows)
+        results[name] = result_of(
+            entropy, counts, layer.num_columns, str(layer.dtype), layer.device, layer.backend, layer.grid,
+            layer.log_epsilon, exact=False,
+        )  # fmt: skip
     return results
 
 

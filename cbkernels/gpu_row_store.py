@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from . import backends, row_store
+from . import row_store
 from .arrays import Labels, Rows, may_hold_nan
+from .backends import Cuda
 from .entropy import BundleCounts
 from .grid import UpdateGrid
 
@@ -37,12 +38,12 @@ class GpuRowStore:
     """Growing tensors of (fingerprint, label) of rows of one type on one device.
 
     Args:
-        backend: name of the backend that fills and counts them.
+        backend: what fills and counts them.
         device: as torch names it.
         dtype: type of the rows; it says whether (0, 0) means NaN.
     """
 
-    def __init__(self, backend: str, device: str, dtype: str) -> None:
+    def __init__(self, backend: Cuda, device: str, dtype: str) -> None:
         self.backend = backend
         self.device = device
         self.dtype = dtype
@@ -53,14 +54,14 @@ class GpuRowStore:
     def append(self, rows: Rows, labels: Labels, grid: UpdateGrid | None) -> None:
         """Add a batch, its fingerprints written in place; never waits. All of it or, on an error, nothing."""
         with self._queued() as torch:
-            backend, names = _backend(self.backend), _as_tensor(torch, labels, rows.num_rows)
+            names = _as_tensor(torch, labels)
             pieces = self._room(torch, rows.num_rows)
             begin = 0
             for block, num_rows in pieces:
                 here = slice(block.used, block.used + num_rows)
-                backend.write_fingerprints(rows.part(begin, num_rows), grid, block.patterns[here], labels)
+                self.backend.write_fingerprints(rows.part(begin, num_rows), grid, block.patterns[here], labels)
                 block.labels[here].copy_(names[begin : begin + num_rows])
-                backend.hold_labels(labels, block.labels)
+                self.backend.hold_labels(labels, block.labels)
                 begin += num_rows
             for block, num_rows in pieces:
                 block.used += num_rows
@@ -81,9 +82,7 @@ class GpuRowStore:
                 patterns, labels = self._concatenated(torch)
                 blocks = [_Block(patterns, labels, len(labels))]
             used = slice(blocks[0].used)
-            counts = _backend(self.backend).count_fingerprints(
-                blocks[0].patterns[used], blocks[0].labels[used], self.dtype
-            )
+            counts = self.backend.count_fingerprints(blocks[0].patterns[used], blocks[0].labels[used], self.dtype)
             self._blocks = blocks
         return counts
 
@@ -141,16 +140,10 @@ class GpuRowStore:
             yield torch
 
 
-def _backend(name: str) -> backends._Cuda:
-    found = backends.TABLE[name]
-    assert isinstance(found, backends._Cuda)
-    return found
-
-
-def _as_tensor(torch: Any, labels: Labels, num_rows: int) -> Any:
+def _as_tensor(torch: Any, labels: Labels) -> Any:
     """(N,) labels as a tensor on their device."""
     if isinstance(labels.owner, torch.Tensor):
         return labels.owner
     if labels.device == "cpu":  # an emulated GPU
-        return torch.from_numpy(labels.raw(num_rows).copy())
+        return torch.from_numpy(labels.raw().copy())
     return torch.as_tensor(labels.owner, device=labels.device)

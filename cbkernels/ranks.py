@@ -24,9 +24,9 @@ class Ranks:
         """Rank 0 writes files and prints."""
         return self.rank == 0
 
-    def of_this(self, indices: torch.Tensor) -> torch.Tensor:
-        """This rank's share: every ``size``-th index."""
-        return indices[self.rank :: self.size]
+    def of_this(self, samples: torch.Tensor) -> torch.Tensor:
+        """This rank's share of samples or their indices: every ``size``-th, a view."""
+        return samples[self.rank :: self.size]
 
     def told_by_first(self, value: Any) -> Any:
         """Rank 0's value, on all ranks."""
@@ -65,6 +65,13 @@ def started_by_torchrun() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def joined_ranks() -> Ranks:
+    """Which of the processes that have joined this one is; one alone where none have."""
+    if distributed.is_available() and distributed.is_initialized():
+        return Ranks(distributed.get_rank(), distributed.get_world_size())
+    return Ranks()
+
+
 def device_named(name: str) -> torch.device:
     """The device of this process: "auto" takes a GPU where there is one, with ``torchrun`` one each.
 
@@ -91,16 +98,13 @@ def device_named(name: str) -> torch.device:
 @contextmanager
 def joined(device: torch.device) -> Iterator[Ranks]:
     """Join the other processes, if ``torchrun`` started any and nobody has joined yet; leave at the end."""
-    if distributed.is_initialized():
-        yield Ranks(distributed.get_rank(), distributed.get_world_size())
-        return
-    if not started_by_torchrun():
-        yield Ranks()
+    if distributed.is_initialized() or not started_by_torchrun():
+        yield joined_ranks()
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    ranks = Ranks(distributed.get_rank(), distributed.get_world_size())
+    ranks = joined_ranks()
     try:
         yield ranks
     except RuntimeError as error:

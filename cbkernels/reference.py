@@ -69,7 +69,7 @@ class Reference:
         """Group the rows, then count the labels in every bundle; NaN rows are always looked for."""
         ids, holds_nan = _bundles(rows, grid, tolerance)
         labels_of: dict[int, Counter[int]] = {}
-        for bundle, label in zip(ids, labels.raw(rows.num_rows).tolist(), strict=True):
+        for bundle, label in zip(ids, labels.raw().tolist(), strict=True):
             labels_of.setdefault(bundle, Counter())[int(label)] += 1
         conflicting = [labels_of[bundle] for bundle in sorted(labels_of) if len(labels_of[bundle]) > 1]
         starts = [0]
@@ -109,7 +109,7 @@ class Reference:
         """Every pair of rows with different labels, every component."""
         holds_nan = _compared(rows, None)[1]
         values = _numbers(rows).tolist()
-        names = labels.raw(rows.num_rows).tolist()
+        names = labels.raw().tolist()
         kept = [i for i in range(rows.num_rows) if not holds_nan[i]]
         smallest = math.inf
         for position, i in enumerate(kept):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from ._version import __version__
+from .entropy import BundleCounts
 from .grid import UpdateGrid
 
 
@@ -75,22 +76,11 @@ class BundleResult:
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON types (a NaN entropy becomes None)."""
         return {
+            **{f.name: getattr(self, f.name) for f in fields(self)},
             "entropy": None if self.entropy != self.entropy else self.entropy,
-            "num_bundles": self.num_bundles,
-            "num_conflicting": self.num_conflicting,
-            "num_nan_rows": self.num_nan_rows,
-            "num_rows": self.num_rows,
-            "num_conflicting_rows": self.num_conflicting_rows,
-            "num_columns": self.num_columns,
-            "dtype": self.dtype,
-            "device": self.device,
-            "backend": self.backend,
             "grid": None if self.grid is None else self.grid.to_dict(),
             "tolerance": None if self.tolerance is None else list(self.tolerance),
-            "log_epsilon": self.log_epsilon,
-            "exact": self.exact,
             "equality": self.equality,
-            "version": self.version,
         }
 
     def __repr__(self) -> str:
@@ -99,3 +89,15 @@ class BundleResult:
             f"BundleResult(entropy={self.entropy:.6g}, {self.num_bundles} bundles of {self.num_rows} rows, "
             f"{self.num_conflicting} conflicting{nan}; {self.equality})"
         )
+
+
+def result_of(
+    entropy: float, counts: BundleCounts, num_columns: int, dtype: str, device: str, backend: str,
+    grid: UpdateGrid | None, log_epsilon: float | None, *,
+    tolerance: tuple[float, float] | None = None, exact: bool = True,
+) -> BundleResult:  # fmt: skip
+    """The result of a measurement, however its counts came about; arguments as the attributes of ``BundleResult``."""
+    return BundleResult(
+        entropy, counts.num_bundles, counts.num_conflicting, counts.num_nan_rows, counts.num_rows,
+        counts.num_conflicting_rows, num_columns, dtype, device, backend, grid, tolerance, log_epsilon, exact,
+    )  # fmt: skip

@@ -1,28 +1,25 @@
 """Bundle entropy over many batches: 24 bytes a row instead of the rows.
 
-Keeps a 128-bit fingerprint (``docs/fingerprint.md``) and the label of each row, where the row was:
-``row_store.py``, ``gpu_row_store.py``. Two different rows share a fingerprint with probability at
+Keeps a 128-bit fingerprint (``docs/fingerprint.md``) and the label of each row, where the row was
+(``held_rows.py``). Two different rows share a fingerprint with probability at
 most 2**-120, so results are probabilistic, not exact. Batches may be split, ordered and merged in
 any way: the result is the same, bit for bit.
 """
 
 from __future__ import annotations
 
-import copy
-import sys
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from . import backends
-from .arrays import DTYPES, Labels, Rows, as_labels, as_rows, torch_with_gpu
-from .entropy import BundleCounts, entropy_of_counts
-from .gpu_row_store import GpuRowStore
+from .arrays import DTYPES, as_labels, as_rows
+from .entropy import entropy_of_counts
 from .grid import UpdateGrid
+from .held_rows import HeldRows
 from .options import check_options
-from .result import BundleResult
-from .row_store import RowStore
+from .result import BundleResult, result_of
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -52,6 +49,8 @@ class BundleEntropy:
         1
     """
 
+    held: HeldRows
+    """What has been seen since the last reset; ``compute_across_ranks`` reads it."""
     higher_is_better = False
     is_differentiable = False
 
@@ -67,18 +66,12 @@ class BundleEntropy:
 
     def reset(self) -> None:
         """Forget all rows; the options stay."""
-        self._rows = RowStore()
-        self._num_nan_rows = 0  # of rows on the CPU
-        self._on_gpus: dict[str, GpuRowStore] = {}
-        self._dtype: str | None = None
-        self._num_columns = 0
-        self._device = "cpu"
-        self._backend_used = "cpu"
+        self.held = HeldRows()
 
     @property
     def num_rows(self) -> int:
         """Rows seen since the last reset."""
-        return self._rows.size + self._num_nan_rows + sum(store.size for store in self._on_gpus.values())
+        return self.held.num_rows
 
     def update(self, acts: object, labels: object) -> None:
         """Add a batch.
@@ -93,32 +86,7 @@ class BundleEntropy:
         """
         rows = as_rows(acts)
         of_row = as_labels(labels, rows)
-        self._require_same_rows(rows.dtype, rows.num_columns)
-        chosen = backends.choose(self._backend, rows)
-        if isinstance(chosen, backends._Cuda) and _has_tensors_for(rows):
-            if DTYPES[of_row.code] == "uint64":
-                raise ValueError("labels has dtype uint64, whose range a GPU stream does not look at; convert to int64")
-            self._store_of(rows.device, chosen.name, rows.dtype).append(rows, of_row, self.grid)
-        else:
-            self._append_on_cpu(rows, of_row, chosen)
-        self._dtype, self._num_columns = rows.dtype, rows.num_columns
-        self._device, self._backend_used = rows.device, chosen.name
-
-    def _append_on_cpu(self, rows: Rows, labels: Labels, chosen: backends.Backend) -> None:
-        label_values = labels.raw(rows.num_rows)
-        if label_values.dtype == np.uint64 and (label_values > np.uint64(2**63 - 1)).any():
-            raise ValueError(f"labels holds {int(label_values.max())}; streaming takes labels below 2**63")
-        fingerprints, holds_nan = chosen.row_fingerprints(rows, self.grid)
-        if holds_nan.any():
-            fingerprints, label_values = fingerprints[~holds_nan], label_values[~holds_nan]
-        self._rows.append(fingerprints, label_values)
-        self._num_nan_rows += int(holds_nan.sum())
-
-    def _store_of(self, device: str, backend: str, dtype: str) -> GpuRowStore:
-        store = self._on_gpus.get(device)
-        if store is None or not store.size:  # an empty one was left by an update that failed, perhaps of another type
-            store = self._on_gpus[device] = GpuRowStore(backend, device, dtype)
-        return store
+        self.held.add(rows, of_row, self.grid, backends.choose(self._backend, rows))
 
     def merge(self, other: BundleEntropy) -> None:
         """Add everything another metric has seen; the other is left as it is.
@@ -130,16 +98,7 @@ class BundleEntropy:
             raise TypeError(f"other is a {type(other).__name__}; pass a BundleEntropy")
         if other.grid != self.grid:
             raise ValueError(f"other has grid {other.grid} and this metric {self.grid}; they must agree")
-        if other._dtype is None:
-            return
-        self._require_same_rows(other._dtype, other._num_columns)
-        for device, store in other._on_gpus.items():
-            self._store_of(device, store.backend, store.dtype).extend(store)
-        for fingerprints, labels in list(other._rows.blocks()):
-            self._rows.append(fingerprints, labels)
-        self._num_nan_rows += other._num_nan_rows
-        self._dtype, self._num_columns = other._dtype, other._num_columns
-        self._device, self._backend_used = other._device, other._backend_used
+        self.held.extend(other.held)
 
     def compute(self, process_group: ProcessGroup | Literal["world"] | None = None) -> BundleResult:
         """Result over all rows so far; the metric stays as it is.
@@ -153,71 +112,29 @@ class BundleEntropy:
             ValueError: no rows yet, or what ``compute_across_ranks`` says.
         """
         if process_group is not None:
-            from .distributed import compute_across_ranks
+            from .distributed import compute_across_ranks  # which needs torch
 
             return compute_across_ranks({"": self}, process_group)[""]
-        if self._dtype is None or not self.num_rows:
+        held = self.held
+        if held.dtype is None or not held.num_rows:
             raise ValueError("no rows yet: call update() before compute()")
-        counts = self._counts()
-        return BundleResult(
-            entropy=entropy_of_counts(counts, self.log_epsilon),
-            num_bundles=counts.num_bundles,
-            num_conflicting=counts.num_conflicting,
-            num_nan_rows=counts.num_nan_rows,
-            num_rows=counts.num_rows,
-            num_conflicting_rows=counts.num_conflicting_rows,
-            num_columns=self._num_columns,
-            dtype=self._dtype,
-            device=self._device,
-            backend=self._backend_used,
-            grid=self.grid,
-            log_epsilon=self.log_epsilon,
-            exact=False,
-        )
-
-    def _counts(self) -> BundleCounts:
-        """On the GPU if everything is on one; else on the CPU."""
-        stores = [store for store in self._on_gpus.values() if store.size]
-        if len(stores) == 1 and stores[0].size == self.num_rows <= backends.MOST_ROWS_ON_A_GPU:
-            return stores[0].count()
-        gathered, num_nan_rows = self._gathered()
-        return backends.count_fingerprints(list(gathered.blocks()), num_nan_rows)
-
-    def _gathered(self) -> tuple[RowStore, int]:
-        """All rows without NaN on the CPU, and the number of rows with NaN."""
-        if not self._on_gpus:
-            return self._rows, self._num_nan_rows
-        gathered, num_nan_rows = RowStore(), self._num_nan_rows
-        for fingerprints, labels in self._rows.blocks():
-            gathered.append(fingerprints, labels)
-        for store in self._on_gpus.values():
-            if store.size:
-                fingerprints, labels, nan_rows = store.on_host()
-                gathered.append(fingerprints, labels)
-                num_nan_rows += nan_rows
-        return gathered, num_nan_rows
-
-    def __getstate__(self) -> dict[str, Any]:
-        gathered, num_nan_rows = self._gathered()
-        return {**self.__dict__, "_rows": gathered, "_num_nan_rows": num_nan_rows, "_on_gpus": {}}
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> BundleEntropy:
-        twin = type(self).__new__(type(self))
-        memo[id(self)] = twin
-        twin.__dict__.update({name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()})
-        return twin
+        counts = held.counts()
+        return result_of(
+            entropy_of_counts(counts, self.log_epsilon), counts, held.num_columns, held.dtype, held.device,
+            held.backend, self.grid, self.log_epsilon, exact=False,
+        )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
         """Everything seen so far, as plain types and NumPy arrays; waits for a GPU that holds some of it."""
-        gathered, num_nan_rows = self._gathered()
+        gathered, num_nan_rows = self.held.on_host()
         fingerprints, labels = gathered.concatenated()
         return {
             "format": _FORMAT,
             "fingerprints": fingerprints,
             "labels": labels,
             "num_nan_rows": num_nan_rows,
-            "dtype": self._dtype,
-            "num_columns": self._num_columns,
+            "dtype": self.held.dtype,
+            "num_columns": self.held.num_columns,
             "grid": None if self.grid is None else self.grid.to_dict(),
         }
 
@@ -230,34 +147,7 @@ class BundleEntropy:
         """
         fingerprints, labels = _checked_state(state, self.grid)
         self.reset()
-        self._rows.append(fingerprints, labels)
-        self._num_nan_rows = state["num_nan_rows"]
-        self._dtype, self._num_columns = state["dtype"], state["num_columns"]
-
-    def _require_same_rows(self, dtype: str, num_columns: int) -> None:
-        if self._dtype is None:
-            return
-        if dtype != self._dtype:
-            raise TypeError(f"acts has dtype {dtype} after batches of {self._dtype}; they must agree")
-        if num_columns != self._num_columns:
-            raise ValueError(
-                f"acts has {num_columns} values per row after batches of {self._num_columns}; they must agree"
-            )
-
-
-def _has_tensors_for(rows: Rows) -> bool:
-    """Can the state of these rows be torch tensors on their device? No, without torch, on an emulated GPU.
-
-    Raises:
-        ValueError: no, and there is no other place for it.
-    """
-    if rows.device == "cpu":
-        return "torch" in sys.modules
-    if not torch_with_gpu():
-        raise ValueError(
-            f"acts is on {rows.device}, where a stream is kept in torch tensors; import torch with CUDA first"
-        )
-    return True
+        self.held.restore(fingerprints, labels, state["num_nan_rows"], state["dtype"], state["num_columns"])
 
 
 def _checked_state(

@@ -1,4 +1,4 @@
-"""Tables of plain text, for the terminal and for logs."""
+"""Tables of plain text, for the terminal and for logs, and the notes below tables and pictures."""
 
 from __future__ import annotations
 
@@ -36,3 +36,14 @@ def _cell(value: object) -> str:
     if isinstance(value, float):
         return "NaN" if math.isnan(value) else f"{value:.6g}"
     return str(value)
+
+
+def definition_note(equality: str) -> str:
+    """The definition of equal as a sentence."""
+    return f"Rows are one bundle when they are {equality}."
+
+
+def margin_note(is_bound: bool) -> str:
+    """What the bits of a margin mean, as a sentence; a proof needs the amplitude of every layer."""
+    bound = "more than 0 prove that no bundle conflicts" if is_bound else "0 is one step at the paper's resolution"
+    return f"Margin: bits of precision left before the layer conflicts; {bound}."

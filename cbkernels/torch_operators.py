@@ -96,8 +96,9 @@ def _arguments(grid: UpdateGrid | None) -> dict[str, Any]:
 
 
 def _grid(
-    learning_rate: float | None, batch_size: float | None, weight_amplitude: float | None, dtype: str
-) -> UpdateGrid | None:
+    learning_rate: float | None = None, batch_size: float | None = None, weight_amplitude: float | None = None,
+    grid_dtype: str = "float32", **others: Any,
+) -> UpdateGrid | None:  # fmt: skip
     numbers = {"learning_rate": learning_rate, "batch_size": batch_size, "weight_amplitude": weight_amplitude}
     missing = [name for name, number in numbers.items() if number is None]
     if len(missing) == len(numbers):
@@ -106,10 +107,10 @@ def _grid(
         raise ValueError(
             f"{', '.join(missing)} is None; a grid needs all of {', '.join(numbers)}, no grid none of them"
         )
-    return UpdateGrid(**numbers, dtype=dtype)  # type: ignore[arg-type]
+    return UpdateGrid(**numbers, dtype=grid_dtype)  # type: ignore[arg-type]
 
 
-def _tolerance(rtol: float | None, atol: float | None) -> Tolerance | None:
+def _tolerance(rtol: float | None = None, atol: float | None = None, **others: Any) -> Tolerance | None:
     if rtol is None and atol is None:
         return None
     if rtol is None or atol is None:
@@ -120,35 +121,18 @@ def _tolerance(rtol: float | None, atol: float | None) -> Tolerance | None:
 # --- what runs -------------------------------------------------------------------------------------------
 
 
-def _bundle_rows(
-    acts: torch.Tensor,
-    *,
-    learning_rate: float | None = None,
-    batch_size: float | None = None,
-    weight_amplitude: float | None = None,
-    grid_dtype: str = "float32",
-    rtol: float | None = None,
-    atol: float | None = None,
-    backend: str = "auto",
-) -> torch.Tensor:
+def _bundle_rows(acts: torch.Tensor, *, backend: str = "auto", **options: Any) -> torch.Tensor:
     rows = as_rows(acts)
-    grid, tolerance = _grid(learning_rate, batch_size, weight_amplitude, grid_dtype), _tolerance(rtol, atol)
+    grid, tolerance = _grid(**options), _tolerance(**options)
     check_options(grid, tolerance, None)
     return _tensor(backends.choose(backend, rows).bundle_ids(rows, grid, tolerance), acts)
 
 
 def _row_fingerprints(
-    acts: torch.Tensor,
-    *,
-    learning_rate: float | None = None,
-    batch_size: float | None = None,
-    weight_amplitude: float | None = None,
-    grid_dtype: str = "float32",
-    backend: str = "auto",
+    acts: torch.Tensor, *, backend: str = "auto", **options: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
     rows = as_rows(acts)
-    grid = _grid(learning_rate, batch_size, weight_amplitude, grid_dtype)
-    fingerprints, holds_nan = backends.choose(backend, rows).row_fingerprints(rows, grid)
+    fingerprints, holds_nan = backends.choose(backend, rows).row_fingerprints(rows, _grid(**options))
     return _tensor(fingerprints, acts).view(torch.int64), _tensor(holds_nan, acts)
 
 
@@ -159,36 +143,19 @@ def _tensor(x: Any, acts: torch.Tensor) -> torch.Tensor:
 # --- what is known without running: shapes, types, refusals -----------------------------------------------
 
 
-def _fake_bundle_rows(
-    acts: torch.Tensor,
-    *,
-    learning_rate: float | None = None,
-    batch_size: float | None = None,
-    weight_amplitude: float | None = None,
-    grid_dtype: str = "float32",
-    rtol: float | None = None,
-    atol: float | None = None,
-    backend: str = "auto",
-) -> torch.Tensor:
+def _fake_bundle_rows(acts: torch.Tensor, *, backend: str = "auto", **options: Any) -> torch.Tensor:
     num_rows = _checked_num_rows(acts, backend)
-    if not any(isinstance(x, torch.SymFloat) for x in (learning_rate, batch_size, weight_amplitude, rtol, atol)):
-        grid = _grid(learning_rate, batch_size, weight_amplitude, grid_dtype)
-        check_options(grid, _tolerance(rtol, atol), None)
+    if not any(isinstance(x, torch.SymFloat) for x in options.values()):
+        check_options(_grid(**options), _tolerance(**options), None)
     return acts.new_empty((num_rows,), dtype=torch.int64)
 
 
 def _fake_row_fingerprints(
-    acts: torch.Tensor,
-    *,
-    learning_rate: float | None = None,
-    batch_size: float | None = None,
-    weight_amplitude: float | None = None,
-    grid_dtype: str = "float32",
-    backend: str = "auto",
+    acts: torch.Tensor, *, backend: str = "auto", **options: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
     num_rows = _checked_num_rows(acts, backend)
-    if not any(isinstance(x, torch.SymFloat) for x in (learning_rate, batch_size, weight_amplitude)):
-        _grid(learning_rate, batch_size, weight_amplitude, grid_dtype)
+    if not any(isinstance(x, torch.SymFloat) for x in options.values()):
+        _grid(**options)
     return acts.new_empty((num_rows, 2), dtype=torch.int64), acts.new_empty((num_rows,), dtype=torch.bool)
 
 

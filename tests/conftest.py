@@ -7,20 +7,21 @@ added up. Plain pytest needs neither xdist nor its markers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cbkernels import _core, backends
 
-from . import emulation
+from . import emulation, sample_runs
 
 _INFO = _core.build_info()
 _INSTRUCTION_SETS = ("portable", "avx2", "neon")
 _NO_GPU = _core.cuda.missing_reason()
 _emulated, _not_emulated = emulation.load()
 if _emulated is not None:
-    backends.TABLE[emulation.NAME] = backends._Cuda(emulation.NAME, _emulated.cuda)
+    backends.TABLE[emulation.NAME] = backends.Cuda(emulation.NAME, _emulated.cuda)
 _BACKENDS = list(dict.fromkeys([*backends.TABLE, emulation.NAME]))
 _MISSING = {
     **({"cuda": _NO_GPU} if _NO_GPU else {}),
@@ -141,6 +142,14 @@ def anything(request: pytest.FixtureRequest) -> str:
     if request.param in _MISSING:
         pytest.skip(f"{request.param}: NOT TESTED HERE ({_MISSING[request.param]})")
     return request.param
+
+
+@pytest.fixture(scope="session")
+def real_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A small run of every command and model, by the code as it is: name -> folder."""
+    pytest.importorskip("torch", reason="fresh runs: NOT TESTED HERE (no torch)")
+    pytest.importorskip("safetensors", reason="fresh runs: NOT TESTED HERE (no safetensors)")
+    return sample_runs.make_runs(tmp_path_factory.mktemp("real"))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

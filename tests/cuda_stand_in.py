@@ -104,7 +104,7 @@ def _memory(address: int, shape: tuple[int, ...], kind: Any) -> np.ndarray:
 def half(monkeypatch: pytest.MonkeyPatch) -> CudaHalf:
     """A backend called NAME in the table, for memory on the CPU and memory said to be on a GPU."""
     functions = CudaHalf()
-    monkeypatch.setitem(backends.TABLE, NAME, backends._Cuda(NAME, functions))
+    monkeypatch.setitem(backends.TABLE, NAME, backends.Cuda(NAME, functions))
     return functions
 
 
@@ -112,7 +112,7 @@ def half(monkeypatch: pytest.MonkeyPatch) -> CudaHalf:
 def cuda(monkeypatch: pytest.MonkeyPatch) -> CudaHalf:
     """The backend "cuda" itself on a stand-in, so that "auto" finds it."""
     functions = CudaHalf()
-    monkeypatch.setitem(backends.TABLE, "cuda", backends._Cuda("cuda", functions))
+    monkeypatch.setitem(backends.TABLE, "cuda", backends.Cuda("cuda", functions))
     monkeypatch.setattr(_core.cuda, "device_of", functions.device_of)
     monkeypatch.setattr(_core.cuda, "require", functions.require)
     return functions

@@ -26,7 +26,7 @@ if not __package__:  # run as a file: the folder above tests/ is then not on the
 
 from cbkernels import UpdateGrid, _core
 from cbkernels.arrays import as_labels, as_rows
-from cbkernels.backends import TABLE, _Cuda
+from cbkernels.backends import TABLE, Cuda
 from cbkernels.entropy import BundleCounts, entropy_of_counts
 from tests import emulation
 from tests.inputs import numpy_type, place
@@ -152,7 +152,7 @@ def use_emulation() -> None:
     core, missing = emulation.load()
     if core is None:
         raise SystemExit(f"fuzz: the emulated CUDA backend is missing: {missing}; NOTHING WAS TESTED")
-    TABLE[emulation.NAME] = _Cuda(emulation.NAME, core.cuda)
+    TABLE[emulation.NAME] = Cuda(emulation.NAME, core.cuda)
 
 
 def shuffle_emulation(rng: random.Random, bits: int) -> None:

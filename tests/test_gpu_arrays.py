@@ -395,7 +395,7 @@ def test_a_gpu_that_is_not_there_is_said_first(monkeypatch: pytest.MonkeyPatch) 
         def require(self) -> None:
             raise ValueError("there is no GPU")
 
-    monkeypatch.setitem(backends.TABLE, "cuda", backends._Cuda("cuda", NoGpu()))
+    monkeypatch.setitem(backends.TABLE, "cuda", backends.Cuda("cuda", NoGpu()))
     calls: list[Callable[[], Any]] = [
         lambda: cb.bundle_rows(ROWS, backend="cuda"),
         lambda: cb.bundle_rows(array_of_library("cupy", ROWS)),

@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cbkernels as cb
-from cbkernels import BundleEntropy, UpdateGrid, backends, streaming
-from cbkernels.arrays import as_rows
+from cbkernels import BundleEntropy, UpdateGrid, backends
+from cbkernels.arrays import as_labels, as_rows
+from cbkernels.gpu_row_store import GpuRowStore
 
 from . import cuda_stand_in
 from .cuda_stand_in import NAME, CudaHalf, FakeStream, OnGpu, TorchWithGpu
@@ -58,7 +59,7 @@ def test_any_split_gives_the_one_shot_result(
     whole = cb.bundle_entropy(acts, labels, grid=grid)
     with pytest.MonkeyPatch.context() as patch:
         functions = CudaHalf()
-        patch.setitem(backends.TABLE, NAME, backends._Cuda(NAME, functions))
+        patch.setitem(backends.TABLE, NAME, backends.Cuda(NAME, functions))
         metric = BundleEntropy(grid=grid, backend=NAME)
         for part, names in zip(np.split(acts, cuts), np.split(labels, cuts), strict=True):
             if len(part):
@@ -85,7 +86,7 @@ def test_update_writes_into_the_state(tensors: Any, half: CudaHalf) -> None:
         assert sum(details["shape"][0] for details in written) == size
         assert written[0]["acts"] == acts[begin:].data_ptr()
         begin += size
-    (store,) = metric._on_gpus.values()
+    (store,) = metric.held.on_gpus.values()
     held = sum(24 * len(block.labels) for block in store._blocks)
     assert 24 * 100_000 <= held <= 1.5 * 24 * 100_000 + 24 * 64
     places = [(b.patterns.data_ptr(), b.patterns.data_ptr() + 16 * b.used) for b in store._blocks]
@@ -113,7 +114,7 @@ def test_nan_rows_are_zero_fingerprints_of_floats(tensors: Any, half: CudaHalf, 
 def test_zero_fingerprints_of_integers_stay(tensors: Any, half: CudaHalf) -> None:
     metric = BundleEntropy(backend=NAME)
     metric.update(np.zeros((2, 3), np.int32), [0, 1])
-    (store,) = metric._on_gpus.values()
+    (store,) = metric.held.on_gpus.values()
     store._blocks[0].patterns.zero_()
     assert metric.state_dict()["num_nan_rows"] == 0
     assert len(metric.state_dict()["labels"]) == 2
@@ -185,7 +186,7 @@ def test_copies_are_apart_and_pickles_need_no_gpu(tensors: Any, half: CudaHalf) 
     metric = streamed(acts, labels, [10], NAME)
     expected = numbers(metric.compute())
     copied, pickled = copy.deepcopy(metric), pickle.loads(pickle.dumps(metric))
-    assert (list(copied._on_gpus), list(pickled._on_gpus)) == (["cpu"], [])
+    assert (list(copied.held.on_gpus), list(pickled.held.on_gpus)) == (["cpu"], [])
     for twin in (copied, pickled):
         assert numbers(twin.compute()) == expected
         twin.update(acts, labels)
@@ -224,7 +225,7 @@ def test_update_that_fails_changes_nothing(tensors: Any, half: CudaHalf, broken_
     metric.update(acts[50:], labels[50:])
     assert numbers(metric.compute()) == numbers(streamed(acts, labels, []).compute())
     fresh.update(np.zeros((2, 3), np.int8), [0, 1])
-    assert next(iter(fresh._on_gpus.values())).dtype == "int8"
+    assert next(iter(fresh.held.on_gpus.values())).dtype == "int8"
 
 
 def test_labels_of_every_type(tensors: Any, half: CudaHalf) -> None:
@@ -261,7 +262,7 @@ def test_emulated_without_torch(half: CudaHalf, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     acts, labels = nan_data()
     metric = streamed(acts, labels, [100], NAME)
-    assert not metric._on_gpus
+    assert not metric.held.on_gpus
     assert numbers(metric.compute()) == numbers(streamed(acts, labels, []).compute())
 
 
@@ -291,7 +292,7 @@ def test_stream_of_the_caller(cuda: CudaHalf, torch_with_gpu: TorchWithGpu) -> N
     torch_with_gpu.stream = second
     metric.update(there[0][40:], there[1][40:])
     assert second.waited_for == [700], "work on the state is queued behind earlier work on it"
-    (store,) = metric._on_gpus.values()
+    (store,) = metric.held.on_gpus.values()
     first_block = store._blocks[0]
     # the allocator must not give them away while the second stream uses them
     assert torch_with_gpu.recorded == [(first_block.patterns.data_ptr(), 800), (first_block.labels.data_ptr(), 800)]
@@ -321,9 +322,9 @@ def test_labels_of_another_library(cuda: CudaHalf, torch_with_gpu: TorchWithGpu)
     acts, labels = data()
     rows = as_rows(torch_with_gpu.tensor(torch_with_gpu.torch.from_numpy(acts)))
     owner = torch_with_gpu.torch.from_numpy(labels)
-    theirs = streaming.as_labels(owner, as_rows(acts))
+    theirs = as_labels(owner, as_rows(acts))
     theirs = theirs._replace(device="cuda:1", device_index=1, stream=4096, producer=owner)
-    store = streaming.GpuRowStore("cuda", "cuda:1", "float32")
+    store = GpuRowStore(backends.TABLE["cuda"].on_gpu, "cuda:1", "float32")
     copied: list[list[int]] = []
     torch_with_gpu.when_recorded = lambda: copied.append(store._blocks[0].labels.tolist())
     store.append(rows, theirs, None)

@@ -15,7 +15,8 @@ import numpy as np
 
 from cbkernels.drawing.figures import add_caption, new_figure, save, style_axes
 from cbkernels.tables import format_table
-from cbkernels.training.config import POLICIES, AutotuneConfig
+from cbkernels.training.config import AutotuneConfig
+from cbkernels.training.policies import POLICIES
 
 from .many_runs import run_all
 

@@ -12,11 +12,7 @@ from .training_command import add_run_options, require_torch_for, run_training
 
 _DESCRIPTION = """\
 Start from a network that is too deep; when its last block conflicts in the first epochs, remove the
-conflicting blocks, start again from scratch, and train the network that does not conflict to its end.
-
-policies: first  after an epoch: the first conflicting block and all later ones of its stage (512 samples)
-          all    before an epoch: every conflicting block (64 samples)
-          stage  after an epoch: the conflicting blocks of the first stage that has any (64 samples)"""
+conflicting blocks, start again from scratch, and train the network that does not conflict to its end."""
 _WIDTH = 110
 
 

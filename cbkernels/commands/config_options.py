@@ -9,6 +9,9 @@ import argparse
 from dataclasses import fields
 from typing import Any
 
+from ..choices import Choices
+from ..training.config import choices_of, kind_of
+
 _TITLES = {
     "data": "the data",
     "network": "the network",
@@ -38,25 +41,21 @@ def given_options(arguments: argparse.Namespace, kind: type[Any]) -> dict[str, A
 
 
 def _add_option(group: Any, field: Any) -> None:
-    flag = f"--{field.name.replace('_', '-')}"
-    says, default = field.metadata["help"], field.default
+    flag, rules, default = f"--{field.name.replace('_', '-')}", field.metadata, field.default
+    table = rules.get("offers", rules.get("choices"))
+    says = f"{rules['help']}; {table.told()}" if isinstance(table, Choices) else rules["help"]
     common: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS}
     if isinstance(default, bool):
         shown = "" if "default" in says else f" (default {'yes' if default else 'no'})"
         group.add_argument(flag, action=argparse.BooleanOptionalAction, help=says + shown, **common)
         return
     several = isinstance(default, tuple)
-    kind = field.metadata.get("kind") or (type(default) if default is not None else _kind_of(field))
     if several:
         common["nargs"] = "+" if default else "*"
-    if "choices" in field.metadata:
-        common["choices"] = field.metadata["choices"]
+    if "choices" in rules and rules["metavar"] is None:
+        common["choices"] = choices_of(rules)
     else:
-        common["metavar"] = field.metadata["metavar"]
+        common["metavar"] = rules["metavar"]
     words = " ".join(map(str, default)) if several else default
-    shown = "" if "default" in says or default in (None, ()) else f" (default {words})"
-    group.add_argument(flag, type=kind, help=(says + shown).replace("%", "%%"), **common)
-
-
-def _kind_of(field: Any) -> type:
-    return int if "least" in field.metadata else str
+    shown = "" if "default" in rules["help"] or default in (None, ()) else f" (default {words})"
+    group.add_argument(flag, type=kind_of(field), help=(says + shown).replace("%", "%%"), **common)

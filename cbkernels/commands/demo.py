@@ -6,7 +6,8 @@ import argparse
 import sys
 from typing import Any
 
-from ..training.config import POLICIES, AutotuneConfig
+from ..training.config import AutotuneConfig
+from ..training.policies import POLICIES
 from .autotune import text
 from .training_command import require_torch_for, run_training
 

@@ -6,8 +6,6 @@ import argparse
 import json
 from typing import Any
 
-from ..installation import installation
-
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Declare the subcommand."""
@@ -22,6 +20,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what is known about this installation."""
+    from ..installation import installation
+
     facts = installation()
     print(json.dumps(facts, indent=2) if arguments.json else _text(facts))
     return 0

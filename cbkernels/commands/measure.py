@@ -12,16 +12,17 @@ import math
 import os
 import re
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._version import __version__
-from ..bundle import bundle_entropy, conflict_margin
-from ..files.array_files import StoredArray, open_arrays, split_key
-from ..grid import UpdateGrid
-from ..result import BundleResult
-from ..streaming import BundleEntropy
+from ..files.json_files import finite_or_none
 from ..tables import format_table
 from .progress import Progress
+
+if TYPE_CHECKING:
+    from ..files.array_files import StoredArray
+    from ..grid import UpdateGrid
+    from ..result import BundleResult
 
 EXIT_ABOVE = 2
 PIECE_BYTES = 64 << 20
@@ -83,6 +84,8 @@ def _add_equality(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print, and judge by ``--fail-above``."""
+    from ..bundle import conflict_margin
+
     grid = _grid(arguments)
     layers, labels = _open(arguments)
     measured: dict[str, BundleResult] = {}
@@ -123,6 +126,8 @@ def _grid(arguments: argparse.Namespace) -> UpdateGrid | None:
         raise ValueError(f"an update grid needs {', '.join(given)}; {' and '.join(missing)} missing")
     if arguments.tolerance is not None:
         raise ValueError("--tolerance and an update grid are two definitions of equal; pass one of them")
+    from ..grid import UpdateGrid
+
     return UpdateGrid(
         arguments.learning_rate, arguments.batch_size, arguments.weight_amplitude,
         dtype=arguments.grid_dtype or "float32",
@@ -131,6 +136,8 @@ def _grid(arguments: argparse.Namespace) -> UpdateGrid | None:
 
 def _open(arguments: argparse.Namespace) -> tuple[list[StoredArray], Any]:
     """The layers to measure and the labels, checked as far as their headers allow."""
+    from ..files.array_files import open_arrays, split_key
+
     acts_path, acts_key = split_key(arguments.acts)
     labels_path, _ = split_key(arguments.labels)
     layers = open_arrays(arguments.acts)
@@ -156,6 +163,8 @@ def _open(arguments: argparse.Namespace) -> tuple[list[StoredArray], Any]:
 def _measure(layer: StoredArray, labels: Any, grid: UpdateGrid | None, arguments: argparse.Namespace) -> BundleResult:
     _check_dtype(layer)
     if not _streamed(layer, arguments):
+        from ..bundle import bundle_entropy
+
         tolerance = tuple(arguments.tolerance) if arguments.tolerance is not None else None
         return bundle_entropy(layer.read(), labels, grid=grid, log_epsilon=arguments.log_epsilon, tolerance=tolerance)
     size = f"{layer.name!r} has {layer.num_bytes} bytes and is streamed"
@@ -176,6 +185,8 @@ def _streamed(layer: StoredArray, arguments: argparse.Namespace) -> bool:
 
 
 def _stream(layer: StoredArray, labels: Any, grid: UpdateGrid | None, arguments: argparse.Namespace) -> BundleResult:
+    from ..streaming import BundleEntropy
+
     num_rows = layer.shape[0]
     row_bytes = max(1, layer.num_bytes // num_rows)
     piece_rows = arguments.chunk_rows or min(num_rows, max(1, PIECE_BYTES // row_bytes))
@@ -206,11 +217,6 @@ def _nats(result: BundleResult) -> str:
     return "NaN" if math.isnan(result.entropy) else f"{result.entropy:.6g}"
 
 
-def _bits(margin: float, grid: UpdateGrid) -> float | None:
-    bits = grid.bits(margin)
-    return bits if math.isfinite(bits) else None
-
-
 def _as_json(
     arguments: argparse.Namespace, measured: dict[str, BundleResult], margins: dict[str, float],
     grid: UpdateGrid | None, above: list[str],
@@ -219,8 +225,8 @@ def _as_json(
     for name, result in measured.items():
         layer = {"layer": name, **result.to_dict()}
         if name in margins:
-            layer["conflict_margin"] = margins[name] if math.isfinite(margins[name]) else None
-            layer["margin_bits"] = None if grid is None else _bits(margins[name], grid)
+            layer["conflict_margin"] = finite_or_none(margins[name])
+            layer["margin_bits"] = None if grid is None else finite_or_none(grid.bits(margins[name]))
         layers.append(layer)
     return {
         "version": __version__,

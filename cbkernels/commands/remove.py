@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import textwrap
 from pathlib import Path
 from typing import Any
 
-from ..runs.stored_runs import stored_config
 from ..tables import format_table
 from ..training.config import RemoveConfig, from_dict
 from ..training.networks.architecture import Architecture
 from .config_options import add_config_options, given_options
 from .progress import Progress
-from .training_command import require_torch_for, write_report
+from .training_command import require_torch_for, tell
 
 _WIDTH = 110
 _DESCRIPTION = """\
@@ -54,17 +52,14 @@ def run(arguments: argparse.Namespace) -> int:
         result = remove_blocks(
             trained, config, out, resume=arguments.resume, overwrite=arguments.overwrite, report=progress.show
         )
-    report = write_report([out], out / "report.html")
-    if arguments.json:
-        print(json.dumps(result, indent=2, allow_nan=False))
-    else:
-        print(f"{_text(result)}\n\nFiles: {out}{os.sep}\nSmaller network: {out / result['export']}{os.sep}")
-        print(f"Report: {report or 'none'}")
+    tell(result, _text, arguments.json, out, [out], f"Smaller network: {out / result['export']}{os.sep}")
     return 0
 
 
 def _config(arguments: argparse.Namespace, out: Path) -> RemoveConfig:
     """What was given, else what the removal to go on with says, else the defaults."""
+    from ..runs.stored_runs import stored_config
+
     stored = (stored_config(out, "remove") or {}) if arguments.resume else {}
     stored.pop("run", None)
     return from_dict(RemoveConfig, {**stored, **given_options(arguments, RemoveConfig)})
@@ -95,16 +90,8 @@ def _text(result: dict[str, Any]) -> str:
 
 
 def _blocks(blocks: list[dict[str, Any]]) -> str:
-    header = [
-        "block",
-        "bundles",
-        "conflicting",
-        "entropy (nats)",
-        "margin",
-        "bits",
-        "similarity",
-        "accuracy without it",
-    ]
+    header = ["block", "bundles", "conflicting", "entropy (nats)", "margin", "bits", "similarity",
+              "accuracy without it"]  # fmt: skip
     rows = [
         [
             *(block[field] for field in ("block", "num_bundles", "num_conflicting")),

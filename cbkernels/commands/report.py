@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ..runs.schema import REPORT
+
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Declare the subcommand."""
@@ -30,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the page and the pictures, print where they are."""
     from ..page.run_page import pictures_folder, write_report
 
-    out = arguments.out or (Path(arguments.runs[0]) / "report.html" if len(arguments.runs) == 1 else "report.html")
+    out = arguments.out or (Path(arguments.runs[0]) / REPORT if len(arguments.runs) == 1 else REPORT)
     folder = arguments.pictures or pictures_folder(out)
     page = write_report(arguments.runs, out, folder)
     pictures = sorted(os.fspath(p) for p in Path(folder).iterdir() if p.suffix in (".png", ".svg"))

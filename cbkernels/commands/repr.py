@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
 import textwrap
 from pathlib import Path
 from typing import Any
 
+from ..filters.criteria import COMPARED, CRITERIA, STANDARD
 from ..tables import format_table
-from ..training.config import COMPARED, TrainConfig, from_dict
+from ..training.config import TrainConfig, from_dict
 from .config_options import add_config_options, given_options
 from .progress import Progress
-from .training_command import require_torch_for, write_report
+from .training_command import require_torch_for, tell
 
 DEFAULTS: dict[str, Any] = {"model": "cnn", "depth": 3, "width": 32, "epochs": 100}
 """The paper's small network; options that are named go first."""
@@ -32,9 +31,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("what", choices=("compare",), help="the comparison")
     parser.add_argument("--out", default="runs/repr", metavar="DIR", help="folder to write (default runs/repr)")
-    parser.add_argument(
-        "--criteria", nargs="+", default=COMPARED, metavar="NAME", help=f"(default {' '.join(COMPARED)})"
-    )
+    says = f"{STANDARD}: without RePr; {CRITERIA.told()} (default {' '.join(COMPARED)})".replace("%", "%%")
+    parser.add_argument("--criteria", nargs="+", default=COMPARED, metavar="NAME", help=says)
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="how many, from --seed on (default 3)")
     parser.add_argument("--json", action="store_true", help="print comparison.json instead of tables")
     add_config_options(parser, TrainConfig)
@@ -56,12 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         content = compare(config, out, criteria=arguments.criteria, seeds=arguments.seeds, show=progress.epoch)
     picture = _draw(content, config, out)
     runs = [run_of(out, row["criterion"], seed) for row in content["rows"] for seed in content["seeds"]]
-    report = write_report(runs, out / "report.html")
-    if arguments.json:
-        print(json.dumps(content, indent=2, allow_nan=False))
-    else:
-        print(f"{_text(content, config)}\n\nFiles: {out}{os.sep}")
-        print(f"Picture: {picture or 'none'}\nReport: {report or 'none'}")
+    tell(content, lambda content: _text(content, config), arguments.json, out, runs, f"Picture: {picture or 'none'}")
     return 0
 
 

@@ -7,11 +7,10 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..runs.stored_runs import read_json, stored_config
 from ..training.config import from_dict
 from .config_options import add_config_options, given_options
 from .progress import Progress
@@ -45,11 +44,7 @@ def run_training(
     with Progress(log=is_first) as progress:
         result = run(config, arguments.out, resume=arguments.resume, overwrite=arguments.overwrite, show=progress.epoch)
     if is_first:
-        report = write_report([Path(arguments.out)], Path(arguments.out) / "report.html")
-        if arguments.json:
-            print(json.dumps(result, indent=2, allow_nan=False))
-        else:
-            print(f"{text(result)}\n\nFiles: {arguments.out}{os.sep}\nReport: {report or 'none'}")
+        tell(result, text, arguments.json, Path(arguments.out))
         if result["status"] == "diverged":
             print(f"cbkernels: error: the training diverged: {result['reason']}", file=sys.stderr)
     return EXIT_DIVERGED if result["status"] == "diverged" else 0
@@ -57,9 +52,12 @@ def run_training(
 
 def config_of(arguments: argparse.Namespace, command: str, kind: type[Any]) -> Any:
     """The config: what was given, else what ``--config`` or the run to go on with says, else the defaults."""
+    from ..files.json_files import read_json_object
+    from ..runs.stored_runs import stored_config
+
     content: dict[str, Any] = {}
     if arguments.config is not None:
-        content = read_json(Path(arguments.config))
+        content = read_json_object(arguments.config)
         content = {name: value for name, value in content.items() if name not in ("command", "version")}
     elif arguments.resume:
         content = stored_config(arguments.out, command) or {}
@@ -75,6 +73,18 @@ def require_torch_for(command: str) -> None:
     missing = [name for name in ("torch", "safetensors") if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(f"cbkernels {command} trains networks and needs {missing[0]}: pip install torch safetensors")
+
+
+def tell(
+    result: dict[str, Any], text: Callable[[dict[str, Any]], str], as_json: bool, out: Path,
+    runs: Sequence[Path] = (), *more: str,
+) -> None:  # fmt: skip
+    """Write the report of ``runs``, by default of ``out``; print the result, and where what is."""
+    report = write_report(list(runs) or [out], out / "report.html")
+    if as_json:
+        print(json.dumps(result, indent=2, allow_nan=False))
+    else:
+        print("\n".join([text(result), "", f"Files: {out}{os.sep}", *more, f"Report: {report or 'none'}"]))
 
 
 def write_report(folders: list[Path], out: Path) -> str | None:

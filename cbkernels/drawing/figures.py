@@ -9,6 +9,7 @@ import io
 import math
 import os
 import textwrap
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,9 +43,11 @@ def require_matplotlib() -> None:
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure, in inches, that notebooks show also where pyplot was never imported."""
     require_matplotlib()
-    from .notebook_figure import NotebookFigure
+    from matplotlib.figure import Figure
 
-    return NotebookFigure(figsize=(width, height), dpi=150, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    vars(figure)["_repr_png_"] = partial(png, figure)  # without pyplot IPython knows no way to show it
+    return figure
 
 
 def png(figure: Figure) -> bytes:
@@ -102,10 +105,11 @@ def add_caption(figure: Figure, caption: str) -> None:
         figure.supxlabel(lines, fontsize=9, color=INK, x=0.01, ha="left")
 
 
-def style_axes(ax: Axes, title: str, x_label: str) -> None:
-    """Title, label and colours that all pictures have."""
+def style_axes(ax: Axes, title: str, x_label: str, y_label: str = "") -> None:
+    """Title, labels and colours that all pictures have."""
     ax.set_title(title, fontsize=12, color=INK, loc="left", pad=8)
     ax.set_xlabel(x_label, fontsize=11, color=INK)
+    ax.set_ylabel(y_label, fontsize=11, color=INK)
     ax.tick_params(labelsize=10, colors=INK, length=3)
     for spine in ax.spines.values():
         spine.set_edgecolor(FAINT)

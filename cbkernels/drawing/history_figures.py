@@ -14,33 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..findings.tables import definition_note, margin_note
-from .figures import (
-    ENTROPY_COLOURS,
-    FAINT,
-    INK,
-    LINE,
-    MOST_LABELS,
-    NAN,
-    PROVEN_COLOURS,
-    UNPROVEN_COLOURS,
-    add_caption,
-    check_shown,
-    legend_below,
-    new_figure,
-    require_matplotlib,
-    save,
-    shown,
-    style_axes,
-)
-from .figures import png as png
+from . import figures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
-
-    from ..findings.history import History
 
 _ABSENT: dict[str, Any] = {"facecolor": "#f1f3f5", "edgecolor": "#c3c8ce", "hatch": "////", "linewidth": 0.0}
 
@@ -90,7 +69,7 @@ def plot_entropy(
         ValueError: an array's shape is not (layers, steps).
         ImportError: matplotlib is missing.
     """
-    require_matplotlib()
+    figures.require_matplotlib()
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import LinearSegmentedColormap, Normalize
 
@@ -98,7 +77,7 @@ def plot_entropy(
         _check_shapes(each)
     if top is None:
         top = max((float(np.nanmax(m.entropy, initial=0.0)) for m in maps), default=0.0) or 1.0
-    colours = ScalarMappable(Normalize(0.0, top), LinearSegmentedColormap.from_list("entropy", ENTROPY_COLOURS))
+    colours = ScalarMappable(Normalize(0.0, top), LinearSegmentedColormap.from_list("entropy", figures.ENTROPY_COLOURS))
     figure, axes = _axes_for(maps)
     for ax, each in zip(axes, maps, strict=True):
         cells = np.asarray(colours.to_rgba(np.nan_to_num(each.entropy)))
@@ -107,7 +86,7 @@ def plot_entropy(
     bar = _colour_bar(figure, axes, colours, "bundle entropy (nats), white: exactly 0")
     ticks = [tick for tick in bar.get_ticks() if 0 <= tick < 0.97 * top]
     bar.set_ticks([*ticks, top], labels=[*(f"{tick:g}" for tick in ticks), _nats(top)])
-    add_caption(figure, caption)
+    figures.add_caption(figure, caption)
     return figure
 
 
@@ -126,7 +105,7 @@ def plot_margin(maps: Sequence[HeatMap], *, step_name: str = "epoch", caption: s
         ValueError: an array's shape is not (layers, steps), or margins are missing.
         ImportError: matplotlib is missing.
     """
-    require_matplotlib()
+    figures.require_matplotlib()
     for each in maps:
         _check_shapes(each)
         if each.margin_bits is None:
@@ -144,26 +123,18 @@ def plot_margin(maps: Sequence[HeatMap], *, step_name: str = "epoch", caption: s
     has = {sign: any(np.isinf(b[np.sign(b) == sign]).any() for b in bits) for sign in (-1, 1)}
     labels = [f"{low:g}" + (", -inf" if has[-1] else ""), *map(str, ticks), f"{high:g}" + (", inf" if has[1] else "")]
     bar.set_ticks([low, *ticks, high], labels=labels)
-    add_caption(figure, caption)
+    figures.add_caption(figure, caption)
     return figure
 
 
-def plot_history(history: History, path: str | os.PathLike[str] | None = None, *, show: str = "entropy") -> Figure:
-    """What ``History.plot`` returns, writes and refuses."""
-    bits = history.margin_bits
-    has_grid = any(report.grid is not None for report in history)
-    check_shown(show, "the history", bool(bits.size), has_grid, not np.isnan(bits).all())
-    title = next((report.model for report in reversed(list(history)) if report.model), "")
-    of_history = HeatMap(
-        title, history.layers, history.steps, history.entropy, history.num_conflicting, history.measured, bits
-    )
-    caption = definition_note(history.equality)
-    if show == "entropy":
-        figure = plot_entropy([of_history], step_name="step", caption=caption)
-    else:
-        figure = plot_margin([of_history], step_name="step", caption=f"{caption} {margin_note(history)}")
+def plot_map(drawn: HeatMap, path: str | os.PathLike[str] | None, *, show: str, has_grid: bool, caption: str) -> Figure:
+    """What ``History.plot`` returns, writes and refuses; ``has_grid``: was any of it measured with an update grid?"""
+    bits = drawn.margin_bits
+    has_bits = bits is not None and not np.isnan(bits).all()
+    figures.check_shown(show, "the history", bool(drawn.entropy.size), has_grid, has_bits)
+    figure = (plot_entropy if show == "entropy" else plot_margin)([drawn], step_name="step", caption=caption)
     if path is not None:
-        save(figure, path)
+        figures.save(figure, path)
     return figure
 
 
@@ -180,8 +151,8 @@ def _measured(each: HeatMap) -> npt.NDArray[np.bool_]:
 
 
 def _axes_for(maps: Sequence[HeatMap]) -> tuple[Figure, list[Axes]]:
-    longest = [max((len(each.names[i]) for i in shown(len(each.names))), default=0) for each in maps]
-    figure = new_figure(2.2 + sum(4.6 + 0.07 * max(0, letters - 12) for letters in longest), 5.8)
+    longest = [max((len(each.names[i]) for i in figures.shown(len(each.names))), default=0) for each in maps]
+    figure = figures.new_figure(2.2 + sum(4.6 + 0.07 * max(0, letters - 12) for letters in longest), 5.8)
     return figure, list(figure.subplots(1, len(maps), squeeze=False)[0])
 
 
@@ -192,8 +163,8 @@ def _two_sided_colours(low: float, high: float) -> ScalarMappable:
 
     zero = -low / (high - low)
     points = [
-        *zip(np.linspace(0.0, zero, len(UNPROVEN_COLOURS)), UNPROVEN_COLOURS, strict=True),
-        *zip(np.linspace(zero, 1.0, len(PROVEN_COLOURS)), PROVEN_COLOURS, strict=True),
+        *zip(np.linspace(0.0, zero, len(figures.UNPROVEN_COLOURS)), figures.UNPROVEN_COLOURS, strict=True),
+        *zip(np.linspace(zero, 1.0, len(figures.PROVEN_COLOURS)), figures.PROVEN_COLOURS, strict=True),
     ]
     return ScalarMappable(Normalize(low, high), LinearSegmentedColormap.from_list("margin", points, N=_NUM_COLOURS))
 
@@ -206,8 +177,8 @@ def _beside_zero(bits: npt.NDArray[np.float64], span: float) -> npt.NDArray[np.f
 
 def _colour_bar(figure: Figure, axes: list[Axes], colours: ScalarMappable, label: str) -> Any:
     bar = figure.colorbar(colours, ax=axes, pad=0.02, fraction=0.05, aspect=28)
-    bar.set_label(label, fontsize=11, color=INK)
-    bar.ax.tick_params(labelsize=10, colors=INK)
+    bar.set_label(label, fontsize=11, color=figures.INK)
+    bar.ax.tick_params(labelsize=10, colors=figures.INK)
     return bar
 
 
@@ -224,25 +195,25 @@ def _draw(
     layers, steps = each.entropy.shape
     is_nan = np.isnan(each.entropy) & _measured(each)
     is_absent = ~measured & ~is_nan
-    cells[is_nan] = NAN
+    cells[is_nan] = figures.NAN
     if is_absent.any():
         ax.patch.set(**_ABSENT)
         cells[is_absent] = 0.0  # transparent: the hatched background is seen
     ax.imshow(cells, aspect="auto", interpolation="nearest",
               extent=(-0.5, steps - 0.5, layers - 0.5, -0.5))  # fmt: skip
-    if layers <= MOST_LABELS:
+    if layers <= figures.MOST_LABELS:
         for below in range(layers - 1):
-            ax.axhline(below + 0.5, color=LINE, linewidth=0.8)
-    style_axes(ax, each.title, step_name)
-    shown_steps, shown_layers = shown(steps), shown(layers)
+            ax.axhline(below + 0.5, color=figures.LINE, linewidth=0.8)
+    figures.style_axes(ax, each.title, step_name)
+    shown_steps, shown_layers = figures.shown(steps), figures.shown(layers)
     ax.set_xticks(shown_steps, [str(each.steps[s]) for s in shown_steps])
     ax.set_yticks(shown_layers, [each.names[i] for i in shown_layers])
     marks = _mark_first_conflicts(ax, each)
     if is_nan.any():
-        marks.append(Patch(facecolor=NAN, label="a row holds NaN"))
+        marks.append(Patch(facecolor=figures.NAN, label="a row holds NaN"))
     if is_absent.any():
         marks.append(Patch(**_ABSENT, label="not measured"))
-    legend_below(ax, marks)
+    figures.legend_below(ax, marks)
 
 
 def _mark_first_conflicts(ax: Axes, each: HeatMap) -> list[Any]:
@@ -250,8 +221,8 @@ def _mark_first_conflicts(ax: Axes, each: HeatMap) -> list[Any]:
     columns = np.flatnonzero(conflicts.any(axis=0))
     if not len(columns):
         ax.text(0.5, 0.5, "no layer conflicts", transform=ax.transAxes, ha="center", va="center",
-                fontsize=12, color=FAINT, bbox={"facecolor": "white", "edgecolor": "none"})  # fmt: skip
+                fontsize=12, color=figures.FAINT, bbox={"facecolor": "white", "edgecolor": "none"})  # fmt: skip
         return []
     size = 4.5 if conflicts.shape[1] <= 60 else 2.5
     return ax.plot(columns, conflicts.argmax(axis=0)[columns], linestyle="none", marker="o", markersize=size,
-                   markerfacecolor="white", markeredgecolor=INK, label="first conflicting layer")  # fmt: skip
+                   markerfacecolor="white", markeredgecolor=figures.INK, label="first conflicting layer")  # fmt: skip

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .figures import add_caption, legend_below, new_figure, require_matplotlib, style_axes
+from . import figures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,12 +17,12 @@ _REDUCED = "#f1f3f5"
 
 
 def comparison_picture(
-    histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], reduced: Sequence[tuple[int, int]], caption: str
+    histories: Mapping[str, Sequence[Mapping[str, Sequence[float]]]], reduced: Sequence[tuple[int, int]], caption: str
 ) -> Figure:
     """Test accuracy above, mean overlap of the filters below.
 
     Args:
-        histories: criterion -> for every seed the lines of its history.
+        histories: criterion -> for every seed "epoch", "test_accuracy" and "orthogonality" of its lines, NaN for none.
         reduced: (first, last) epochs of every S2, in which filters are dropped.
         caption: text below.
 
@@ -33,34 +33,32 @@ def comparison_picture(
     Raises:
         ImportError: matplotlib is missing.
     """
-    require_matplotlib()
-    figure = new_figure(8.5, 7.2)
+    figures.require_matplotlib()
+    figure = figures.new_figure(8.5, 7.2)
     axes = figure.subplots(2, 1, sharex=True)
     marks = []
     for (name, seeds), colour in zip(histories.items(), _colours(len(histories)), strict=True):
         for ax, column in zip(axes, ("test_accuracy", "orthogonality"), strict=True):
-            epochs = [line["epoch"] for line in seeds[0]]
-            values = np.array([[_number(line.get(column)) for line in lines[: len(epochs)]] for lines in seeds])
+            epochs = max((seed["epoch"] for seed in seeds), key=len)
+            values = np.full((len(seeds), len(epochs)), np.nan)  # one that diverged ends early
+            for line, seed in zip(values, seeds, strict=True):
+                line[: len(seed[column])] = seed[column]
             if np.isnan(values).all():
                 continue
             mean, std = values.mean(0), values.std(0, ddof=1 if len(values) > 1 else 0)
-            (line,) = ax.plot(epochs, mean, color=colour, linewidth=1.6, label=name)
+            (mark,) = ax.plot(epochs, mean, color=colour, linewidth=1.6, label=name)
             ax.fill_between(epochs, mean - std, mean + std, color=colour, alpha=0.12, linewidth=0)
             if column == "test_accuracy":
-                marks.append(line)
+                marks.append(mark)
     for ax in axes:
         for first, last in reduced:
             ax.axvspan(first, last, color=_REDUCED, zorder=0)
-    style_axes(axes[0], "test accuracy", "")
-    style_axes(axes[1], "mean overlap of the filters (0: orthogonal)", "epoch")
-    legend_below(axes[1], marks)
-    add_caption(figure, caption)
+    figures.style_axes(axes[0], "test accuracy", "")
+    figures.style_axes(axes[1], "mean overlap of the filters (0: orthogonal)", "epoch")
+    figures.legend_below(axes[1], marks)
+    figures.add_caption(figure, caption)
     return figure
 
 
 def _colours(count: int) -> list[str]:
     return [_COLOURS[i % len(_COLOURS)] for i in range(count)]
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, (int, float)) else float("nan")

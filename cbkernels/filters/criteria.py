@@ -1,18 +1,21 @@
-"""How much a filter is worth, by many measures: small pure functions, and the registry for one's own.
+"""How much a filter is worth: a table of small pure functions, open to one's own; ``--repr-criterion`` names one.
 
 One convention for all: **the lowest scores are dropped first**. A criterion names what it takes as its arguments,
-n filters of one layer at a time, and returns (n,) scores; ``MEASURED`` lists what there is to take.
+n filters of one layer at a time, and returns (n,) scores; ``MEASURED`` lists what there is to take. Torch comes late.
 Read next: ``records.py`` (what is measured for them), ``ranking.py`` (who goes).
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
+from ..choices import Choice, Choices
+
+if TYPE_CHECKING:
+    import torch
 
 Criterion = Callable[..., Any]
 
@@ -43,16 +46,16 @@ def overlaps(weights: torch.Tensor) -> torch.Tensor:
     Source: RePr (arXiv 1811.07275), section 5, inter-filter orthogonality.
 
     Example:
+        >>> import torch
         >>> overlaps(torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]])).tolist()
         [0.3333333333333333, 0.0, 0.3333333333333333]
     """
-    rows = _unit_rows(weights)
+    import torch
+
+    tiny = torch.finfo(torch.float64).tiny
+    rows = torch.nn.functional.normalize(weights.double(), dim=1, eps=tiny)
     overlap: torch.Tensor = (rows @ rows.T - torch.eye(len(rows), dtype=rows.dtype)).abs().sum(1) / len(rows)
     return overlap
-
-
-def _unit_rows(weights: torch.Tensor) -> torch.Tensor:
-    return nn.functional.normalize(weights.double(), dim=1, eps=torch.finfo(torch.float64).tiny)
 
 
 def orthogonality(weights: torch.Tensor) -> torch.Tensor:
@@ -65,6 +68,8 @@ def orthogonality_published(weights: torch.Tensor) -> torch.Tensor:
 
     ``-|mean over j of (W W^T - I)[f, j]|`` with W divided by its Frobenius norm.
     """
+    import torch
+
     rows = weights.double()
     rows = rows / rows.norm().clamp(min=torch.finfo(torch.float64).tiny)
     score: torch.Tensor = -(rows @ rows.T - torch.eye(len(rows), dtype=rows.dtype)).mean(1).abs()
@@ -73,12 +78,14 @@ def orthogonality_published(weights: torch.Tensor) -> torch.Tensor:
 
 def weight_norm(weights: torch.Tensor) -> torch.Tensor:
     """Euclidean length of the filter."""
-    lengths: torch.Tensor = torch.linalg.vector_norm(weights.double(), dim=1)
+    lengths: torch.Tensor = weights.double().norm(dim=1)
     return lengths
 
 
 def random(weights: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Uniform random numbers in [0, 1)."""
+    import torch
+
     return torch.rand(len(weights), generator=generator, dtype=torch.float64)
 
 
@@ -115,13 +122,33 @@ def oracle_loss(loss_added: torch.Tensor) -> torch.Tensor:
     return loss_added
 
 
-CRITERIA: dict[str, Criterion] = {
-    each.__name__: each
-    for each in (
-        orthogonality, orthogonality_published, weight_norm, random, activation_norm, apoz, gradient, taylor, oracle,
-        oracle_loss,
-    )
-}  # fmt: skip
+@dataclass(frozen=True)
+class FilterCriterion(Choice):
+    """A function that scores filters.
+
+    Args:
+        function: its arguments are names of ``MEASURED``; returns (n,) finite scores of one layer.
+    """
+
+    function: Criterion
+
+
+CRITERIA = Choices("criterion", [
+    FilterCriterion("orthogonality", "overlap most with others of their layer", orthogonality),
+    FilterCriterion("orthogonality_published", "the same as in the author's code", orthogonality_published),
+    FilterCriterion("weight_norm", "short filters", weight_norm),
+    FilterCriterion("random", "a draw", random),
+    FilterCriterion("activation_norm", "little passes the ReLU", activation_norm),
+    FilterCriterion("apoz", "often nothing passes the ReLU", apoz),
+    FilterCriterion("gradient", "the loss depends little on their output", gradient),
+    FilterCriterion("taylor", "first-order change of the loss", taylor),
+    FilterCriterion("oracle", "the accuracy on held-back samples falls least without them", oracle),
+    FilterCriterion("oracle_loss", "the loss on held-back samples rises least without them", oracle_loss),
+])  # fmt: skip
+STANDARD = "standard"
+"""Training without RePr, in a comparison of criteria."""
+COMPARED: Sequence[str] = (STANDARD, *(c.__name__ for c in (random, weight_norm, orthogonality)))
+"""What a comparison trains where nobody says."""
 
 
 def register_criterion(name: str, function: Criterion) -> None:
@@ -145,10 +172,11 @@ def register_criterion(name: str, function: Criterion) -> None:
     """
     if not isinstance(name, str) or not name:
         raise TypeError(f"name is {name!r}; it must be a string")
-    if CRITERIA.get(name, function) is not function:
+    if name in CRITERIA and CRITERIA[name].function is not function:
         raise ValueError(f"a criterion {name!r} is registered already; choose another name")
     arguments_of(function)
-    CRITERIA[name] = function
+    does = (inspect.getdoc(function) or "").partition("\n")[0].rstrip(".") or "one of your own"
+    CRITERIA.add(FilterCriterion(name, does, function))
 
 
 def criterion_of(criterion: str | Criterion) -> tuple[str, Criterion]:
@@ -161,7 +189,7 @@ def criterion_of(criterion: str | Criterion) -> tuple[str, Criterion]:
     if isinstance(criterion, str):
         if criterion not in CRITERIA:
             raise ValueError(f"criterion is {criterion!r}; choose one of {', '.join(CRITERIA)}, or pass a function")
-        return criterion, CRITERIA[criterion]
+        return criterion, CRITERIA[criterion].function
     arguments_of(criterion)
     return getattr(criterion, "__name__", type(criterion).__name__), criterion
 

@@ -7,7 +7,7 @@ Read next: ``masks.py`` (dropping them).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -52,9 +52,10 @@ class FilterLayer:
         """Output channels or units."""
         return self.weight.shape[0]
 
-    def rows(self) -> torch.Tensor:
-        """The filters, (n, d) float32 on the CPU, a copy."""
-        return self.weight.detach().flatten(1).to("cpu", torch.float32, copy=True)
+    def rows(self, without: Sequence[int] = ()) -> torch.Tensor:
+        """The filters but for some of them, (n, d) float32 on the CPU, a copy."""
+        stays = sorted(set(range(self.num_filters)) - set(without))
+        return self.weight.detach()[stays].flatten(1).to("cpu", torch.float32)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """All that belongs to single filters, (n, ...) each: ``weight``, ``bias``, ``norm0.weight``, ..."""
@@ -73,6 +74,18 @@ class FilterLayers:
     """In the order of execution where an example was run, else as registered."""
     left_out: dict[str, str] = field(default_factory=dict)
     """layer -> why its filters cannot be dropped."""
+
+    def without_first(self) -> FilterLayers:
+        """The others, as when the first layer is to be spared.
+
+        Raises:
+            ValueError: there is no other one.
+        """
+        first = {layer.name: "it is the first layer" for layer in self.layers if layer.is_first}
+        others = tuple(layer for layer in self.layers if not layer.is_first)
+        if not others:
+            raise ValueError("rank_first is False and the model has no other layer of filters; rank the first one too")
+        return FilterLayers(others, {**self.left_out, **first})
 
 
 def find_filter_layers(
@@ -111,13 +124,12 @@ def find_filter_layers(
     order = [name for name in order if name in modules]
     named = None if isinstance(layers, str) and layers == "auto" else chosen_by_user(inner, layers)
     trained = None if optimizer is None else {id(p) for group in optimizer.param_groups for p in group["params"]}
-    owners = _owners(modules)
     found, left_out = list[FilterLayer](), dict[str, str]()
     for name in modules if named is None else named:
         module = modules.get(name)
         if named is None and isinstance(module, nn.Linear) and not linear:
             continue
-        reason = _why_not(module, trained) or _why_not_alone(name, modules[name], owners, followers)
+        reason = _why_not(module, trained) or _why_not_alone(name, modules, followers)
         if not reason and name not in order:
             reason = "the example does not reach it"
         if not reason and named is None and name == order[-1]:
@@ -161,22 +173,14 @@ def _why_not(module: nn.Module | None, trained: set[int] | None) -> str:
     return "it has one filter only" if weight.shape[0] < 2 else ""
 
 
-def _owners(modules: dict[str, nn.Module]) -> dict[int, list[str]]:
-    owners: dict[int, list[str]] = {}
-    for name, module in modules.items():
-        owners.setdefault(id(module._parameters.get("weight")), []).append(name)
-    return owners
-
-
-def _why_not_alone(
-    name: str, module: nn.Module, owners: dict[int, list[str]], followers: dict[nn.Module, set[str]]
-) -> str:
-    others = [other for other in owners[id(module._parameters.get("weight"))] if other != name]
-    if others:
-        return f"its weight is also that of {others[0]!r}"
+def _why_not_alone(name: str, modules: dict[str, nn.Module], followers: dict[nn.Module, set[str]]) -> str:
+    weight = modules[name].weight
+    for other, module in modules.items():
+        if other != name and module._parameters.get("weight") is weight:
+            return f"its weight is also that of {other!r}"
     for sources in followers.values():
         if name in sources and len(sources) > 1:
-            other = next(iter(sorted(sources - {name})))
+            other = min(sources - {name})
             return f"its norm also takes {'the output of ' + repr(other) if other else 'something else'}"
     return ""
 
@@ -189,7 +193,8 @@ def _registered(model: nn.Module) -> tuple[list[str], dict[nn.Module, set[str]]]
         source = None
         for child in parent.children():
             if isinstance(child, NORMS):
-                if source is not None and _num_channels(child) == source.weight.shape[0]:
+                channels = getattr(child, "num_features", None) or getattr(child, "num_channels", None)
+                if source is not None and channels == source.weight.shape[0]:
                     followers.setdefault(child, set()).add(names[source])
                 source = None
             elif isinstance(child, (_ConvNd, nn.Linear)):
@@ -197,10 +202,6 @@ def _registered(model: nn.Module) -> tuple[list[str], dict[nn.Module, set[str]]]
             elif not isinstance(child, _CHANNEL_BY_CHANNEL):
                 source = None
     return list(names.values()), followers
-
-
-def _num_channels(norm: nn.Module) -> Any:
-    return getattr(norm, "num_features", None) or getattr(norm, "num_channels", None)
 
 
 def _executed(model: nn.Module, example: Any) -> tuple[list[str], dict[nn.Module, set[str]]]:
@@ -229,8 +230,9 @@ def _executed(model: nn.Module, example: Any) -> tuple[list[str], dict[nn.Module
 
     with evaluating(model) as inner:
         handles = []
-        for name, module in _leaves(inner):
-            handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after_of(name))]
+        for name, module in inner.named_modules():
+            if isinstance(module, (*NORMS, _ConvNd, nn.Linear, *_CHANNEL_BY_CHANNEL)):
+                handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after_of(name))]
         try:
             inner(*example) if isinstance(example, tuple) else inner(example)
         finally:
@@ -243,9 +245,3 @@ def _executed(model: nn.Module, example: Any) -> tuple[list[str], dict[nn.Module
 def _identity(output: torch.Tensor) -> tuple[int, int]:
     """The version too: after ``out += shortcut`` it is the same tensor and another value."""
     return id(output), output._version
-
-
-def _leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    for name, module in model.named_modules():
-        if isinstance(module, (*NORMS, _ConvNd, nn.Linear, *_CHANNEL_BY_CHANNEL)):
-            yield name, module

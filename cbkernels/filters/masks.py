@@ -80,8 +80,11 @@ class FilterMasks:
 
         Args:
             filters: layer -> indices.
-            values: what they keep, as from ``values()``; None: what they are now.
+            values: what they keep, as from ``values()``, and those dropped before keep what they are now; None: what
+                they are now, and those dropped before get back what they were.
         """
+        if values is not None:
+            self._kept = []
         self.bring_back()
         for name, indices in filters.items():
             if not indices:
@@ -93,11 +96,6 @@ class FilterMasks:
                 self._kept.append((tensor, index, kept.clone()))
         self._set(self.dropped)
         self._put_back()
-
-    def forget(self) -> None:
-        """As ``bring_back``, but the filters keep the values that they have now."""
-        self._kept = []
-        self.bring_back()
 
     def bring_back(self) -> None:
         """No filter is dropped any more; they have the values that they had when they were dropped."""

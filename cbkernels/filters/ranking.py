@@ -5,21 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 
-def num_dropped(num_filters: int, share: float) -> int:
-    """How many filters are a share of so many, rounded to the nearest.
+def places(sizes: Mapping[str, int], share: float, max_layer_share: float | None) -> tuple[int, dict[str, int]]:
+    """How many filters go, rounded to the nearest, and how many of each layer may: one stays under any limit.
+
+    Args:
+        sizes: layer -> number of its filters.
+        share, max_layer_share: as in ``Schedule``.
 
     Raises:
-        ValueError: none would be.
+        ValueError: none would go, or the limit lets too few go.
     """
-    count = round(num_filters * share)
-    if count < 1:
-        raise ValueError(f"share is {share!r}, which of {num_filters} filters is none; raise it")
-    return count
-
-
-def allowed(num_filters: int, max_layer_share: float | None) -> int:
-    """How many filters of one layer may go: with a limit at most its share, and one stays."""
-    return num_filters if max_layer_share is None else min(num_filters - 1, int(num_filters * max_layer_share + 1e-9))
+    total = sum(sizes.values())
+    wanted = round(total * share)
+    if wanted < 1:
+        raise ValueError(f"share is {share!r}, which of {total} filters is none; raise it")
+    if max_layer_share is None:
+        return wanted, dict(sizes)
+    left = {name: min(size - 1, int(size * max_layer_share + 1e-9)) for name, size in sizes.items()}
+    if sum(left.values()) < wanted:
+        raise ValueError(
+            f"max_layer_share is {max_layer_share!r}, which lets {sum(left.values())} filters go, and share "
+            f"{share!r} asks for {wanted}; raise the one or lower the other"
+        )
+    return wanted, left
 
 
 def worst_filters(
@@ -29,8 +37,7 @@ def worst_filters(
 
     Args:
         scores: layer -> a finite score a filter.
-        share: of all filters, in (0, 1).
-        max_layer_share: of the filters of one layer, in (0, 1]; what a layer is spared goes to the others.
+        share, max_layer_share: as in ``Schedule``.
 
     Returns:
         layer -> sorted indices, for layers that lose any.
@@ -42,9 +49,7 @@ def worst_filters(
         >>> worst_filters({"a": [3.0, 0.5, 2.0], "b": [1.0, 9.0, 8.0]}, 1 / 3)
         {'a': (1,), 'b': (0,)}
     """
-    wanted = num_dropped(sum(map(len, scores.values())), share)
-    left = {name: allowed(len(of_layer), max_layer_share) for name, of_layer in scores.items()}
-    require_enough(left, wanted, share, max_layer_share)
+    wanted, left = places({name: len(of_layer) for name, of_layer in scores.items()}, share, max_layer_share)
     chosen: dict[str, list[int]] = {name: [] for name in scores}
     place = {name: number for number, name in enumerate(scores)}
     ranked = [(score, place[name], index, name) for name in scores for index, score in enumerate(scores[name])]
@@ -60,16 +65,3 @@ def worst_filters(
                 "(such as 0.5) or a smaller share"
             )
     return {name: tuple(sorted(indices)) for name, indices in chosen.items() if indices}
-
-
-def require_enough(left: Mapping[str, int], wanted: int, share: float, max_layer_share: float | None) -> None:
-    """Refuse a limit under which so many filters cannot go.
-
-    Raises:
-        ValueError: it is too low.
-    """
-    if sum(left.values()) < wanted:
-        raise ValueError(
-            f"max_layer_share is {max_layer_share!r}, which lets {sum(left.values())} filters go, and share "
-            f"{share!r} asks for {wanted}; raise the one or lower the other"
-        )

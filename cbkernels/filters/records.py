@@ -54,7 +54,7 @@ def filter_scores(
     taken: dict[str, dict[str, Any]] = {
         layer.name: {"weights": layer.rows(), "generator": generators[layer.name]} for layer in layers
     }
-    batches = list(_batches(data, device_of(model))) if set(wanted) & set(NEEDS_DATA) else []
+    batches = _batches(data, device_of(model)) if set(wanted) & set(NEEDS_DATA) else []
     if "accuracy_lost" in wanted or "loss_added" in wanted:
         for name, losses in _losses_without(model, layers, masks, batches, loss).items():
             taken[name].update(losses)
@@ -87,14 +87,14 @@ def _checked(returned: Any, layer: FilterLayer) -> torch.Tensor:
     return scores
 
 
-def _batches(data: Data | None, device: torch.device) -> Iterator[Batch]:
+def _batches(data: Data | None, device: torch.device) -> list[Batch]:
     batches = list(data() if callable(data) else [data] if data is not None else [])
+    if not batches:
+        raise ValueError("data holds no batch; criteria that look at samples need one")
     for batch in batches:
         if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not len(batch[1]):
             raise ValueError(f"data gives a {type(batch).__name__}; batches are pairs of inputs and labels")
-        yield torch.as_tensor(batch[0]).to(device), torch.as_tensor(batch[1]).to(device)
-    if not batches:
-        raise ValueError("data holds no batch; criteria that look at samples need one")
+    return [(torch.as_tensor(inputs).to(device), torch.as_tensor(labels).to(device)) for inputs, labels in batches]
 
 
 @contextmanager
@@ -128,24 +128,21 @@ def _recorded(
         if not calls:
             raise ValueError(f"the data do not reach layer {name!r}; leave it out with layers=")
     flat = [call for calls in outputs.values() for call in calls]
-    found = iter(torch.autograd.grad(total, flat, allow_unused=True) if with_gradients else ())
+    gradients = iter(torch.autograd.grad(total, flat, materialize_grads=True) if with_gradients else ())
     result = {}
     for layer in layers:
         calls = outputs[layer.name]
-        result[layer.name] = {"activations": torch.cat([_by_position(layer, each.detach()) for each in calls], 2)}
+        result[layer.name] = {"activations": _by_position(layer, calls)}
         if with_gradients:
-            gradients = [next(found) for _ in calls]
-            by_call = [torch.zeros_like(a) if g is None else g for a, g in zip(calls, gradients, strict=True)]
-            result[layer.name]["gradients"] = torch.cat([_by_position(layer, each) for each in by_call], 2)
+            result[layer.name]["gradients"] = _by_position(layer, [next(gradients) for _ in calls])
     return result
 
 
-def _by_position(layer: FilterLayer, output: torch.Tensor) -> torch.Tensor:
-    """(N, n, P) of what convolutions (N, n, ...) and dense layers (N, ..., n) put out."""
+def _by_position(layer: FilterLayer, calls: list[torch.Tensor]) -> torch.Tensor:
+    """(N, n, P) of what convolutions (N, n, ...) and dense layers (N, ..., n) put out, all calls together."""
     if not layer.norms and not isinstance(layer.module, _ConvNd):
-        output = output.movedim(-1, 1)
-    by_position: torch.Tensor = output.detach().float().reshape(len(output), layer.num_filters, -1)
-    return by_position
+        calls = [output.movedim(-1, 1) for output in calls]
+    return torch.cat([output.detach().float().reshape(len(output), layer.num_filters, -1) for output in calls], 2)
 
 
 def _losses_without(

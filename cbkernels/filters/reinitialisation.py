@@ -6,12 +6,13 @@ relaxation takes its place. Read next: ``masks.py``, ``repr.py``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
+from ..ranks import Ranks
+from ..surgery.optimizer import optimizers_in
 from .layers import FilterLayer
 
 SAME_DIRECTION = 1e-6
@@ -95,6 +96,21 @@ def _projected(vector: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
     return vector
 
 
+def bring_back(
+    layer: FilterLayer,
+    filters: Sequence[int],
+    generator: torch.Generator,
+    optimizer: torch.optim.Optimizer,
+    ranks: Ranks,
+) -> bool:
+    """``start_afresh`` with ``orthogonal_filters``, rank 0's on all ranks; whether any of them was relaxed."""
+    new, relaxed = orthogonal_filters(layer.rows(without=filters), layer.rows()[list(filters)], generator)
+    new = new.to(layer.weight.device, torch.float32)
+    ranks.take_from_first(new)
+    start_afresh(layer, filters, new, optimizer)
+    return any(relaxed)
+
+
 @torch.no_grad()
 def start_afresh(
     layer: FilterLayer, filters: Sequence[int], values: torch.Tensor, optimizer: torch.optim.Optimizer
@@ -120,21 +136,8 @@ def start_afresh(
         else:
             is_scale = name.endswith((".weight", ".running_var"))
             tensor.index_fill_(0, index, 1.0 if is_scale else 0.0)
-        for state in _states(optimizer, tensor):
-            for key, content in state.items():
+        for each in optimizers_in(optimizer):
+            for key, content in getattr(each, "state", {}).get(tensor, {}).items():
                 if isinstance(content, torch.Tensor) and content.shape == tensor.shape and content.ndim:
                     rows = tensor[index] if key == "slow" else torch.zeros_like(tensor[index])
                     content.index_copy_(0, index.to(content.device), rows.to(content.device, content.dtype))
-
-
-def _states(optimizer: Any, parameter: torch.Tensor) -> Iterator[dict[str, Any]]:
-    seen: list[Any] = []
-    while optimizer is not None and all(optimizer is not other for other in seen):
-        seen.append(optimizer)
-        state = getattr(optimizer, "state", {})
-        if parameter in state:
-            yield state[parameter]
-        of_optimizer = getattr(optimizer, "__dict__", {})
-        optimizer = next(
-            (of_optimizer[key] for key in ("inner", "optimizer", "base_optimizer") if key in of_optimizer), None
-        )

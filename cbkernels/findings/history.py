@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ..tables import definition_note, margin_note
 from . import records
-from .layer_report import LayerReport
+from .columns import Finding, margins_are_bounds
+from .layer_report import LayerReport, findings_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -205,7 +207,7 @@ class History:
 
     def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
         """One line a step and layer, as ``LayerReport.to_csv``; also written to ``path``, whole or not at all."""
-        return records.write_csv(self._reports, path)
+        return records.write_csv(self._findings(), path)
 
     def to_pandas(self) -> Any:
         """One row a step and layer as a ``pandas.DataFrame``, see ``LayerReport.to_pandas``.
@@ -213,7 +215,7 @@ class History:
         Raises:
             ImportError: pandas is missing.
         """
-        return records.data_frame(self._reports)
+        return records.data_frame(self._findings())
 
     def plot(self, path: str | os.PathLike[str] | None = None, *, show: str = "entropy") -> Figure:
         """Heat map of layer x step, the first conflict of every step marked, the definition of equal below.
@@ -230,9 +232,19 @@ class History:
                 does not know.
             ImportError: matplotlib is missing.
         """
-        from ..drawing import history_figures
+        from ..drawing.history_figures import HeatMap, plot_map
 
-        return history_figures.plot_history(self, path, show=show)
+        title = next((report.model for report in reversed(self._reports) if report.model), "")
+        drawn = HeatMap(
+            title, self.layers, self.steps, self.entropy, self.num_conflicting, self.measured, self.margin_bits
+        )
+        notes = [definition_note(self.equality)]
+        notes += [margin_note(margins_are_bounds(self._findings()))] if show == "margin" else []
+        has_grid = any(report.grid is not None for report in self._reports)
+        return plot_map(drawn, path, show=show, has_grid=has_grid, caption=" ".join(notes))
+
+    def _findings(self) -> Iterator[Finding]:
+        return (finding for report in self._reports for finding in findings_of(report))
 
 
 def _definition(report: LayerReport) -> str:

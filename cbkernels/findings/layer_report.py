@@ -1,7 +1,7 @@
 """What a monitor measured at one step: every layer's result, and what follows from them.
 
-Made, loaded, printed and drawn without torch. Read next: ``history.py`` (many steps), ``records.py``
-(JSON and CSV), ``tables.py`` (text and HTML), ``drawing/layer_figures.py``.
+Made, loaded, printed and drawn without torch. Read next: ``history.py`` (many steps), ``columns.py`` (what is told
+of a layer), ``records.py`` (files), ``tables.py`` (text and HTML), ``drawing/layer_figures.py``.
 """
 
 from __future__ import annotations
@@ -11,15 +11,22 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field, fields
 from operator import index
-from types import MappingProxyType
+from types import MappingProxyType, NoneType
 from typing import TYPE_CHECKING, Any
 
 from ..grid import UpdateGrid
 from ..result import BundleResult
-from . import records, tables
+from ..tables import definition_note, margin_note
+from . import columns, records, tables
+from .columns import Finding
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+KIND = "cbkernels.LayerReport"
+FORMAT = 1
+_AS_THEY_ARE = ("step", "model", "autocast", "reduce", "seconds", "seconds_since_last")
+"""Fields that JSON keeps."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -165,10 +172,7 @@ class LayerReport(Mapping[str, BundleResult]):
         bits prove that the layer has no conflict; else it is the paper's resolution. 0 or less proves nothing. -inf:
         margin 0, or values too large for any bound; inf: one label only; None: no grid, or no margin.
         """
-        return {
-            layer: _bits(r.grid, self.margins.get(layer), self.amplitudes.get(layer, 0.0))
-            for layer, r in self.results.items()
-        }
+        return {finding.layer: finding.margin_bits for finding in findings_of(self)}
 
     def ranked(self, by: str = "margin") -> list[str]:
         """All layers, the most removable first; ties stay in the model's order.
@@ -181,8 +185,9 @@ class LayerReport(Mapping[str, BundleResult]):
         Raises:
             ValueError: another criterion, or a layer whose margin was not measured.
         """
+        bits = self.margin_bits
         keys: dict[str, Callable[[str], Any]] = {
-            "margin": self._margin_key,
+            "margin": lambda layer: self.margins[layer] if bits[layer] is None else bits[layer],
             "conflicts": lambda layer: (
                 -math.inf if self[layer].num_nan_rows else -self[layer].entropy,
                 -self[layer].num_conflicting_rows,
@@ -197,11 +202,6 @@ class LayerReport(Mapping[str, BundleResult]):
                 f"by is 'margin', which {missing[0]!r} lacks; measure with margin=True or choose by='conflicts'"
             )
         return sorted(self.results, key=keys[by])
-
-    def _margin_key(self, layer: str) -> float:
-        margin = self.margins[layer]
-        bits = _bits(self[layer].grid, margin, self.amplitudes.get(layer, 0.0))
-        return margin if bits is None else bits
 
     @property
     def share(self) -> float | None:
@@ -240,7 +240,20 @@ class LayerReport(Mapping[str, BundleResult]):
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON types: null is a NaN entropy or what was not measured; infinities are "inf", "-inf"."""
-        return records.as_dict(self)
+        first = next(iter(self.results.values()), None)
+        return {
+            "kind": KIND,
+            "format": FORMAT,
+            **{name: getattr(self, name) for name in _AS_THEY_ARE},
+            "equality": self.equality,
+            "grid": None if self.grid is None else self.grid.to_dict(),
+            "tolerance": None if first is None or first.tolerance is None else list(first.tolerance),
+            "log_epsilon": None if first is None else first.log_epsilon,
+            "first_conflicting": self.first_conflicting,
+            "layers": [columns.as_json(finding) for finding in findings_of(self)],
+            "blocks": dict(self.blocks),
+            "skipped": dict(self.skipped),
+        }
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> LayerReport:
@@ -249,7 +262,24 @@ class LayerReport(Mapping[str, BundleResult]):
         Raises:
             ValueError: it is damaged, or something else.
         """
-        return records.report_of_dict(content)
+        records.require_kind(content, KIND, FORMAT)
+        try:
+            definition = _definition_of(content)
+            for name in ("model", "autocast", "reduce"):
+                columns.checked(name, content[name], str, *([NoneType] if name == "autocast" else []))
+            layers = columns.layers_of_json(content["layers"])
+            return cls(
+                {layer: columns.result_of_json(values, **definition) for layer, values in layers.items()},
+                margins={layer: x["margin"] for layer, x in layers.items() if x["margin"] is not None},
+                amplitudes={layer: x["amplitude"] for layer, x in layers.items() if x["amplitude"] is not None},
+                blocks=content["blocks"],
+                skipped=content["skipped"],
+                **{name: content[name] for name in _AS_THEY_ARE},
+            )
+        except KeyError as error:
+            raise ValueError(f"the report lacks {error}; it is not one that LayerReport.to_dict() returned") from error
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise ValueError(f"the report is damaged: {error}") from error
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
         """``to_dict`` as text; also written to ``path``, whole or not at all."""
@@ -268,9 +298,9 @@ class LayerReport(Mapping[str, BundleResult]):
     def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
         """One line a measured layer as text; also written to ``path``, whole or not at all.
 
-        The columns are ``report_records.COLUMNS``; an empty cell is what was not measured or does not apply.
+        The columns are ``columns.COLUMNS``; an empty cell is what was not measured or does not apply.
         """
-        return records.write_csv([self], path)
+        return records.write_csv(findings_of(self), path)
 
     def to_pandas(self) -> Any:
         """One row a measured layer as a ``pandas.DataFrame`` with the columns of ``to_csv``.
@@ -278,7 +308,7 @@ class LayerReport(Mapping[str, BundleResult]):
         Raises:
             ImportError: pandas is missing.
         """
-        return records.data_frame([self])
+        return records.data_frame(findings_of(self))
 
     def plot(self, path: str | os.PathLike[str] | None = None, *, show: str = "entropy") -> Figure:
         """Bar chart of all layers, the first conflict marked, the definition of equal below.
@@ -297,10 +327,38 @@ class LayerReport(Mapping[str, BundleResult]):
         """
         from ..drawing import layer_figures
 
-        return layer_figures.plot_layers(self, path, show=show)
+        notes = [definition_note(self.equality)]
+        notes += [self._margin_note()] if show == "margin" else []
+        if names := list(self.skipped):
+            more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+            notes.append(f"Not measured: {', '.join(names[:6])}{more}.")
+        bits = list(self.margin_bits.values())
+        title, caption = ", ".join(self._moment()), " ".join(notes)
+        return layer_figures.plot_layers(self.results, bits, path, show=show, title=title, caption=caption)
+
+    def _moment(self) -> list[str]:
+        return [*([self.model] if self.model else []), *([] if self.step is None else [f"step {self.step}"])]
+
+    def _margin_note(self) -> str:
+        return margin_note(columns.margins_are_bounds(findings_of(self)))
+
+    def _title(self) -> str:
+        counts = dict.fromkeys(str(r.num_rows) for r in self.results.values())
+        conflicting = f"{len(self.conflicting())} of {len(self)} layers conflict"
+        words = [f"{' or '.join(counts)} rows", conflicting] if counts else ["no layer was measured"]
+        return ", ".join([*self._moment(), *words])
+
+    def _below(self) -> list[str]:
+        lines = [f"not measured: {layer} ({why})" for layer, why in self.skipped.items()]
+        lines += [definition_note(self.equality)] if self.results else []
+        lines += [self._margin_note()] if any(bits is not None for bits in self.margin_bits.values()) else []
+        if self.seconds > 0:
+            share = "" if self.share is None else f", {_rounded(self.share)} % of the time since the last measurement"
+            lines.append(f"Measured in {_rounded(self.seconds)} s{share}.")
+        return lines
 
     def __str__(self) -> str:
-        return tables.as_text(self)
+        return tables.as_text(self._title(), findings_of(self), self._below())
 
     def __repr__(self) -> str:
         step = "" if self.step is None else f"step={self.step}, "
@@ -310,17 +368,34 @@ class LayerReport(Mapping[str, BundleResult]):
         return f"LayerReport({step}{len(self)} layers, {conflicts}{nan}; {self.equality})"
 
     def _repr_html_(self) -> str:
-        return tables.as_html(self)
+        return tables.as_html(self._title(), findings_of(self), self._below())
+
+
+def findings_of(report: LayerReport) -> list[Finding]:
+    """What is known of every measured layer, in order."""
+    return [
+        Finding(layer, result, report.margins.get(layer), report.amplitudes.get(layer), report.blocks.get(layer),
+                report.step, report.autocast, report.reduce, report.model)
+        for layer, result in report.results.items()
+    ]  # fmt: skip
 
 
 def _unpickled(kind: type[LayerReport], values: dict[str, Any]) -> LayerReport:
     return kind(values.pop("results"), **values)
 
 
-def _bits(grid: UpdateGrid | None, margin: float | None, amplitude: float) -> float | None:
-    if grid is None or margin is None:
-        return None
-    return grid.bits(margin, amplitude=amplitude)
+def _rounded(number: float) -> str:
+    return f"{number:.2g}" if number < 10 else f"{number:.0f}"
+
+
+def _definition_of(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of results that all layers share."""
+    grid, tolerance, log_epsilon = content["grid"], content["tolerance"], content["log_epsilon"]
+    if tolerance is not None:
+        rtol, atol = columns.checked("tolerance", tolerance, list)
+        tolerance = (float(rtol), float(atol))
+    grid = None if grid is None else UpdateGrid(**grid)
+    return {"grid": grid, "tolerance": tolerance, "log_epsilon": None if log_epsilon is None else float(log_epsilon)}
 
 
 def _copied(name: str, given: Any, kind: type) -> dict[Any, Any]:

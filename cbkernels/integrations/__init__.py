@@ -1,35 +1,31 @@
 """Bundle entropy where people already work; each module is imported when asked for, and so is its package.
 
 ``torchmetrics.py``, ``lightning.py``, ``transformers.py``, ``tensorboard.py``, ``tracking.py`` (any other tracker),
-``zero_cost.py``. Examples: ``docs/integrations.md``.
+``zero_cost.py``. Examples: ``docs/integrations.md``. Classes that are called as another one, such as the callback
+``LayerMonitorCallback`` of two trainers, are taken from their module.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from typing import TYPE_CHECKING
 
+from .. import lazy
 
-def require_package(package: str, what: str, install: str | None = None) -> Any:
-    """Import a package that only an integration needs.
+if TYPE_CHECKING:
+    from . import lightning, tensorboard, torchmetrics, tracking, transformers, zero_cost
+    from .tracking import log_report
+    from .zero_cost import BundleScore, bundle_score
+else:
+    __getattr__, __dir__ = lazy.attributes(
+        __name__,
+        {
+            "": ["lightning", "tensorboard", "torchmetrics", "tracking", "transformers", "zero_cost"],
+            ".tracking": ["log_report"],
+            ".zero_cost": ["BundleScore", "bundle_score"],
+        },
+    )
 
-    Args:
-        package: name of the module, e.g. "lightning.pytorch".
-        what: what needs it, for the error.
-        install: what to hand to pip; None is the first part of ``package``.
-
-    Raises:
-        ModuleNotFoundError: one sentence that says what to install, and why the import failed.
-
-    Example:
-        >>> require_package("no_such_package", "the example")
-        Traceback (most recent call last):
-        ModuleNotFoundError: the example needs no_such_package: pip install no_such_package (No module named \
-'no_such_package')
-    """
-    root = package.partition(".")[0]
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        reason = f"{what} needs {root}: pip install {install or root} ({error})"
-        raise ModuleNotFoundError(reason, name=error.name or root) from None
+__all__ = [
+    "BundleScore", "bundle_score", "lightning", "log_report", "tensorboard", "torchmetrics", "tracking",
+    "transformers", "zero_cost",
+]  # fmt: skip

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import nn
 
 from ..findings.history import History
 from ..findings.layer_report import LayerReport
-from ..models.evaluation import require_torch
-from . import require_package
-from .training_monitor import TrainingMonitor, interval
-
-if TYPE_CHECKING:
-    from torch import nn
+from ..lazy import require_package
+from .training_monitor import OfTrainingMonitor, TrainingMonitor, interval, intervals
 
 NAMES = ("lightning.pytorch", "pytorch_lightning")
 
@@ -34,7 +33,7 @@ def _lightning() -> Any:
         raise
 
 
-class LayerMonitorCallback(_lightning().Callback):  # type: ignore[misc]
+class LayerMonitorCallback(OfTrainingMonitor, _lightning().Callback):  # type: ignore[misc]
     """Measures bundle entropy at the end of training epochs and logs it.
 
     Args:
@@ -81,21 +80,10 @@ class LayerMonitorCallback(_lightning().Callback):  # type: ignore[misc]
         **options: Any,
     ) -> None:
         super().__init__()
-        self._every_n_steps = interval("every_n_steps", every_n_steps)
-        self._every_n_epochs = interval("every_n_epochs", every_n_epochs) if every_n_steps is None else None
+        self._every_n_epochs, self._every_n_steps = intervals(every_n_epochs, every_n_steps)
         self._batch_size = interval("batch_size", batch_size)
         self._module, self._log_layers, self._name = module, log_layers, name
         self._monitor = TrainingMonitor(probe, layers=layers, strict=strict, **options)
-
-    @property
-    def history(self) -> History:
-        """All reports so far."""
-        return self._monitor.history
-
-    @property
-    def not_measured(self) -> dict[int, str]:
-        """Step -> why it is missing in the history."""
-        return self._monitor.not_measured
 
     # --- what Lightning calls ---------------------------------------------------------------------
 
@@ -175,7 +163,6 @@ class LayerMonitorCallback(_lightning().Callback):  # type: ignore[misc]
         values = self._scalars(report)
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step)
-        torch = require_torch("the Lightning callback")
         trainer.callback_metrics.update({key: torch.tensor(value) for key, value in values.items()})
 
     def _samples_of_update(self, trainer: Any) -> int:

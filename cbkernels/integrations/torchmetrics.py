@@ -13,8 +13,8 @@ import numpy as np
 
 from .. import streaming
 from ..grid import UpdateGrid
+from ..lazy import require_package
 from ..result import BundleResult
-from . import require_package
 
 if TYPE_CHECKING:
     import torch

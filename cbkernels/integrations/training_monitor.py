@@ -133,6 +133,22 @@ class TrainingMonitor:
         return UpdateGrid.from_optimizer(unwrapped(self._monitor.model), optimizer, self._batch_size)
 
 
+class OfTrainingMonitor:
+    """What every trainer's callback shows of its monitor."""
+
+    _monitor: TrainingMonitor
+
+    @property
+    def history(self) -> History:
+        """All reports so far."""
+        return self._monitor.history
+
+    @property
+    def not_measured(self) -> dict[int, str]:
+        """Step -> why it is missing in the history."""
+        return self._monitor.not_measured
+
+
 def _refuse_shards(model: nn.Module) -> None:
     """A forward pass of one rank alone would wait for the others for ever."""
     for name, parameter in model.named_parameters():
@@ -153,3 +169,13 @@ def interval(name: str, value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} is {value!r}; it must be a positive integer or None")
     return value
+
+
+def intervals(every_n_epochs: object, every_n_steps: object) -> tuple[int | None, int | None]:
+    """Both checked; steps, where they are given, instead of epochs.
+
+    Raises:
+        ValueError: as ``interval``.
+    """
+    steps = interval("every_n_steps", every_n_steps)
+    return interval("every_n_epochs", every_n_epochs) if steps is None else None, steps

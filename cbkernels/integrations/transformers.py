@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..findings.history import History
 from ..findings.layer_report import LayerReport
-from . import require_package
-from .training_monitor import TrainingMonitor, interval
+from ..lazy import require_package
+from .training_monitor import OfTrainingMonitor, TrainingMonitor, interval, intervals
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,7 +22,7 @@ _torch = require_package("torch", "cbkernels.integrations.transformers")
 _transformers = require_package("transformers", "cbkernels.integrations.transformers")
 
 
-class LayerMonitorCallback(_transformers.TrainerCallback):  # type: ignore[misc,name-defined]
+class LayerMonitorCallback(OfTrainingMonitor, _transformers.TrainerCallback):  # type: ignore[misc,name-defined]
     """Measures bundle entropy while a ``Trainer`` trains, and logs it.
 
     Args:
@@ -71,22 +71,11 @@ class LayerMonitorCallback(_transformers.TrainerCallback):  # type: ignore[misc,
         strict: bool = False,
         **options: Any,
     ) -> None:
-        self._every_n_steps = interval("every_n_steps", every_n_steps)
-        self._every_n_epochs = interval("every_n_epochs", every_n_epochs) if every_n_steps is None else None
+        self._every_n_epochs, self._every_n_steps = intervals(every_n_epochs, every_n_steps)
         self._batch_size = interval("batch_size", batch_size)
         self._on_evaluate, self._log_layers, self._name = on_evaluate, log_layers, name
         self._trainer: Any = None
         self._monitor = TrainingMonitor(probe, layers=layers, strict=strict, **options)
-
-    @property
-    def history(self) -> History:
-        """All reports so far."""
-        return self._monitor.history
-
-    @property
-    def not_measured(self) -> dict[int, str]:
-        """Step -> why it is missing in the history."""
-        return self._monitor.not_measured
 
     def attach(self, trainer: Any) -> LayerMonitorCallback:
         """Join a trainer, and log through it.

@@ -1,25 +1,26 @@
 """What the branches of residual blocks put out, measured block by block; and blocks whose branch is switched off.
 
-The blocks are those of ``training/networks/build.py``: ``relu(shortcut(x) + branch(x))``. Read next:
-``training/procedures/remove.py``.
+The blocks have parts ``shortcut`` and ``branch`` and return ``relu(shortcut(x) + branch(x))``; a branch has two
+convolutions, ``conv1`` and ``conv2``. The package's own residual networks are made of such blocks.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..bundle import bundle_entropy, conflict_margin
+from ..files.json_files import finite_or_none
 from ..grid import UpdateGrid
 from ..result import BundleResult
-from .evaluation import evaluating
-from .layer_measurement import outputs_taken
+from .evaluation import evaluating, outputs_taken
 
 EPSILON = 1e-6
 """Added to the variances, as in the authors' code: a dead convolution has none."""
@@ -56,18 +57,19 @@ class BlockMeasurement:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types; a number that is not finite is None."""
+        counts = ("num_rows", "num_bundles", "num_conflicting", "num_conflicting_rows")
+        measured = {
+            "entropy": self.result.entropy,
+            "margin": self.margin,
+            "margin_bits": self.margin_bits,
+            "similarity": self.similarity,
+        }
         return {
             "block": self.block,
             "branch": self.branch,
             "stage": self.stage,
-            "num_rows": self.result.num_rows,
-            "num_bundles": self.result.num_bundles,
-            "num_conflicting": self.result.num_conflicting,
-            "num_conflicting_rows": self.result.num_conflicting_rows,
-            "entropy": _finite(self.result.entropy),
-            "margin": _finite(self.margin),
-            "margin_bits": _finite(self.margin_bits),
-            "similarity": _finite(self.similarity),
+            **{name: getattr(self.result, name) for name in counts},
+            **{name: finite_or_none(value) for name, value in measured.items()},
         }
 
 
@@ -81,7 +83,7 @@ def measure_blocks(
     weights' update by them (arXiv 2103.04331, removal of layers).
 
     Args:
-        model: with blocks as in ``training/networks/build.py``.
+        model: with such blocks.
         stages: names of the blocks to measure, stage by stage; those that were cut are left out.
         images: (N, C, H, W) float, prepared, on the model's device.
         labels: (N,) integers.
@@ -133,22 +135,15 @@ def without_branches(model: nn.Module, blocks: Iterable[str]) -> Iterator[None]:
     """Within it, blocks return ``relu(shortcut(x))``, as after ``remove_layers``; the model is not rebuilt for it.
 
     Args:
-        model: with blocks as in ``training/networks/build.py``.
+        model: with such blocks.
         blocks: their names.
     """
-    cut = [model.get_submodule(name) for name in blocks]
-    try:
-        for block in cut:
-            vars(block)["forward"] = _shortcut_of(block)  # an instance's own goes before its class's
+    with ExitStack() as stack:
+        for block in map(model.get_submodule, blocks):
+            vars(block)["forward"] = partial(_shortcut, block)  # an instance's own goes before its class's
+            stack.callback(vars(block).pop, "forward", None)
         yield
-    finally:
-        for block in cut:
-            vars(block).pop("forward", None)
 
 
-def _shortcut_of(block: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    return lambda x: torch.relu(block.shortcut(x))
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _shortcut(block: Any, x: torch.Tensor) -> torch.Tensor:
+    return torch.relu(block.shortcut(x))

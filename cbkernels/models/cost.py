@@ -1,7 +1,7 @@
 """What a model costs on one example: parameters, MACs, FLOPs, latency, peak memory.
 
 FLOPs are those of matrix products, convolutions and attention as ``torch.utils.flop_counter`` counts them, and
-MACs are half of them; nothing else is called a FLOP here. Needs torch when it is used.
+MACs are half of them; nothing else is called a FLOP here.
 """
 
 from __future__ import annotations
@@ -9,16 +9,19 @@ from __future__ import annotations
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .evaluation import device_of, evaluating, require_torch
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
+from .evaluation import device_of, evaluating
 
 _WARM_UP = 3
 
@@ -61,7 +64,6 @@ def measure_cost(model: nn.Module, example: object, *, repeats: int = 20) -> Cos
     Raises:
         ValueError: ``repeats`` is below 1.
         TypeError: not a ``torch.nn.Module``.
-        ImportError: torch is missing.
 
     Example:
         >>> import torch
@@ -105,7 +107,8 @@ def measure_costs(
                     counts[name] = sum(p.numel() for p in inner.parameters()), flops, peak
     costs = {}
     for name, (parameters, flops, peak) in counts.items():
-        median, low, high = (_quantile(times[name], q) * 1000 for q in (0.5, 0.1, 0.9))
+        ordered = sorted(times[name])
+        median, low, high = (1000 * ordered[round(q * (len(ordered) - 1))] for q in (0.5, 0.1, 0.9))
         costs[name] = Cost(parameters, flops // 2, flops, median, low, high, peak, kind)
     return costs
 
@@ -120,12 +123,11 @@ def call_with(model: nn.Module, example: object) -> Any:
 
 
 def _seconds(model: nn.Module, example: object, device: torch.device) -> float:
-    torch = require_torch("measure_cost")
     if device.type != "cuda":
         start = time.perf_counter()
         call_with(model, example)
         return time.perf_counter() - start
-    began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     with torch.cuda.device(device):
         torch.cuda.synchronize()
         began.record()
@@ -135,16 +137,7 @@ def _seconds(model: nn.Module, example: object, device: torch.device) -> float:
     return float(began.elapsed_time(ended)) / 1000
 
 
-def _quantile(values: Sequence[float], q: float) -> float:
-    ordered = sorted(values)
-    return ordered[round(q * (len(ordered) - 1))]
-
-
 def _flops(model: nn.Module, example: object) -> int:
-    torch = require_torch("measure_cost")
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
-
     counter = FlopCounterMode(display=False)
     fast_path = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:
@@ -162,7 +155,6 @@ def _flops(model: nn.Module, example: object) -> int:
 
 
 def _peak_bytes(model: nn.Module, example: object, device: torch.device) -> int:
-    torch = require_torch("measure_cost")
     storages = {t.untyped_storage().data_ptr(): t for t in (*model.parameters(), *model.buffers())}
     resident = sum(t.untyped_storage().nbytes() for t in storages.values())
     if device.type == "cuda":
@@ -173,43 +165,38 @@ def _peak_bytes(model: nn.Module, example: object, device: torch.device) -> int:
         torch.cuda.synchronize(device)
         return resident + int(torch.cuda.max_memory_allocated(device)) - int(before)
     known = {t.untyped_storage()._cdata for t in storages.values()}
-    with _live_bytes(known) as live:
+    with _LiveBytes(known) as live:
         call_with(model, example)
     return resident + int(live.peak)
 
 
-def _live_bytes(known: set[int]) -> Any:
-    """A dispatch mode that adds up the storages made inside of it and alive: ``peak`` in bytes."""
-    require_torch("measure_cost")
-    import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils._pytree import tree_leaves
+class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the storages made inside of it and alive, without the ``known`` ones: ``peak`` in bytes."""
 
-    class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-        def __init__(self) -> None:
-            super().__init__()  # type: ignore[no-untyped-call]
-            self.now = self.peak = 0
-            self._alive: dict[int, Any] = {}
+    def __init__(self, known: set[int]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now: int = 0
+        self.peak: int = 0
+        self._known = known
+        self._alive: dict[int, Any] = {}
 
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            output = func(*args, **(kwargs or {}))
-            inputs = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
-            for leaf in tree_leaves(output):
-                if isinstance(leaf, torch.Tensor):
-                    self._add(leaf.untyped_storage(), inputs)
-            return output
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        inputs = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+        for leaf in tree_leaves(output):
+            if isinstance(leaf, torch.Tensor):
+                self._add(leaf.untyped_storage(), inputs)
+        return output
 
-        def _add(self, storage: Any, inputs: set[int]) -> None:
-            key = storage._cdata
-            if key in self._alive or key in inputs or key in known:
-                return
-            size = storage.nbytes()
-            self._alive[key] = weakref.finalize(storage, self._remove, key, size)
-            self.now += size
-            self.peak = max(self.peak, self.now)
+    def _add(self, storage: torch.UntypedStorage, inputs: set[int]) -> None:
+        key = storage._cdata
+        if key in self._alive or key in inputs or key in self._known:
+            return
+        size = storage.nbytes()
+        self._alive[key] = weakref.finalize(storage, self._remove, key, size)
+        self.now += size
+        self.peak = max(self.peak, self.now)
 
-        def _remove(self, key: int, size: int) -> None:
-            del self._alive[key]
-            self.now -= size
-
-    return LiveBytes()
+    def _remove(self, key: int, size: int) -> None:
+        del self._alive[key]
+        self.now -= size

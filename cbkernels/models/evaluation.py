@@ -1,60 +1,48 @@
 """A model's forward pass that leaves no trace: what monitor, surgery and scores run models with.
 
-Needs torch when it is used. Names of modules are those inside of DDP and ``torch.compile`` wrappers.
+Names of modules are those inside of DDP and ``torch.compile`` wrappers.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 
-if TYPE_CHECKING:
-    from torch import nn
-
-
-def require_torch(what: str) -> Any:
-    """The module torch.
-
-    Args:
-        what: the name of what needs it, for the error.
-
-    Raises:
-        ImportError: torch is missing.
-    """
-    try:
-        import torch
-    except ImportError:
-        raise ImportError(f"{what} needs torch: pip install torch") from None
-    return torch
+Take = Callable[[str, str, nn.Module, Any], None]
+"""Gets the layer's name, its module's name, the module and what it returned."""
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The user's own module inside of ``torch.compile``, DDP and DataParallel wrappers.
+def wrappings(model: nn.Module) -> list[nn.Module]:
+    """A model and what is in it as long as it is a wrapper of ``torch.compile``, DDP or DataParallel.
 
     Raises:
         TypeError: not a ``torch.nn.Module``.
     """
-    torch = require_torch("a model")
-    if not isinstance(model, torch.nn.Module):
+    if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}; pass a torch.nn.Module")
-    wrappers = (torch.nn.parallel.DistributedDataParallel, torch.nn.DataParallel)
-    inner: nn.Module = model
-    while True:
-        name = "module" if isinstance(inner, wrappers) else "_orig_mod"  # what torch.compile(model) calls it
-        if name not in inner._modules:
-            return inner
-        inner = inner.get_submodule(name)
+    parallel = isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel))
+    name = "module" if parallel else "_orig_mod"  # what torch.compile(model) calls it
+    return [model, *wrappings(model.get_submodule(name))] if name in model._modules else [model]
 
 
-def device_of(model: nn.Module) -> Any:
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The user's own module inside of all wrappers; errors as in ``wrappings``."""
+    return wrappings(model)[-1]
+
+
+def device_of(model: nn.Module) -> torch.device:
     """Where the model's first weight is, and so its inputs belong; the CPU without weights."""
     tensor = next(chain(model.parameters(), model.buffers()), None)
-    return require_torch("a model").device("cpu") if tensor is None else tensor.device
+    return torch.device("cpu") if tensor is None else tensor.device
 
 
 @contextmanager
@@ -69,9 +57,7 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     Raises:
         TypeError: not a ``torch.nn.Module``.
     """
-    torch = require_torch("a model")
     inner = unwrapped(model)
-    flags = [(module, module.training) for module in inner.modules()]
     on_gpu = chain(inner.parameters(), inner.buffers()) if torch.cuda.is_available() else ()
     gpus = {p.get_device() for p in on_gpu if p.is_cuda}
     python, numpy = random.getstate(), np.random.get_state()
@@ -79,25 +65,38 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
         stack.enter_context(torch.random.fork_rng(devices=sorted(gpus)))
         stack.callback(random.setstate, python)
         stack.callback(np.random.set_state, numpy)
-        stack.callback(_put_back, flags)
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.compiler.set_stance("force_eager"))
-        for module, _ in flags:
+        for module in inner.modules():
+            stack.callback(setattr, module, "training", module.training)
             module.training = False
         yield inner
 
 
-def _put_back(flags: list[tuple[nn.Module, bool]]) -> None:
-    for module, training in flags:
-        module.training = training
+@contextmanager
+def outputs_taken(model: nn.Module, names: Iterable[str], take: Take) -> Iterator[None]:
+    """Call ``take(layer, name, module, output)`` whenever a chosen module returns; no hook is left behind.
+
+    The layer is the module's name, and ``name#1`` when it is called again.
+    """
+    calls: Counter[str] = Counter()
+
+    def hook(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        layer = f"{name}#{calls[name]}" if calls[name] else name
+        calls[name] += 1
+        take(layer, name, module, output)
+
+    with ExitStack() as hooks:
+        for name in names:
+            hooks.enter_context(model.get_submodule(name).register_forward_hook(partial(hook, name)))
+        yield
 
 
-def first_tensor(output: Any) -> Any:
+def first_tensor(output: Any) -> torch.Tensor | None:
     """The tensor that an output stands for: itself, or the first one in a tuple, list, dict or ModelOutput.
 
     In a mapping ``last_hidden_state`` comes first; None when there is no tensor.
     """
-    torch = require_torch("an output")
     if isinstance(output, torch.Tensor):
         return output
     if isinstance(output, dict) or hasattr(output, "keys"):

@@ -8,30 +8,25 @@ from then on. ``AcrossBatches`` keeps a stream of fingerprints per layer.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import nn
 
 from .. import backends
-from ..arrays import Labels, Rows, as_labels, as_rows
+from ..arrays import Rows, as_labels, as_rows
 from ..bundle import conflict_margin, entropy_of_views
 from ..grid import UpdateGrid
 from ..result import BundleResult
 from ..streaming import BundleEntropy
-from .evaluation import first_tensor, require_torch
+from .evaluation import Take, first_tensor, outputs_taken
 from .probe import NoRows, ProbeBatch, Reduction, rows_of_output
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
 
 HELD_BYTES = 1 << 30
 """Outputs on a GPU that wait for the common launch."""
-
-Take = Callable[[str, str, "nn.Module", Any], None]
-"""Gets the layer's name, its module's name, the module and what it returned."""
 
 
 @dataclass
@@ -47,43 +42,30 @@ class Measured:
     """layer -> name of its module."""
 
 
-@contextmanager
-def outputs_taken(model: nn.Module, names: list[str], take: Take) -> Iterator[None]:
-    """Call ``take(layer, name, module, output)`` whenever a chosen module returns; no hook is left behind."""
-    calls: Counter[str] = Counter()
+def _rows_taken(
+    measured: Measured, batch: ProbeBatch, reduce: str | Reduction, count: Callable[[str, torch.Tensor, Rows], None]
+) -> Take:
+    """What a hook does: give ``count`` a layer's rows and the checked view of them, or keep why there are none."""
 
-    def hook_of(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            layer = f"{name}#{calls[name]}" if calls[name] else name
-            calls[name] += 1
-            take(layer, name, module, output)
+    def take(layer: str, name: str, module: nn.Module, output: Any) -> None:
+        measured.modules[layer] = name
+        tensor = first_tensor(output)
+        if tensor is None:
+            measured.skipped[layer] = "its output holds no tensor"
+            return
+        try:
+            rows = rows_of_output(tensor, module, batch, reduce)
+        except NoRows as reason:
+            measured.skipped[layer] = str(reason)
+            return
+        try:
+            view = as_rows(rows, "its output")
+        except (TypeError, ValueError) as error:
+            measured.skipped[layer] = str(error)
+            return
+        count(layer, rows, view)
 
-        return hook
-
-    handles = []
-    try:
-        for name in names:
-            handles.append(model.get_submodule(name).register_forward_hook(hook_of(name)))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _rows_of(output: Any, module: nn.Module, batch: ProbeBatch, reduce: str | Reduction) -> tuple[torch.Tensor, Rows]:
-    """Rows that can be measured, and the checked view of them.
-
-    Raises:
-        NoRows: there are none, and why.
-    """
-    tensor = first_tensor(output)
-    if tensor is None:
-        raise NoRows("its output holds no tensor")
-    rows = rows_of_output(tensor, module, batch, reduce)
-    try:
-        return rows, as_rows(rows, "its output")
-    except (TypeError, ValueError) as error:
-        raise NoRows(str(error)) from error
+    return take
 
 
 def _require_something(measured: Measured, names: list[str]) -> None:
@@ -95,29 +77,22 @@ def _require_something(measured: Measured, names: list[str]) -> None:
         raise ValueError(f"none of the {len(names)} chosen layers can be measured: {layer!r}: {reason}")
 
 
+@dataclass
 class AtOnce:
-    """One probe batch.
+    """One probe batch."""
 
-    Args:
-        grid: update grid, None for plain equality.
-        backend: name of a backend or "auto".
-        reduce: see ``rows_of_output``.
-        margin: measure conflict margins too.
-        overwritten: layers whose outputs the model overwrites; kept by the caller from one measurement to the next.
-        held_bytes: budget on a GPU.
-    """
-
-    def __init__(
-        self,
-        grid: UpdateGrid | None,
-        backend: str,
-        reduce: str | Reduction,
-        margin: bool,
-        overwritten: set[str],
-        held_bytes: int = HELD_BYTES,
-    ) -> None:
-        self._grid, self._backend, self._reduce, self._margin = grid, backend, reduce, margin
-        self._overwritten, self._budget = overwritten, held_bytes
+    grid: UpdateGrid | None
+    """None for plain equality."""
+    backend: str
+    """Name of a backend or "auto"."""
+    reduce: str | Reduction
+    """See ``rows_of_output``."""
+    margin: bool
+    """Measure conflict margins too."""
+    overwritten: set[str]
+    """Layers whose outputs the model overwrites; kept by the caller from one measurement to the next."""
+    held_bytes: int = HELD_BYTES
+    """Budget on a GPU."""
 
     def measure(self, model: nn.Module, names: list[str], batch: ProbeBatch) -> Measured:
         """Run the model, once more if outputs that were held turn out to have been overwritten.
@@ -126,22 +101,15 @@ class AtOnce:
             ValueError: nothing could be measured.
         """
         while True:
-            known = len(self._overwritten)
-            self._measured, self._labels = Measured(), {"cpu": batch.labels}
-            self._label_views: dict[str, Labels] = {}
+            known = len(self.overwritten)
+            self._measured = Measured()
+            self._labels_on = functools.cache(batch.labels.to)
             self._held: list[tuple[str, torch.Tensor, int]] = []
-
-            def take(layer: str, name: str, module: nn.Module, output: Any) -> None:
-                self._measured.modules[layer] = name
-                try:
-                    self._count_or_hold(layer, *_rows_of(output, module, batch, self._reduce))
-                except NoRows as reason:
-                    self._measured.skipped[layer] = str(reason)
-
+            take = _rows_taken(self._measured, batch, self.reduce, self._count_or_hold)
             with outputs_taken(model, names, take):
                 model(*batch.args, **batch.kwargs)
             self._flush()
-            if len(self._overwritten) == known:
+            if len(self.overwritten) == known:
                 break
         measured = self._measured
         # layers of several devices are counted in turn; the order of the calls is what readers expect
@@ -150,13 +118,13 @@ class AtOnce:
         return measured
 
     def _count_or_hold(self, layer: str, rows: torch.Tensor, view: Rows) -> None:
-        if not isinstance(backends.choose(self._backend, view), backends._Cuda):
+        if backends.choose(self.backend, view).on_gpu is None:
             self._count({layer: rows}, {layer: view})
             return
-        if layer in self._overwritten or rows.is_inference():  # inference tensors count no versions
+        if layer in self.overwritten or rows.is_inference():  # inference tensors count no versions
             rows = rows.clone()
         self._held.append((layer, rows, rows._version))
-        if sum(held.nbytes for _, held, _ in self._held) > self._budget:
+        if sum(held.nbytes for _, held, _ in self._held) > self.held_bytes:
             self._flush()
 
     def _flush(self) -> None:
@@ -165,7 +133,7 @@ class AtOnce:
             if rows._version == version:
                 untouched.setdefault(str(rows.device), {})[layer] = rows
             else:
-                self._overwritten.add(layer)
+                self.overwritten.add(layer)
         self._held = []
         for layers in untouched.values():
             # the stream that a view remembers may have been another one when the output was made
@@ -173,27 +141,21 @@ class AtOnce:
 
     def _count(self, layers: Mapping[str, torch.Tensor], views: dict[str, Rows]) -> None:
         """Layers on one device."""
-        device = str(next(iter(views.values())).device)
-        labels = self._labels.get(device)
-        if labels is None:
-            labels = self._labels[device] = self._labels["cpu"].to(device)
-        of_rows = self._label_views.get(device)
-        if of_rows is None:
-            of_rows = self._label_views[device] = as_labels(labels, next(iter(views.values())))
-        chosen = backends.choose(self._backend, next(iter(views.values())))
-        self._measured.results.update(entropy_of_views(views, of_rows, chosen, self._grid))
-        if self._margin:
+        view = next(iter(views.values()))
+        labels = self._labels_on(view.device)
+        chosen = backends.choose(self.backend, view)
+        self._measured.results.update(entropy_of_views(views, as_labels(labels, view), chosen, self.grid))
+        if self.margin:
             for layer, rows in layers.items():
-                self._measured.margins[layer] = conflict_margin(rows, labels, backend=self._backend)
+                self._measured.margins[layer] = conflict_margin(rows, labels, backend=self.backend)
             self._measured.amplitudes.update(_amplitudes(layers))
 
 
 def _amplitudes(layers: Mapping[str, torch.Tensor]) -> dict[str, float]:
     """Largest absolute value that is not NaN; one wait for a GPU."""
-    torch = require_torch("LayerMonitor")
     floats = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
-    def largest(rows: Any) -> Any:
+    def largest(rows: torch.Tensor) -> torch.Tensor:
         values = rows if rows.dtype in floats else rows.double()
         if not values.numel():
             return torch.zeros((), dtype=torch.float64, device=rows.device)
@@ -207,21 +169,20 @@ def _amplitudes(layers: Mapping[str, torch.Tensor]) -> dict[str, float]:
     return dict(zip(layers, found, strict=True))
 
 
+@dataclass
 class AcrossBatches:
-    """Several probe batches, or the part of a probe that one rank holds.
+    """Several probe batches, or the part of a probe that one rank holds."""
 
-    Args:
-        grid: update grid, None for plain equality.
-        backend: name of a backend or "auto".
-        reduce: see ``rows_of_output``.
-    """
-
-    def __init__(self, grid: UpdateGrid | None, backend: str, reduce: str | Reduction) -> None:
-        self._grid, self._backend, self._reduce = grid, backend, reduce
-        self._measured = Measured()
-        self._names: list[str] = []
-        self.metrics: dict[str, BundleEntropy] = {}
-        """layer -> what it has seen."""
+    grid: UpdateGrid | None
+    """None for plain equality."""
+    backend: str
+    """Name of a backend or "auto"."""
+    reduce: str | Reduction
+    """See ``rows_of_output``."""
+    metrics: dict[str, BundleEntropy] = field(default_factory=dict)
+    """layer -> what it has seen."""
+    _measured: Measured = field(default_factory=Measured)
+    _names: list[str] = field(default_factory=list)
 
     def add_all(self, model: nn.Module, names: list[str], batches: list[ProbeBatch]) -> None:
         """Run the model on every batch.
@@ -231,32 +192,19 @@ class AcrossBatches:
         """
         self._names = names
         for batch in batches:
-            with outputs_taken(model, names, self._adder(batch)):
+            add = functools.partial(self._add, functools.cache(batch.labels.to))
+            with outputs_taken(model, names, _rows_taken(self._measured, batch, self.reduce, add)):
                 model(*batch.args, **batch.kwargs)
         if not self.metrics:
             _require_something(self._measured, names)
 
-    def _adder(self, batch: ProbeBatch) -> Take:
-        labels: dict[str, torch.Tensor] = {}
-
-        def take(layer: str, name: str, module: nn.Module, output: Any) -> None:
-            self._measured.modules[layer] = name
-            try:
-                rows, _ = _rows_of(output, module, batch, self._reduce)
-            except NoRows as reason:
-                self._measured.skipped[layer] = str(reason)
-                return
-            if layer not in self.metrics:
-                self.metrics[layer] = BundleEntropy(grid=self._grid, backend=self._backend)
-            device = str(rows.device)
-            if device not in labels:
-                labels[device] = batch.labels.to(rows.device)
-            try:
-                self.metrics[layer].update(rows, labels[device])
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"layer {layer!r}: {error}") from error
-
-        return take
+    def _add(self, labels_on: Callable[[Any], torch.Tensor], layer: str, rows: torch.Tensor, view: Rows) -> None:
+        if layer not in self.metrics:
+            self.metrics[layer] = BundleEntropy(grid=self.grid, backend=self.backend)
+        try:
+            self.metrics[layer].update(rows, labels_on(rows.device))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"layer {layer!r}: {error}") from error
 
     def measured(self, results: Mapping[str, BundleResult] | None = None) -> Measured:
         """The result of every layer; ``results`` where ranks have put theirs together."""

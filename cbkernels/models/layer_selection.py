@@ -1,7 +1,7 @@
 """Which modules of a model are measured: "auto", a regular expression, names, or a predicate.
 
 "auto" looks at one forward pass of the probe; nothing is traced and nothing stays on the model.
-Needs torch when it is used. Read next: ``residual_blocks.py``.
+Read next: ``residual_blocks.py``.
 """
 
 from __future__ import annotations
@@ -11,14 +11,12 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from torch import nn
+
+from .dataflow import Recording
 from .residual_blocks import findings
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from .dataflow import Recording
 
 _ACTIVATION = re.compile(r"relu|[gs]elu|silu|swish|mish|tanh|sigmoid|softplus|softsign|hardtanh|[a-z]*activation", re.I)
 _REPEATS_ITS_INPUT = re.compile(r"dropout|droppath|stochasticdepth|identity|flatten|unflatten", re.I)
@@ -61,7 +59,7 @@ def chosen_by_user(model: nn.Module, layers: Any) -> list[str]:
         raise TypeError(f"layers is {layers!r}; pass 'auto', a regular expression, a list of names or a function")
     if not names:
         chosen = "the function" if callable(layers) else repr(layers)
-        raise ValueError(f"layers is {chosen}, which chooses none of the modules {_listed(list(modules))}")
+        raise ValueError(f"layers is {chosen}, which chooses none of the modules {listed(list(modules))}")
     return names
 
 
@@ -71,11 +69,12 @@ def _checked(name: object, modules: dict[str, nn.Module]) -> str:
     plain = name if name in modules else name.partition("#")[0]
     if plain not in modules:
         near = difflib.get_close_matches(name, modules, n=3) or list(modules)
-        raise ValueError(f"layers holds {name!r}, which is no module of the model; there are {_listed(near)}")
+        raise ValueError(f"layers holds {name!r}, which is no module of the model; there are {listed(near)}")
     return plain
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """The first six names, for a sentence."""
     shown = ", ".join(repr(name) for name in names[:6])
     return f"{shown} and {len(names) - 6} more" if len(names) > 6 else shown or "(none)"
 

@@ -1,8 +1,8 @@
 """Which layers of a model conflict, measured while it trains: one object, one call an epoch.
 
 A monitor keeps a probe batch and hooks the model only during its own forward pass; nothing stays on
-the model. Needs torch when it is used. Read next, in ``probing``: ``layer_selection.py`` (which layers),
-``layer_measurement.py`` (what happens inside the hooks); in ``reports``: ``findings/layer_report.py`` (what comes out).
+the model. Read next: ``layer_selection.py`` (which layers), ``layer_measurement.py`` (what happens inside the hooks),
+``findings/layer_report.py`` (what comes out).
 """
 
 from __future__ import annotations
@@ -10,20 +10,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
 
 from .. import backends
+from ..distributed import compute_across_ranks, told_by_all
 from ..findings.history import History
 from ..findings.layer_report import LayerReport
 from ..grid import GRID_DTYPES, UpdateGrid
-from .evaluation import device_of, evaluating, require_torch, unwrapped
+from .evaluation import device_of, evaluating, unwrapped
 from .layer_measurement import AcrossBatches, AtOnce, Measured
 from .layer_selection import Selection, chosen_by_user, observe
 from .probe import ProbeBatch, Reduction, as_probe, check_reduction
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
+    from torch.distributed import ProcessGroup
 
 
 class LayerMonitor:
@@ -89,11 +92,10 @@ class LayerMonitor:
         reduce: str | Reduction = "flatten",
         mask: torch.Tensor | str | None = "attention_mask",
         margin: bool = True,
-        process_group: Any = None,
+        process_group: ProcessGroup | str | None = None,
         autocast: str | None = None,
         backend: str = "auto",
     ) -> None:
-        require_torch("LayerMonitor")
         inner = unwrapped(model)
         check_reduction(reduce)
         backends.require_name(backend)
@@ -171,8 +173,6 @@ class LayerMonitor:
             stream = AcrossBatches(grid, self._backend, self._reduce)
             stream.add_all(inner, selection.names, self._batches_for(inner))
             return stream.measured(), selection
-        from ..distributed import compute_across_ranks, told_by_all
-
         stream, selection, error = AcrossBatches(grid, self._backend, self._reduce), Selection([]), None
         failure: Exception | None = None
         try:
@@ -196,7 +196,6 @@ class LayerMonitor:
 
     @contextmanager
     def _evaluating(self) -> Iterator[nn.Module]:
-        torch = require_torch("LayerMonitor")
         with ExitStack() as stack:
             inner = stack.enter_context(evaluating(self.model))
             if self._autocast is not None:
@@ -267,7 +266,6 @@ def _check_dtype(dtype: str | None, grid: object) -> None:
 
 
 def _autocast_in_use(model: nn.Module) -> str | None:
-    torch = require_torch("LayerMonitor")
     kind = device_of(model).type
     if not torch.is_autocast_enabled(kind):
         return None

@@ -1,27 +1,23 @@
 """Probe batches: fixed training samples that are measured, and how a module's output becomes rows.
 
 ``as_probe`` takes what users have at hand (a pair, a dict of the Hugging Face kind, a loader) and keeps it;
-``rows_of_output`` finds the samples' axis and reduces sequences. Needs torch when it is used.
+``rows_of_output`` finds the samples' axis and reduces sequences.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-from .evaluation import require_torch
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
+import torch
+from torch import nn
 
 REDUCTIONS = ("flatten", "cls", "last", "mean")
 """What of a sequence (N, T, C) is a sample's row, see ``LayerMonitor``."""
 
-Reduction = Callable[["torch.Tensor", "torch.Tensor | None"], "torch.Tensor"]
+Reduction = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -58,8 +54,7 @@ def as_probe(probe: object, mask: object = "attention_mask") -> list[ProbeBatch]
     Raises:
         TypeError, ValueError: one sentence that quotes what is wrong.
     """
-    torch = require_torch("LayerMonitor")
-    if _is_batch(torch, probe):
+    if _is_batch(probe):
         batches = [probe]
     elif isinstance(probe, Iterable) and not isinstance(probe, (torch.Tensor, np.ndarray, str)):
         batches = list(probe)
@@ -69,10 +64,10 @@ def as_probe(probe: object, mask: object = "attention_mask") -> list[ProbeBatch]
         raise TypeError(f"probe is a {type(probe).__name__}; pass (x, y), a dict with labels, or a list of batches")
     if len(batches) > 1 and mask is not None and not isinstance(mask, str):
         raise ValueError(f"mask is one tensor for {len(batches)} probe batches; put masks into the batches' dicts")
-    return [_as_batch(torch, batch, mask) for batch in batches]
+    return [_as_batch(batch, mask) for batch in batches]
 
 
-def _is_batch(torch: Any, probe: object) -> bool:
+def _is_batch(probe: object) -> bool:
     if isinstance(probe, Mapping):
         return True
     if not isinstance(probe, (tuple, list)) or len(probe) != 2:
@@ -85,7 +80,7 @@ def _is_flat_list(x: object) -> bool:
     return isinstance(x, (list, tuple)) and bool(x) and all(isinstance(i, (int, np.integer)) for i in x)
 
 
-def _as_batch(torch: Any, batch: object, mask: object) -> ProbeBatch:
+def _as_batch(batch: object, mask: object) -> ProbeBatch:
     if isinstance(batch, Mapping):
         inputs = dict(batch)
         if "labels" not in inputs:
@@ -106,7 +101,7 @@ def _as_batch(torch: Any, batch: object, mask: object) -> ProbeBatch:
         found = torch.as_tensor(found)
         if found.ndim != 2 or len(found) != len(labels):
             raise ValueError(f"mask has shape {tuple(found.shape)}; it must be ({len(labels)}, T), as the sequences")
-    of_samples = next((t for t in _tensors((args, kwargs)) if t.ndim), None)
+    of_samples = next((t for t in tensors_in((args, kwargs)) if t.ndim), None)
     if of_samples is not None and len(labels) not in of_samples.shape:
         raise ValueError(
             f"the probe has {len(labels)} labels and samples of shape {tuple(of_samples.shape)}; they must agree"
@@ -114,15 +109,15 @@ def _as_batch(torch: Any, batch: object, mask: object) -> ProbeBatch:
     return ProbeBatch(_detached(args), _detached(kwargs), labels, found)
 
 
-def _tensors(x: Any) -> list[Any]:
-    found: list[Any] = []
+def tensors_in(x: Any) -> list[torch.Tensor]:
+    """All tensors in a nest of tuples, lists and dicts."""
+    found: list[torch.Tensor] = []
     _mapped(x, found.append)
     return found
 
 
-def _mapped(x: Any, change: Callable[[Any], Any]) -> Any:
+def _mapped(x: Any, change: Callable[[torch.Tensor], Any]) -> Any:
     """The same nest of tuples, lists and dicts with every tensor changed."""
-    torch = require_torch("a probe")
     if isinstance(x, torch.Tensor):
         return change(x)
     if isinstance(x, np.ndarray):
@@ -154,12 +149,10 @@ class NoRows(Exception):
 
 def check_reduction(reduce: object) -> None:
     """Raise ValueError or TypeError unless ``reduce`` is one of ``REDUCTIONS`` or a function."""
-    if callable(reduce):
+    if callable(reduce) or (isinstance(reduce, str) and reduce in REDUCTIONS):
         return
-    if not isinstance(reduce, str):
-        raise TypeError(f"reduce is {reduce!r}; choose one of {', '.join(REDUCTIONS)} or pass a function")
-    if reduce not in REDUCTIONS:
-        raise ValueError(f"reduce is {reduce!r}; choose one of {', '.join(REDUCTIONS)} or pass a function")
+    kind = ValueError if isinstance(reduce, str) else TypeError
+    raise kind(f"reduce is {reduce!r}; choose one of {', '.join(REDUCTIONS)} or pass a function")
 
 
 def rows_of_output(output: torch.Tensor, module: nn.Module, batch: ProbeBatch, reduce: str | Reduction) -> torch.Tensor:
@@ -188,8 +181,7 @@ def rows_of_output(output: torch.Tensor, module: nn.Module, batch: ProbeBatch, r
     if reduce == "cls":
         return rows[:, 0]
     if reduce == "last":
-        found: torch.Tensor = rows[:, -1] if mask is None else _last(rows, mask)
-        return found
+        return rows[:, -1] if mask is None else _last(rows, mask)
     if mask is None:
         return rows.float().mean(1).to(rows.dtype)
     kept = rows.masked_fill(~mask[..., None], 0).float().sum(1)
@@ -206,8 +198,7 @@ def _samples_first(output: torch.Tensor, module: nn.Module, num_rows: int) -> to
     return output if axes[0] == 0 else output.movedim(1, 0)
 
 
-def _last(rows: Any, mask: Any) -> Any:
+def _last(rows: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """(N, C): the last value of each sequence that is not padding."""
-    torch = require_torch("a probe")
     last = mask.shape[1] - 1 - mask.flip(1).long().argmax(1)
     return rows[torch.arange(len(rows), device=rows.device), last]

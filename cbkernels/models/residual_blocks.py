@@ -1,27 +1,23 @@
 """Residual blocks of a model and the branches whose outputs they add to their shortcuts.
 
-Some blocks are told by how their modules are built, others by what one forward pass makes of its input
-(``block_sums.py``). Read next: ``surgery/surgery.py``, which removes them. Needs torch when it is used.
+Some blocks are told by how their modules are built (``block_kinds.py``), others by what one forward pass makes
+of its input (``block_sums.py``). What one of them does in a pass, of its model or alone, is told too.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
-from .evaluation import require_torch
-from .layer_stacks import find_layer_stacks
+import torch
+from torch import nn
 
-if TYPE_CHECKING:
-    from torch import nn
-
-    from .block_sums import ResidualSum
-    from .dataflow import Recording
-
-_CONVOLUTIONS = {"conv1", "bn1", "conv2", "bn2", "relu"}
-_OPTIONAL = {"conv3", "bn3", "downsample"}
+from .block_kinds import BLOCK_KINDS, RESIDUAL, BlockKind, find_layer_stacks
+from .block_sums import ResidualSum, is_item, residual_sums, unattributed
+from .dataflow import Recording, record
+from .evaluation import evaluating
 
 
 @dataclass(frozen=True)
@@ -33,8 +29,12 @@ class ResidualBlock:
     branches: tuple[str, ...]
     """Modules whose output is added to the shortcut, in the order of execution; empty when unknown."""
     kind: str
-    """"basic block", "bottleneck", "branch block", "transformers layer", "torch transformer layer" or
-    "residual block"."""
+    """Name of a ``BlockKind``."""
+
+    @property
+    def structure(self) -> BlockKind:
+        """What is known about its kind."""
+        return BLOCK_KINDS[self.kind]
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,9 @@ def find_residual_blocks(model: nn.Module, run: Callable[[], object] | None = No
 
     Args:
         model: unwrapped; within ``evaluating`` when ``run`` is given.
-        run: one forward pass of the model. Without it only what the structure of the modules tells is found:
-            torchvision's ``BasicBlock`` and ``Bottleneck``, blocks with a module ``branch``, layers of
-            ``nn.TransformerEncoder`` and of Hugging Face models. With it also every other module that adds what is
-            computed inside to its input.
+        run: one forward pass of the model. Without it only what the structure of the modules tells is found: the
+            kinds of ``block_kinds.py``. With it also every other module that adds what is computed inside to its
+            input.
 
     Returns:
         Name -> block, in the order of ``named_modules`` or, with ``run``, of execution. Blocks never nest;
@@ -84,15 +83,12 @@ def findings(model: nn.Module, run: Callable[[], object] | None = None) -> Findi
     structural = _by_structure(model)
     if run is None:
         return Findings(structural, {}, None)
-    from .block_sums import residual_sums, unattributed
-    from .dataflow import record
-
     recording = record(model, run)
     modules, called = dict(model.named_modules()), recording.order()
     sums = residual_sums(model, recording, lambda name: name in structural or not _nests(name, structural))
     for name in called:
-        if name in structural and name not in sums and not structural[name].kind.endswith("layer"):
-            del structural[name]  # its parts have the names of a block's, but nothing is added
+        if name in structural and name not in sums and structural[name].structure.is_guess:
+            del structural[name]
     sums = {name: found for name, found in sums.items() if name in structural or not found.is_stack}
     chosen = _chosen(modules, {name: found for name, found in sums.items() if name not in structural})
     covered = recording.covered({*chosen, *structural})
@@ -104,9 +100,9 @@ def findings(model: nn.Module, run: Callable[[], object] | None = None) -> Findi
         seen = sums.get(name)
         if name in structural:
             block = structural[name]
-            blocks[name] = ResidualBlock(name, block.branches or (seen.branches if seen else ()), block.kind)
+            blocks[name] = replace(block, branches=block.branches or (seen.branches if seen is not None else ()))
         elif name in chosen and seen is not None:
-            blocks[name] = ResidualBlock(name, seen.branches, "residual block")
+            blocks[name] = ResidualBlock(name, seen.branches, RESIDUAL.name)
     sums = {name: sums[name] for name in blocks if name in sums}
     notes, unowned = unattributed(model, recording, blocks)
     unnamed = {name: found.unnamed for name, found in sums.items() if found.unnamed}
@@ -114,13 +110,12 @@ def findings(model: nn.Module, run: Callable[[], object] | None = None) -> Findi
     return Findings(blocks, sums, recording, tuple(notes), tuple(unowned))
 
 
-def _nests(name: str, others: Any) -> bool:
+def _nests(name: str, others: Iterable[str]) -> bool:
     return any(name.startswith(f"{other}.") or other.startswith(f"{name}.") for other in others)
 
 
 def _chosen(modules: dict[str, nn.Module], sums: dict[str, ResidualSum]) -> list[str]:
     """One of every nest of candidates: items of a list before others, inner before outer ones."""
-    from .block_sums import is_item
 
     def rank(name: str) -> tuple[bool, int]:
         return not is_item(modules, name), -name.count(".")
@@ -134,34 +129,72 @@ def _chosen(modules: dict[str, nn.Module], sums: dict[str, ResidualSum]) -> list
 
 def _by_structure(model: nn.Module) -> dict[str, ResidualBlock]:
     """Blocks told by their modules; without a forward pass."""
-    torch = require_torch("residual blocks")
     in_stacks = {name: stack.kind for stack in find_layer_stacks(model) for name in stack.item_names()}
-    torch_layers = (torch.nn.TransformerEncoderLayer, torch.nn.TransformerDecoderLayer)
     found: dict[str, ResidualBlock] = {}
     for name, module in model.named_modules():
         if not name or any(name.startswith(f"{block}.") for block in found):
             continue
-        if isinstance(module, torch_layers):
-            decoder = ["multihead_attn"] if isinstance(module, torch.nn.TransformerDecoderLayer) else []
-            branches = tuple(f"{name}.{part}" for part in ("self_attn", *decoder, "linear2"))
-            found[name] = ResidualBlock(name, branches, "torch transformer layer")
-        elif name in in_stacks:
-            found[name] = ResidualBlock(name, (), in_stacks[name])
-        elif (last := _last_norm(module)) is not None:
-            kind = "bottleneck" if last == "bn3" else "basic block"
-            found[name] = ResidualBlock(name, (f"{name}.{last}",), kind)
-        elif "branch" in dict(module.named_children()):
-            found[name] = ResidualBlock(name, (f"{name}.branch",), "branch block")
+        for kind in BLOCK_KINDS.values():
+            parts = kind.branches(module)
+            if parts is not None or in_stacks.get(name) is kind:
+                found[name] = ResidualBlock(name, tuple(f"{name}.{part}" for part in parts or ()), kind.name)
+                break
     return found
 
 
-def _last_norm(module: nn.Module) -> str | None:
-    """The norm before the addition, in a block with the parts of torchvision's and no others."""
-    parts = {name for name, part in module._modules.items() if part is not None}
-    if not parts >= _CONVOLUTIONS or not parts <= _CONVOLUTIONS | _OPTIONAL or ("conv3" in parts) != ("bn3" in parts):
+@dataclass(frozen=True)
+class BlockAtWork:
+    """What one module did with its input."""
+
+    sum: ResidualSum | None
+    """How it made its output; None when it added nothing to its input."""
+    keeps_shape: bool
+    """Its output has the shape of its input, in all its calls."""
+    returns: Any
+    """See ``structure_of``."""
+    prefix: str
+    """What names in ``sum`` begin with."""
+
+    def part(self, name: str | None) -> str | None:
+        """A name in ``sum`` as one within the module."""
+        return None if name is None else name.removeprefix(self.prefix)
+
+
+def at_work(found: Findings, name: str) -> BlockAtWork | None:
+    """What a module did in the pass of ``findings``; None when it was not called there."""
+    recording = found.recording
+    calls = [] if recording is None else recording.calls_of(name)
+    if recording is None or not calls:
         return None
-    arguments = inspect.signature(module.forward).parameters.values()
-    required = [a for a in arguments if a.default is a.empty and a.kind in (a.POSITIONAL_ONLY, a.POSITIONAL_OR_KEYWORD)]
-    if len(required) != 1:
-        return None
-    return "bn3" if "bn3" in parts else "bn2"
+    return BlockAtWork(found.sums.get(name), all(map(recording.keeps_shape, calls)), calls[0].structure, f"{name}.")
+
+
+def tried_alone(module: nn.Module) -> BlockAtWork | None:
+    """What a module does on random numbers of a likely shape; None when it takes none of them."""
+    alone = nn.Sequential(module)
+    first: BlockAtWork | None = None
+    with evaluating(alone):
+        for x in _likely_inputs(module):
+            try:
+                seen = at_work(findings(alone, partial(alone, x)), "0")
+            except Exception:  # a shape that does not fit raises anything
+                continue
+            if seen is not None and seen.sum is not None:
+                return seen
+            first = first or seen
+    return first
+
+
+def _likely_inputs(block: nn.Module) -> Iterator[torch.Tensor]:
+    """Random numbers in the shapes that a block may take, told by its first parameter."""
+    first = next(((module, p) for module in block.modules() for p in module.parameters(recurse=False)), None)
+    if first is None or not first[1].is_floating_point():
+        return
+    module, weight = first
+    width = weight.shape[-1] if weight.ndim <= 2 else getattr(module, "in_channels", weight.shape[1])
+    shapes: list[tuple[int, ...]] = [(2, 7, width), (6, width), (2, width, 16, 16), (2, width, 16)]
+    if weight.ndim > 2:  # a convolution
+        shapes = [(2, width, *[16] * (weight.ndim - 2))]
+    generator = torch.Generator().manual_seed(0)
+    for shape in shapes:
+        yield torch.randn(shape, generator=generator).to(weight)

@@ -1,57 +1,32 @@
 """``write_report``: run folders become one HTML page that opens without a network, and its pictures as files.
 
-Needs matplotlib and Jinja2, imported late. ``runs/reader.py`` reads, ``tables.py`` words, ``drawing/run_figures.py``
-draws; this file decides what is on the page, and in which order, and keeps it below ``MOST_BYTES``.
+Needs matplotlib and Jinja2, imported late. ``runs/reader.py`` reads, ``sections.py`` says what is on the page, and in
+which order, with ``facts.py`` and ``tables.py`` for words and ``figures.py`` for pictures; this file puts it together.
 """
 
 from __future__ import annotations
 
 import base64
-import json
-import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from .._version import __version__
-from ..drawing import run_figures
 from ..drawing.figures import require_matplotlib
-from ..drawing.run_figures import Curve, Picture
 from ..files.whole_files import write_whole
+from ..runs.clean_text import lines_of
 from ..runs.folder import RunFolder
-from ..runs.reader import LayerTable, RunFiles, items_of, number, object_of, read_run, text
-from . import tables
-from .tables import Table, percent
+from ..runs.reader import read_run
+from ..runs.record import RunRecord
+from ..runs.schema import CONFIG, RESULT
+from .facts import facts_of, outcome_of, status_of
+from .sections import Figure, Section, comparison_of, sections_of
 
 MOST_BYTES = 1_900_000
 """Of the page."""
-MOST_MAPS = 24
-"""Heat maps of a run; of more rounds the middle ones are left out."""
-_MOST_JSON = 20_000
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A picture with the words below it."""
-
-    picture: Picture
-    caption: str
-    weight: int
-    """The page keeps those of the highest weight when it would become too large."""
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading with what belongs to it."""
-
-    title: str
-    figures: Sequence[Figure] = ()
-    tables: Sequence[Table] = ()
-    words: Sequence[str] = ()
+_MOST_LETTERS = 20_000
+"""Of a file that is shown as it is."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +40,7 @@ class RunPage:
     notes: Sequence[str]
     facts: Sequence[tuple[str, str]]
     sections: Sequence[Section]
-    details: Sequence[tuple[str, str]] = field(default=())
+    details: Sequence[tuple[str, str]]
     """Title and JSON text, folded."""
 
 
@@ -98,7 +73,7 @@ def write_report(
     beside = pictures_folder(target) if pictures is None else Path(pictures)
     runs = [read_run(folder) for folder in folders]
     pages = [_run_page(run, f"run-{position}", len(runs) > 1) for position, run in enumerate(runs, 1)]
-    comparison = _comparison(runs) if len(runs) > 1 else None
+    comparison = comparison_of(runs) if len(runs) > 1 else None
     sections = [section for page in pages for section in page.sections] + ([comparison] if comparison else [])
     figures = [figure for section in sections for figure in section.figures]
     folder = RunFolder(beside)
@@ -133,356 +108,19 @@ def _require_packages() -> None:
 # --- one run --------------------------------------------------------------------------------------
 
 
-def _run_page(run: RunFiles, anchor: str, is_one_of_several: bool) -> RunPage:
-    prefix = f"{anchor}-" if is_one_of_several else ""
-    result = run.result or {}
-    sections = [
-        *(_autotune_sections(result) if run.command == "autotune" else ()),
-        *(_removal_sections(result, prefix) if run.command == "remove" else ()),
-        _curves_section(run, prefix),
-        *(_heat_map_sections(run, prefix) if run.command != "remove" else ()),  # one measurement: a table says it
-    ]
-    if run.command == "train":
-        sections += _of_table(tables.cycles_table(result))
-        sections += _of_table(tables.cost_table(object_of(result.get("cost"))))
+def _run_page(run: RunRecord, anchor: str, is_one_of_several: bool) -> RunPage:
     notes = list(run.notes)
-    if run.result is None and not any(note.startswith("result.json") for note in notes):
+    if run.result is None and not any(note.startswith(RESULT) for note in notes):
         notes.insert(0, "The run is unfinished, it has no result.json yet: this is what its folder holds so far.")
-    shown = [section for section in sections if section.figures or section.tables]
-    files = [("Environment", run.env), ("Configuration (config.json)", run.config)]
-    details = [(title, _json(content)) for title, content in files if content]
-    status = tables.status_of(run)
-    return RunPage(anchor, run.name, status, _outcome(run), notes, list(_facts(run)), shown, details)
+    files = [("Environment", run.environment), (f"Configuration ({CONFIG})", run.config)]
+    details = [(title, _folded("\n".join(lines_of(content)))) for title, content in files if content]
+    sections = sections_of(run, f"{anchor}-" if is_one_of_several else "")
+    return RunPage(anchor, run.name, status_of(run), outcome_of(run), notes, facts_of(run), sections, details)
 
 
-def _json(content: Mapping[str, Any]) -> str:
-    """Names and values, a line each, in full unless it is absurdly long."""
-    written = "\n".join(_lines(content, 0))
-    return written if len(written) <= _MOST_JSON else f"{written[:_MOST_JSON]} …"
-
-
-def _lines(content: Mapping[str, Any], depth: int) -> Iterator[str]:
-    for key, value in content.items():
-        name = f"{'    ' * depth}{text(key, 100)}:"
-        if isinstance(value, dict) and value and depth < 3:
-            yield name
-            yield from _lines(value, depth + 1)
-        else:
-            yield f"{name} {text(value if isinstance(value, str) else json.dumps(value, default=str), 400)}"
-
-
-def _facts(run: RunFiles) -> Iterator[tuple[str, str]]:
-    config, result = run.config, run.result or {}
-    yield "command", f"cbkernels {run.command}"
-    data_set = text(config.get("dataset"), 80)
-    if data_set:
-        yield "data set", data_set
-    if text(result.get("run") or config.get("run"), 80):
-        yield "trained network", text(result.get("run") or config.get("run"), 80)
-    first = object_of(result.get("before")).get("architecture") if run.command == "autotune" else None
-    architecture = tables.named(first or result.get("architecture")) or tables.planned(config)
-    if architecture:
-        yield "architecture", f"{architecture}{' (at first)' if run.command == 'autotune' else ''}"
-    if text(config.get("policy")):
-        yield "policy", text(config.get("policy"), 40)
-    seed = result.get("seed", config.get("seed"))
-    if seed is not None:
-        yield "seed", text(seed, 40)
-    if text(run.env.get("device")):
-        yield "device", text(run.env.get("device"), 80)
-    version = text(result.get("version") or config.get("version"), 40)
-    if version:
-        yield "cbkernels", version
-    yield from _times(run)
-    yield "rows are one bundle when they are", _equality(run)
-
-
-def _times(run: RunFiles) -> Iterator[tuple[str, str]]:
-    result = run.result or {}
-    training, measuring = (
-        result[key] if number(result.get(key)) is not None else tables.total(run, key) or None
-        for key in ("seconds_training", "seconds_measuring")
-    )
-    if training is not None:
-        yield "fine-tuning took" if run.command == "remove" else "training took", tables.seconds(training)
-    share = tables.measuring_share(run)
-    if run.command != "remove" and share is not None:
-        yield "measuring took", f"{tables.seconds(measuring)}, {percent(share)} of the time"
-
-
-def _equality(run: RunFiles) -> str:
-    said = text((run.result or {}).get("equality"))
-    if said:
-        return said.removeprefix("Rows are one bundle when they are ").rstrip(".")
-    return run.layers[0].equality if run.layers else "not known: no layer was measured"
-
-
-# --- the outcome in a sentence --------------------------------------------------------------------
-
-
-def _outcome(run: RunFiles) -> str:
-    if run.result is None:
-        return _unfinished(run)
-    return {"train": _train_outcome, "autotune": _autotune_outcome, "remove": _remove_outcome}[run.command](run)
-
-
-def _unfinished(run: RunFiles) -> str:
-    if not run.history:
-        return "Unfinished: no epoch has been written yet."
-    last = run.history[-1]
-    planned = run.config.get("epochs")
-    of_planned = f" of {tables.plain(planned)}" if number(planned) is not None else ""
-    round_ = f" of round {text(last.get('round'), 20)}" if run.command == "autotune" else ""
-    return (f"Unfinished: epoch {tables.plain(last.get('epoch'))}{of_planned}{round_} is done, with "
-            f"{percent(last.get('test_accuracy'))} test accuracy.")  # fmt: skip
-
-
-def _train_outcome(run: RunFiles) -> str:
-    result = run.result or {}
-    network = tables.named(result.get("architecture")) or "the network"
-    chance = _chance_words(result)
-    epochs = f" after {tables.plain(result['epochs'])} epochs" if number(result.get("epochs")) is not None else ""
-    verb = "diverged at" if result.get("status") == "diverged" else "reached"
-    words = f"{network}: {verb} {percent(result.get('test_accuracy'))} test accuracy{epochs}{chance}"
-    conflicting = number(result.get("num_conflicting_layers"))
-    if conflicting is None:
-        return f"{words}."
-    if not conflicting:
-        return f"{words}; no layer conflicts in the end."
-    many = "layers conflict" if conflicting > 1 else "layer conflicts"
-    first = text(result.get("first_conflicting"), 60)
-    which = f", the first is {first}" if first and conflicting > 1 else f": {first}" if first else ""
-    return f"{words}; {conflicting:g} {many} in the end{which}."
-
-
-def _chance_words(result: Mapping[str, Any]) -> str:
-    chance = result.get("chance_accuracy")
-    return f" (chance: {percent(chance)})" if number(chance) is not None else ""
-
-
-def _autotune_outcome(run: RunFiles) -> str:
-    result = run.result or {}
-    before, after = object_of(result.get("before")), object_of(result.get("after"))
-    rounds = len(items_of(result.get("rounds")))
-    many = "1 round" if rounds == 1 else f"{rounds} rounds"
-    old, new = (tables.named(each.get("architecture"), each.get("name")) for each in (before, after))
-    if result.get("status") != "trained" or not after:
-        reason = text(result.get("reason")).rstrip(".")
-        return f"Auto-tune ended as {tables.status_of(run)} after {many}{f': {reason}' if reason else ''}."
-    changed = f"from {old} to {new}" if old != new else f"with {new} unchanged"
-    return (f"Auto-tune went in {many} {changed}; test accuracy {percent(before.get('test_accuracy'))} before, "
-            f"{percent(after.get('test_accuracy'))} after{_chance_words(result)}.")  # fmt: skip
-
-
-def _remove_outcome(run: RunFiles) -> str:
-    result = run.result or {}
-    accuracy = object_of(result.get("accuracy"))
-    removed = result.get("removed") if isinstance(result.get("removed"), list) else []
-    blocks = len(items_of(result.get("blocks")))
-    words = (f"{len(removed or [])}{f' of {blocks}' if blocks else ''} residual blocks were removed; test accuracy "
-             f"{percent(accuracy.get('before'))} before, {percent(accuracy.get('removed'))} without them")  # fmt: skip
-    tuned = number(result.get("finetune_epochs"))
-    if number(accuracy.get("healed")) is None or not tuned or not removed:
-        return f"{words}."
-    return f"{words}, {percent(accuracy.get('healed'))} after {tuned:g} epochs of fine-tuning."
-
-
-# --- sections -------------------------------------------------------------------------------------
-
-
-def _of_table(table: Table | None, words: str = "") -> list[Section]:
-    """A section for a table, under its own caption."""
-    return [Section(table.caption, tables=[table], words=[words] if words else [])] if table else []
-
-
-def _autotune_sections(result: Mapping[str, Any]) -> list[Section]:
-    before, after = object_of(result.get("before")), object_of(result.get("after"))
-    reason = text(result.get("reason")).rstrip(".")
-    ended = f"Auto-tune ended as {text(result.get('status'), 30)}: {reason}." if reason else ""
-    return [*_of_table(tables.costs_table(before, after)), *_of_table(tables.rounds_table(result), ended)]
-
-
-def _removal_sections(result: Mapping[str, Any], prefix: str) -> list[Section]:
-    accuracy = object_of(result.get("accuracy"))
-    before, removed, healed = (accuracy.get(key) for key in ("before", "removed", "healed"))
-    rows = [
-        [f"test accuracy, {words}", percent(before), percent(then), tables.points(before, then)]
-        for words, then in (("right after removal", removed), ("healed", healed))
-    ]
-    ends = object_of(result.get("before")), object_of(result.get("after"))
-    return [
-        *_of_table(tables.costs_table(*ends, rows if accuracy else ())),
-        Section("What blocks are worth", _removal_figures(result, prefix)),
-        *_of_table(tables.steps_table(result), tables.guard_words(result)),
-        *_of_table(tables.blocks_table(result)),
-    ]
-
-
-def _removal_figures(result: Mapping[str, Any], prefix: str) -> list[Figure]:
-    study, curves = object_of(result.get("study")), object_of(result.get("curves"))
-    accuracy = number(study.get("accuracy"))
-    figures = []
-    if any(items_of(curves.get(kind)) for kind in run_figures.CURVES):
-        draws = {number(point.get("draws")) for kind in ("conflicting", "non_conflicting", "any")
-                 for point in items_of(curves.get(kind))} - {None}  # fmt: skip
-        most = f" of {tables.plain(max(d for d in draws if d is not None))} draws" if draws else ""
-        samples = f" on {tables.count(study['samples'])} samples" if number(study.get("samples")) else ""
-        words = f"Mean and one standard deviation{most}, no retraining{samples}."
-        picture = run_figures.rendered(
-            f"{prefix}removal-curves",
-            "Test accuracy against the number of removed blocks, for conflicting, non-conflicting and random blocks.",
-            lambda: run_figures.removal_curves(curves, accuracy, words),
-        )
-        figures.append(Figure(picture, "Accuracy against the number of blocks that are removed together.", 90))
-    blocks = items_of(result.get("blocks"))
-    if any(number(block.get("accuracy_without")) is not None for block in blocks):
-        removed = [text(name) for name in result["removed"]] if isinstance(result.get("removed"), list) else []
-        picture = run_figures.rendered(
-            f"{prefix}blocks",
-            "For every block: test accuracy without it, and its conflict margin in bits.",
-            lambda: run_figures.block_costs(blocks, removed, accuracy),
-        )
-        figures.append(Figure(picture, "What each block costs when it alone is removed, and its conflict margin.", 80))
-    return figures
-
-
-def _curves_section(run: RunFiles, prefix: str) -> Section:
-    curves = curves_of(run)
-    if not curves:
-        return Section("Accuracy and loss")
-    picture = run_figures.rendered(
-        f"{prefix}curves",
-        f"Test accuracy and training loss over the epochs of {len(curves)} "
-        f"{'network' if len(curves) == 1 else 'networks, one after the other'}.",
-        lambda: run_figures.training_curves(curves, number((run.result or {}).get("chance_accuracy"))),
-    )
-    restarts = " A dashed line is a restart from fresh weights." if len(curves) > 1 else ""
-    caption = f"Accuracy and loss over epochs; epoch 0 is before training.{restarts}"
-    return Section("Accuracy and loss", [Figure(picture, caption, 100)])
-
-
-def curves_of(run: RunFiles) -> list[Curve]:
-    """A curve for every network of the history, in the order in which they were trained."""
-    groups: list[list[dict[str, Any]]] = []
-    last: tuple[str, str] | None = None
-    for line in run.history:
-        key = text(line.get("run"), 40), text(line.get("round"), 20)
-        if key != last:
-            groups.append([])
-        groups[-1].append(line)
-        last = key
-    return [_curve(lines, run) for lines in groups]
-
-
-def _curve(lines: Sequence[Mapping[str, Any]], run: RunFiles) -> Curve:
-    def values(key: str) -> list[float]:
-        return [math.nan if (found := number(line.get(key))) is None else found for line in lines]
-
-    return Curve(
-        network_words(text(lines[0].get("run"), 40), text(lines[0].get("round"), 20), run.command),
-        values("epoch"), values("train_loss"), values("test_accuracy"), values("validation_accuracy"),
-    )  # fmt: skip
-
-
-def network_words(run: str, round_: str, command: str) -> str:
-    """What one network of a run is called: "" for the only one of ``train``."""
-    if command == "train" and run in ("", "train"):
-        return ""
-    if run == "finetune":
-        return "fine-tuning"
-    return f"round {round_}" if run in ("", "autotune") else f"{run} {round_}".replace("autotune", "")
-
-
-def _heat_map_sections(run: RunFiles, prefix: str) -> list[Section]:
-    """Entropies as trained, as if in other types, and margins."""
-    tables = [table for table in run.layers if table.heat_map.measured is not None and table.heat_map.measured.any()]
-    first = tables[0].dtype if tables else ""
-    trained, others = [t for t in tables if t.dtype == first], [t for t in tables if t.dtype != first]
-    margins = [t for t in run.layers if t.heat_map.margin_bits is not None]
-    left = MOST_MAPS
-    sections = []
-    for title, kind, chosen in (
-        ("Bundle entropy of every layer", "entropy", trained),
-        ("The same as if the weights were of another type", "what-if", others),
-        ("Conflict margin of every layer", "margin", margins),
-    ):
-        shown = _ends(chosen, left)
-        left -= len(shown)
-        figures = [_heat_map_figure(run, table, kind, prefix, shown) for table in shown]
-        missing = len(chosen) - len(shown)
-        words = [f"{missing} of {len(chosen)} rounds are not drawn."] if missing else []
-        sections.append(Section(title, figures, words=words))
-    return sections
-
-
-def _ends(tables: Sequence[LayerTable], most: int) -> list[LayerTable]:
-    """The first and the last of them, as many as are allowed."""
-    if len(tables) <= most:
-        return list(tables)
-    return [*tables[: most - most // 2], *tables[len(tables) - most // 2 :]]
-
-
-def _heat_map_figure(run: RunFiles, table: LayerTable, kind: str, prefix: str, shown: Sequence[LayerTable]) -> Figure:
-    network = network_words(table.run, str(table.round), run.command)
-    architecture = _architecture_of_round(run, table.round)
-    title = ", ".join(words for words in (network, architecture) if words)
-    as_if = f" as if in {table.dtype}" if table.dtype != run.layers[0].dtype else ""
-    name = "-".join(filter(None, (f"{prefix}{kind}", _file_words(table))))
-    what = "Conflict margin in bits" if kind == "margin" else "Bundle entropy in nats"
-    top = max((float(np.nanmax(t.heat_map.entropy, initial=0.0)) for t in shown), default=0.0)
-    top = top if 0 < top < math.inf else 1.0
-    picture = run_figures.rendered(
-        name,
-        f"{what}{as_if}, layer by epoch{f', {title}' if title else ''}; {_conflicts_in_words(table)}.",
-        lambda: run_figures.margin_map(table, f"{title}{as_if}") if kind == "margin"
-        else run_figures.entropy_map(table, f"{title}{as_if}", top),
-    )  # fmt: skip
-    heading = f"{title[:1].upper()}{title[1:]}" if network else title or what
-    weight = 70 if table in (shown[0], shown[-1]) else 50
-    return Figure(picture, f"{heading}{as_if}: {_conflicts_in_words(table)}.", weight)
-
-
-def _file_words(table: LayerTable) -> str:
-    parts = [part for part in (table.run, table.dtype) if part and part.isidentifier() and part.isascii()]
-    return "-".join([*parts, f"{abs(table.round):02d}"])
-
-
-def _architecture_of_round(run: RunFiles, round_: int) -> str:
-    result = run.result or {}
-    for each in items_of(result.get("rounds")):
-        if number(each.get("round")) == round_:
-            return tables.named(each.get("architecture"), each.get("name"))
-    planned = tables.planned(run.config) if run.command == "train" else ""
-    return tables.named(result.get("architecture")) or planned
-
-
-def _conflicts_in_words(table: LayerTable) -> str:
-    each = table.heat_map
-    conflicts = each.num_conflicting > 0
-    layers = int(conflicts.any(axis=1).sum())
-    if not layers:
-        return f"none of {len(each.names)} layers ever conflicts"
-    epoch = each.steps[int(conflicts.any(axis=0).argmax())]
-    first = each.names[int(conflicts[:, conflicts.any(axis=0).argmax()].argmax())]
-    return f"{layers} of {len(each.names)} layers conflict, from epoch {epoch} on, where {first} is the first"
-
-
-def _comparison(runs: Sequence[RunFiles]) -> Section:
-    curves, chances = [], []
-    for run in runs:
-        found = curves_of(run)
-        if found:
-            curves.append(replace(found[-1], label=f"{run.name} ({run.command})"))
-            chances.append(number((run.result or {}).get("chance_accuracy")))
-    figures = []
-    if curves:
-        picture = run_figures.rendered(
-            "comparison",
-            f"Test accuracy over epochs of {len(curves)} runs in one picture.",
-            lambda: run_figures.overlaid_curves(curves, chances),
-        )
-        figures.append(Figure(picture, "Test accuracy of every run, of the network that it ended with.", 110))
-    return Section("All runs", figures, [tables.comparison_table(runs)])
+def _folded(written: str) -> str:
+    """In full unless it is absurdly long."""
+    return written if len(written) <= _MOST_LETTERS else f"{written[:_MOST_LETTERS]} …"
 
 
 # --- the page -------------------------------------------------------------------------------------

@@ -1,23 +1,29 @@
-"""Numbers of run folders as words and tables: what ``run_page.py`` puts on its page. Needs no other package.
+"""Values of a run's record as words and tables: what ``sections.py`` puts on the page. Needs no other package.
 
-Everything here takes values as files hold them (absent, null, NaN, of a wrong type) and returns clean text.
+None, which stands for what a file does not hold, becomes a dash; texts of files are cleaned.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..runs.reader import RunFiles, items_of, number, object_of, text
+from ..runs import schema
+from ..runs.clean_text import object_of, text
+from ..runs.record import LayerTable
+from ..runs.schema import Block, Cycle, Epoch, NetworkCost, RemoveResult, Round, Step
 from ..training.networks.architecture import Architecture
+from ..training.networks.kinds import MODELS
 
 NOTHING = "\u2013"
 """Stands for null and for what a file does not hold."""
 MOST_ROWS = 200
 MOST_NAMES = 150
 _FIRST_NAMES = 4
+Words = Callable[[float | None], str]
 
 
 @dataclass(frozen=True)
@@ -44,94 +50,94 @@ class Table:
 # --- words for values -----------------------------------------------------------------------------
 
 
-def _worded(value: object, words: Callable[[float], str]) -> str:
-    found = number(value)
-    if found is None:
-        return text(value, 60) or NOTHING
-    if math.isnan(found):
-        return "NaN"
-    return words(found) if math.isfinite(found) else ("inf" if found > 0 else "-inf")
+def _of_any(words: Callable[[float], str]) -> Words:
+    """The same for None, NaN and infinities too."""
+
+    @functools.wraps(words)
+    def of_any(value: float | None) -> str:
+        if value is None:
+            return NOTHING
+        return words(value) if math.isfinite(value) else "NaN" if math.isnan(value) else f"{value:g}"
+
+    return of_any
 
 
-def percent(value: object) -> str:
+@_of_any
+def percent(share: float) -> str:
     """A share in percent.
 
     Example:
         >>> percent(0.9317), percent(None), percent(float("nan"))
         ('93.2 %', '–', 'NaN')
     """
-    return _worded(value, lambda share: f"{100 * share:.1f} %")
+    return f"{100 * share:.1f} %"
 
 
-def count(value: object) -> str:
+@_of_any
+def count(number: float) -> str:
     """A whole number with separators, a large one in thousands, millions or milliards.
 
     Example:
         >>> count(1234), count(28_801_234), count(5e12)
         ('1,234', '28.80 M', '5,000 G')
     """
-
-    def words(n: float) -> str:
-        for least, unit in ((1e9, "G"), (1e6, "M"), (1e5, "k")):
-            if abs(n) >= least:
-                size = n / (1e3 if unit == "k" else least)
-                return f"{size:,.0f} {unit}" if abs(size) >= 1000 else f"{size:.2f} {unit}"
-        return f"{n:,.0f}" if n == int(n) else f"{n:,.2f}"
-
-    return _worded(value, words)
+    for least, unit in ((1e9, "G"), (1e6, "M"), (1e5, "k")):
+        if abs(number) >= least:
+            size = number / (1e3 if unit == "k" else least)
+            return f"{size:,.0f} {unit}" if abs(size) >= 1000 else f"{size:.2f} {unit}"
+    return f"{number:,.0f}" if number == int(number) else f"{number:,.2f}"
 
 
-def plain(value: object, digits: int = 4) -> str:
-    """A number with so many significant digits."""
-    return _worded(value, lambda n: f"{n:.{digits}g}")
+@_of_any
+def plain(number: float) -> str:
+    """A number with four significant digits."""
+    return f"{number:.4g}"
 
 
-def size(value: object) -> str:
+@_of_any
+def short(number: float) -> str:
+    """A number with three significant digits."""
+    return f"{number:.3g}"
+
+
+@_of_any
+def size(num_bytes: float) -> str:
     """Bytes in KiB, MiB or GiB."""
-
-    def words(n: float) -> str:
-        unit, least = next(((u, b) for u, b in (("GiB", 2**30), ("MiB", 2**20)) if abs(n) >= b), ("KiB", 2**10))
-        return f"{n / least:.1f} {unit}"
-
-    return _worded(value, words)
+    unit, least = next(((u, b) for u, b in (("GiB", 2**30), ("MiB", 2**20)) if abs(num_bytes) >= b), ("KiB", 2**10))
+    return f"{num_bytes / least:.1f} {unit}"
 
 
-def seconds(value: object) -> str:
+@_of_any
+def seconds(time: float) -> str:
     """A time: seconds, minutes or hours.
 
     Example:
         >>> seconds(0.234), seconds(71), seconds(7300)
         ('0.23 s', '1 min 11 s', '2 h 1 min')
     """
-
-    def words(n: float) -> str:
-        if n < 60:
-            return f"{n:.2g} s" if n < 9.95 else f"{n:.0f} s"
-        n = round(n)
-        return f"{n // 60} min {n % 60} s" if n < 3600 else f"{n // 3600} h {n % 3600 // 60} min"
-
-    return _worded(value, words)
+    if time < 60:
+        return f"{time:.2g} s" if time < 9.95 else f"{time:.0f} s"
+    n = round(time)
+    return f"{n // 60} min {n % 60} s" if n < 3600 else f"{n // 3600} h {n % 3600 // 60} min"
 
 
-def change(before: object, after: object) -> str:
+def change(before: float | None, after: float | None) -> str:
     """How much larger or smaller, in percent of the value before.
 
     Example:
         >>> change(200, 150), change(0, 3), change(3, 3)
         ('-25.0 %', '–', '0.0 %')
     """
-    old, new = number(before), number(after)
-    if old is None or new is None or old <= 0 or not math.isfinite(old) or not math.isfinite(new):
+    if before is None or after is None or before <= 0 or not math.isfinite(before) or not math.isfinite(after):
         return NOTHING
-    return f"{100 * (new - old) / old:+.1f} %" if new != old else "0.0 %"
+    return f"{100 * (after - before) / before:+.1f} %" if after != before else "0.0 %"
 
 
-def points(before: object, after: object) -> str:
+def points(before: float | None, after: float | None) -> str:
     """The difference of two accuracies in percentage points."""
-    old, new = number(before), number(after)
-    if old is None or new is None or not math.isfinite(new - old):
+    if before is None or after is None or not math.isfinite(after - before):
         return NOTHING
-    return f"{100 * (new - old):+.1f} points" if new != old else "0.0 points"
+    return f"{100 * (after - before):+.1f} points" if after != before else "0.0 points"
 
 
 def named(architecture: object, name: object = None) -> str:
@@ -146,175 +152,167 @@ def named(architecture: object, name: object = None) -> str:
 
 def planned(config: Mapping[str, Any]) -> str:
     """The architecture that a run's config asks for, in words."""
-    if config.get("model") == "fnn":
-        return named({"model": "fnn", "blocks": [config.get("depth")], "width": config.get("width")})
-    content = {name: config[name] for name in ("blocks", "model", "width_multiplier") if name in config}
-    return named(content) if content.get("blocks") else ""
+    kind = MODELS.get(text(config.get("model")))
+    known = {name: config[name] for name in ("blocks", "model", "width_multiplier") if name in config}
+    content = known if kind is None else kind.planned(config)
+    return named(content) if content.get("blocks") not in (None, [], [None]) else ""
 
 
-def names_of(value: object) -> Names:
+def names_of(names: Sequence[str]) -> Names:
     """A list of names, the first few of them in sight."""
-    names = [text(name, 60) for name in value[:MOST_NAMES]] if isinstance(value, list) else []
-    if not names:
-        return Names(NOTHING)
-    if len(names) <= _FIRST_NAMES + 1:
-        return Names(", ".join(names))
-    total = len(value) if isinstance(value, list) else 0
-    rest = ", ".join(names[_FIRST_NAMES:]) + (" …" if total > len(names) else "")
-    return Names(", ".join(names[:_FIRST_NAMES]), rest, total - _FIRST_NAMES)
+    shown = [text(name, 60) for name in names[:MOST_NAMES]]
+    if len(shown) <= _FIRST_NAMES + 1:
+        return Names(", ".join(shown) or NOTHING)
+    rest = ", ".join(shown[_FIRST_NAMES:]) + (" …" if len(names) > len(shown) else "")
+    return Names(", ".join(shown[:_FIRST_NAMES]), rest, len(names) - _FIRST_NAMES)
 
 
 # --- tables ---------------------------------------------------------------------------------------
 
 
-def _table(
+@dataclass(frozen=True)
+class _Column:
+    """A column of a table with an item a row."""
+
+    title: str
+    cell: Callable[[Any], str | Names]
+    is_text: bool = False
+
+
+def _table(caption: str, columns: Sequence[_Column], items: Sequence[object]) -> Table | None:
+    """None if there is no item."""
+    if not items:
+        return None
+    rows = [[column.cell(item) or NOTHING for column in columns] for item in items]
+    texts = {i for i, column in enumerate(columns) if column.is_text}
+    return _of_rows(caption, [column.title for column in columns], rows, texts)
+
+
+def _of_rows(
     caption: str, header: Sequence[str], rows: Sequence[Sequence[str | Names]], texts: set[int],
     notes: Sequence[str] = (),
 ) -> Table:  # fmt: skip
     notes = [*notes, *([f"{len(rows) - MOST_ROWS} more rows are in result.json."] if len(rows) > MOST_ROWS else [])]
     kept = rows[:MOST_ROWS]
-    if any(cell == NOTHING or (isinstance(cell, Names) and cell.first == NOTHING) for row in kept for cell in row):
+    if any((cell if isinstance(cell, str) else cell.first) == NOTHING for row in kept for cell in row):
         notes.append(f"{NOTHING} stands for no value.")
     return Table(caption, header, kept, frozenset(texts), notes)
 
 
-def rounds_table(result: Mapping[str, Any]) -> Table | None:
+_OF_ROUND: Sequence[_Column] = (
+    _Column("round", lambda each: text(each.round), is_text=True),
+    _Column("architecture", lambda each: named(each.architecture, each.name), is_text=True),
+    _Column("epochs", lambda each: plain(each.epochs)),
+    _Column("conflict in epoch", lambda each: plain(each.conflict_epoch)),
+    _Column("entropy (nats)", lambda each: plain(each.entropy)),
+    _Column("removed", lambda each: names_of(each.removed), is_text=True),
+    _Column("reason", lambda each: text(each.reason), is_text=True),
+    _Column("test accuracy", lambda each: percent(each.test_accuracy)),
+)
+
+
+def rounds_table(rounds: Sequence[Round]) -> Table | None:
     """Every round of auto-tune with the reason of what was removed; None if there is none."""
-    rows: list[list[str | Names]] = [
-        [
-            text(each.get("round"), 20) or NOTHING,
-            named(each.get("architecture"), each.get("name")) or NOTHING,
-            plain(each.get("epochs")),
-            plain(each.get("conflict_epoch")),
-            plain(each.get("entropy")),
-            names_of(each.get("removed")),
-            text(each.get("reason")) or NOTHING,
-            percent(each.get("test_accuracy")),
-        ]
-        for each in items_of(result.get("rounds"))
-    ]
-    header = ["round", "architecture", "epochs", "conflict in epoch", "entropy (nats)", "removed", "reason",
-              "test accuracy"]  # fmt: skip
-    return _table("Rounds of auto-tune", header, rows, {0, 1, 5, 6}) if rows else None
+    return _table("Rounds of auto-tune", _OF_ROUND, rounds)
 
 
-_COSTS: tuple[tuple[str, str, Callable[[object], str]], ...] = (
+_COSTS: tuple[tuple[str, str, Words], ...] = (
     ("parameters", "parameters", count),
     ("MACs", "macs", count),
     ("FLOPs", "flops", count),
-    ("latency, median", "latency_ms", lambda v: _milliseconds(v)),
+    ("latency, median", "latency_ms", lambda v: milliseconds(v)),
     ("peak memory", "peak_memory_bytes", size),
 )
 
 
-_SPREAD = "latency, p10 to p90"
+def milliseconds(value: float | None) -> str:
+    """A time with its unit."""
+    return NOTHING if value is None else f"{short(value)} ms"
 
 
-def _milliseconds(value: object) -> str:
-    worded = plain(value, 3)
-    return f"{worded} ms" if number(value) is not None else worded
-
-
-def _spread(cost: Mapping[str, Any]) -> str:
+def _spread(cost: NetworkCost) -> str:
     """From where to where eight of ten calls lie."""
-    low, high = cost.get("latency_ms_p10"), cost.get("latency_ms_p90")
-    if number(low) is None or number(high) is None:
-        return NOTHING
-    return f"{plain(low, 3)} to {_milliseconds(high)}"
+    low, high = cost.latency_ms_p10, cost.latency_ms_p90
+    return NOTHING if low is None or high is None else f"{short(low)} to {milliseconds(high)}"
 
 
-def costs_table(
-    before: Mapping[str, Any], after: Mapping[str, Any], accuracies: Sequence[Sequence[str]] = ()
-) -> Table | None:
-    """What changed: architecture, accuracy, parameters, MACs, FLOPs, latency, memory; None if nothing is known.
+def _cost_rows(*costs: NetworkCost) -> Iterator[list[str]]:
+    """A row for every kind of cost; of two networks with the change."""
+    for words, key, shown in _COSTS:
+        values = [getattr(cost, key) for cost in costs]
+        yield [words, *map(shown, values), *([change(*values)] if len(costs) == 2 else [])]
+        if key == "latency_ms":
+            yield ["latency, p10 to p90", *map(_spread, costs), *([""] if len(costs) == 2 else [])]
+
+
+def costs_table(before: NetworkCost | None, after: NetworkCost | None, rows: Sequence[Sequence[str]]) -> Table | None:
+    """What changed: architecture, parameters, MACs, FLOPs, latency, memory; None if nothing is known.
 
     Args:
-        before: of the network that was started from.
-        after: of the one that the run ended with.
-        accuracies: rows to begin with, in place of the ``test_accuracy`` of both.
+        before: the network that was started from.
+        after: the one that the run ended with.
+        rows: on accuracies and epochs, to begin with.
     """
-    rows = [list(row) for row in accuracies]
-    if not rows and ("test_accuracy" in before or "test_accuracy" in after):
-        old, new = before.get("test_accuracy"), after.get("test_accuracy")
-        rows.append(["test accuracy", percent(old), percent(new), points(old, new)])
-    if "epochs" in before or "epochs" in after:
-        rows.append(["epochs of training", plain(before.get("epochs")), plain(after.get("epochs")), ""])
-    for words, key, shown in _COSTS:
-        if key in before or key in after:
-            old, new = before.get(key), after.get(key)
-            rows.append([words, shown(old), shown(new), change(old, new)])
-            if key == "latency_ms":
-                rows.append([_SPREAD, _spread(before), _spread(after), ""])
-    names = [named(each.get("architecture"), each.get("name")) for each in (before, after)]
-    if any(names):
-        rows.insert(0, ["architecture", *(name or NOTHING for name in names), ""])
-    if not rows:
-        return None
-    return _table(
-        "Before and after", ["", "before", "after", "change"], rows, {0}, _what_costs_are({**before, **after})
-    )
+    ends = [before or NetworkCost(), after or NetworkCost()]
+    names = [named(each.architecture, each.name) for each in ends]
+    of_names = [["architecture", *(name or NOTHING for name in names), ""]] if any(names) else []
+    of_costs = _cost_rows(*ends) if before or after else ()
+    table = [*of_names, *map(list, rows), *of_costs]
+    header = ["", "before", "after", "change"]
+    return _of_rows("Before and after", header, table, {0}, _what_costs_are(after or ends[0])) if table else None
 
 
-def cost_table(cost: Mapping[str, Any]) -> Table | None:
+def cost_table(cost: NetworkCost | None) -> Table | None:
     """What one network costs; None if nothing is known."""
-    rows: list[list[str]] = []
-    for words, key, shown in _COSTS:
-        if key in cost:
-            rows.append([words, shown(cost.get(key))])
-            if key == "latency_ms":
-                rows.append([_SPREAD, _spread(cost)])
-    return _table("Cost of the network", ["", "value"], rows, {0}, _what_costs_are(cost)) if rows else None
+    if cost is None:
+        return None
+    return _of_rows("Cost of the network", ["", "value"], list(_cost_rows(cost)), {0}, _what_costs_are(cost))
 
 
-def _what_costs_are(cost: Mapping[str, Any]) -> list[str]:
-    of = f" of {count(cost['latency_batch'])} samples" if number(cost.get("latency_batch")) is not None else ""
-    on = f"{of} on {text(cost['device'], 80)}" if cost.get("device") else of
+def _what_costs_are(cost: NetworkCost) -> list[str]:
+    of = f" of {count(cost.latency_batch)} samples" if cost.latency_batch is not None else ""
+    on = f"{of} on {text(cost.device, 80)}" if cost.device else of
     return [f"One forward pass{on} without gradients; MACs are multiply-adds of matrix products and convolutions, "
             "each of which is two FLOPs."]  # fmt: skip
 
 
-def blocks_table(result: Mapping[str, Any]) -> Table | None:
+_OF_BLOCK: Sequence[_Column] = (
+    _Column("block", lambda block: text(block.block, 60), is_text=True),
+    _Column("stage", lambda block: text(block.stage, 20), is_text=True),
+    _Column("bundles", lambda block: plain(block.num_bundles)),
+    _Column("conflicting bundles", lambda block: plain(block.num_conflicting)),
+    _Column("entropy (nats)", lambda block: plain(block.entropy)),
+    _Column("conflict margin", lambda block: plain(block.margin)),
+    _Column("margin (bits)", lambda block: short(block.margin_bits)),
+    _Column("similarity of input, output", lambda block: plain(block.similarity)),
+    _Column("accuracy without it", lambda block: percent(block.accuracy_without)),
+)
+
+
+def _fate(result: RemoveResult) -> Callable[[Block | Step], str]:
+    return lambda each: "removed" if each.block in result.removed else "stays"
+
+
+def blocks_table(result: RemoveResult) -> Table | None:
     """Every block's measurement and fate, in the order of execution; None if there is none."""
-    removed = set(map(text, result["removed"])) if isinstance(result.get("removed"), list) else set()
-    rows = [
-        [
-            text(block.get("block"), 60) or NOTHING,
-            text(block.get("stage"), 20) or NOTHING,
-            plain(block.get("num_bundles")),
-            plain(block.get("num_conflicting")),
-            plain(block.get("entropy")),
-            plain(block.get("margin")),
-            plain(block.get("margin_bits"), 3),
-            plain(block.get("similarity")),
-            percent(block.get("accuracy_without")),
-            "removed" if text(block.get("block")) in removed else "stays",
-        ]
-        for block in items_of(result.get("blocks"))
-    ]
-    header = ["block", "stage", "bundles", "conflicting bundles", "entropy (nats)", "conflict margin", "margin (bits)",
-              "similarity of input, output", "accuracy without it", "in the end"]  # fmt: skip
-    caption = "Residual blocks before any removal, measured at their branches"
-    return _table(caption, header, rows, {0, 1, 9}) if rows else None
+    columns = [*_OF_BLOCK, _Column("in the end", _fate(result), is_text=True)]
+    return _table("Residual blocks before any removal, measured at their branches", columns, result.blocks)
 
 
-def steps_table(result: Mapping[str, Any]) -> Table | None:
+def steps_table(result: RemoveResult) -> Table | None:
     """The guarded removal, one block at a time; None if there is none."""
-    removed = set(map(text, result["removed"])) if isinstance(result.get("removed"), list) else set()
-    rows = [
-        [
-            str(position),
-            text(step.get("block"), 60) or NOTHING,
-            "removed" if text(step.get("block")) in removed else "stays",
-            percent(step.get("accuracy")),
-            text(step.get("reason")) or NOTHING,
-        ]
-        for position, step in enumerate(items_of(result.get("steps")), 1)
-    ]
-    header = ["step", "block", "decision", "accuracy (guard)", "reason"]
-    return _table("The guarded removal, one block at a time", header, rows, {0, 1, 2, 4}) if rows else None
+    numbers = iter(range(1, len(result.steps) + 1))
+    columns = (
+        _Column("step", lambda step: str(next(numbers)), is_text=True),
+        _Column("block", lambda step: text(step.block, 60), is_text=True),
+        _Column("decision", _fate(result), is_text=True),
+        _Column("accuracy (guard)", lambda step: percent(step.accuracy)),
+        _Column("reason", lambda step: text(step.reason), is_text=True),
+    )
+    return _table("The guarded removal, one block at a time", columns, result.steps)
 
 
-_OF_CYCLE: tuple[tuple[str, str, Callable[[object], str]], ...] = (
+_OF_CYCLE: tuple[tuple[str, str, Words], ...] = (
     ("test accuracy", "test_accuracy", percent),
     ("conflicting layers", "num_conflicting_layers", plain),
     ("mean entropy (nats)", "mean_entropy", plain),
@@ -324,96 +322,40 @@ _OF_CYCLE: tuple[tuple[str, str, Callable[[object], str]], ...] = (
 )
 
 
-def cycles_table(result: Mapping[str, Any]) -> Table | None:
+def cycles_table(cycles: Sequence[Cycle]) -> Table | None:
     """What each cycle of RePr changed: three lines a cycle; None if there is none."""
-    cycles = items_of(result.get("repr"))
-    known = {name for cycle in cycles for when in _WHEN for name in object_of(cycle.get(when))}
-    columns = [column for column in _OF_CYCLE if column[1] in known]
-    rows = [
-        [
-            f"{text(cycle.get('cycle'), 20)}: {words.format(count(cycle.get('dropped_filters')))}",
-            plain(object_of(cycle.get(when)).get("epoch")),
-            *(shown(object_of(cycle.get(when)).get(name)) for _, name, shown in columns),
-        ]
-        for cycle in cycles
-        for when, words in _WHEN.items()
+    rows: list[tuple[str, Epoch]] = []
+    for cycle in cycles:
+        without = f"without {count(cycle.dropped_filters)} filters"
+        when = (("before", cycle.before), (without, cycle.reduced), ("back and trained", cycle.after))
+        rows += [(f"{text(cycle.cycle, 20)}: {words}", end) for words, end in when]
+    measured = [
+        _Column(title, lambda row, key=key, shown=shown: shown(getattr(row[1], key)))  # type: ignore[misc]
+        for title, key, shown in _OF_CYCLE
+        if any(getattr(end, key) is not None for _, end in rows)
     ]
-    header = ["cycle", "epoch", *(title for title, _, _ in columns)]
-    return (
-        _table("Cycles of RePr: what dropping and bringing back filters changed", header, rows, {0}) if rows else None
-    )
+    first = [
+        _Column("cycle", lambda row: str(row[0]), is_text=True),
+        _Column("epoch", lambda row: plain(row[1].epoch)),
+    ]
+    return _table("Cycles of RePr: what dropping and bringing back filters changed", [*first, *measured], rows)
 
 
-_WHEN = {"before": "before", "reduced": "without {} filters", "after": "back and trained"}
+def layers_table(layers: LayerTable) -> Table | None:
+    """The columns of the layer tables that have a title, after the last epoch; None if none has."""
+    titled = [column for table in (schema.LAYERS, schema.MARGINS) for column in table.columns
+              if column.title and column.name in layers.columns]  # fmt: skip
+    if not titled or not layers.epochs:
+        return None
+    columns = [_Column("layer", lambda i: layers.layers[i], is_text=True)]
+    for each in titled:
+        values, shown = layers.columns[each.name][:, -1], text if each.kind is str else plain
+        columns.append(_Column(each.title, lambda i, v=values, w=shown: w(v[i]), each.kind is str))  # type: ignore[misc]
+    return _table("Layers after the last epoch", columns, range(len(layers.layers)))
 
 
-def guard_words(result: Mapping[str, Any]) -> str:
-    """What the guard of the removal looks at, and how the removal ended."""
-    guard, drop, words = object_of(result.get("guard")), number(result.get("max_drop")), []
-    if guard.get("split"):
-        samples = f", {count(guard['samples'])} samples" if number(guard.get("samples")) is not None else ""
-        may = f"; it may fall by {100 * drop:.1f} points" if drop is not None else ""
-        words.append(f"the guard is the accuracy on {text(guard.get('split'), 40)}{samples}{may}")
-    words.append(text(result.get("reason")).rstrip("."))
-    return " ".join(f"{sentence[:1].upper()}{sentence[1:]}." for sentence in words if sentence)
-
-
-def comparison_table(runs: Sequence[RunFiles]) -> Table:
+def comparison_table(rows: Sequence[Sequence[str]]) -> Table:
     """Several runs, one a line."""
-    rows = [
-        [run.name, run.command, status_of(run), text(run.config.get("dataset"), 60) or NOTHING, *_compared(run)]
-        for run in runs
-    ]
     header = ["run", "command", "status", "data set", "architecture in the end", "seed", "accuracy before",
               "accuracy in the end", "parameters", "MACs", "latency", "time for measuring"]  # fmt: skip
-    return _table("All runs", header, rows, {0, 1, 2, 3, 4})
-
-
-def _compared(run: RunFiles) -> list[str]:
-    """The cells of a run from its architecture on."""
-    result = run.result or {}
-    before, after, accuracies = (object_of(result.get(key)) for key in ("before", "after", "accuracy"))
-    start = {"test_accuracy": accuracies.get("before"), **before}
-    end = {"test_accuracy": accuracies.get("healed"), **after}
-    if run.command == "train":
-        end = {"test_accuracy": result.get("test_accuracy"), **object_of(result.get("cost"))}
-    name = named(end.get("architecture") or result.get("architecture"), end.get("name"))
-    if run.command == "train":
-        name = name or planned(run.config)
-    elif name and isinstance(result.get("removed"), list):
-        name += f", {len(result['removed'])} removed"
-    return [
-        name or NOTHING,
-        text(result.get("seed", run.config.get("seed")), 30) or NOTHING,
-        percent(start.get("test_accuracy")),
-        percent(end.get("test_accuracy")),
-        count(end.get("parameters")),
-        count(end.get("macs")),
-        _milliseconds(end.get("latency_ms")),
-        NOTHING if run.command == "remove" else percent(measuring_share(run)),
-    ]
-
-
-# --- a run in words -------------------------------------------------------------------------------
-
-
-def status_of(run: RunFiles) -> str:
-    """trained, exhausted, diverged, done or unfinished."""
-    if run.result is None:
-        return "unfinished"
-    return text(run.result.get("status"), 30) or ("done" if run.command == "remove" else "finished")
-
-
-def measuring_share(run: RunFiles) -> float | None:
-    """Share of the time that measuring took; from the epochs so far where the result does not say it."""
-    said = number((run.result or {}).get("measuring_share"))
-    if said is not None:
-        return said
-    training, measuring = (total(run, key) for key in ("seconds_training", "seconds_measuring"))
-    return measuring / (training + measuring) if training + measuring > 0 else None
-
-
-def total(run: RunFiles, key: str) -> float:
-    """Sum of one of the history's times in seconds, of the epochs that have it."""
-    values = [number(line.get(key)) for line in run.history]
-    return math.fsum(v for v in values if v is not None and math.isfinite(v))
+    return _of_rows("All runs", header, rows, {0, 1, 2, 3, 4})

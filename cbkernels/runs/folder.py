@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..files.json_files import json_text
 from ..files.whole_files import write_whole
-from ..grid import UpdateGrid
-from ..result import BundleResult
-
-LAYER_COLUMNS = (
-    "run", "round", "epoch", "layer", "num_rows", "num_bundles", "num_conflicting", "entropy", "grid",
-)  # fmt: skip
-"""Columns of ``layers.csv``."""
-MARGIN_COLUMNS = ("run", "round", "epoch", "layer", "margin", "bits", "grid")
-"""Columns of ``margins.csv``."""
+from . import schema
 
 
 class RunFolder:
@@ -48,60 +38,13 @@ class RunFolder:
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> Path:
         """Write one JSON object; NaN and infinities are refused as ValueError."""
-        text = json.dumps(content, indent=2, allow_nan=False)
-        return self.write_bytes(name, f"{text}\n".encode())
+        return self.write_bytes(name, json_text(content).encode())
 
     def write_json_lines(self, name: str, lines: Iterable[Mapping[str, Any]]) -> Path:
         """Write one JSON object a line; NaN and infinities are refused as ValueError."""
-        text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
-        return self.write_bytes(name, text.encode())
+        return self.write_bytes(name, "".join(json_text(line, indent=None) for line in lines).encode())
 
-    def write_layers(self, rows: Iterable[Mapping[str, object]]) -> Path:
-        """Write ``layers.csv`` from rows made by ``layer_row``."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, LAYER_COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return self.write_bytes("layers.csv", text.getvalue().encode())
-
-
-def layer_row(run: str, round_: int, epoch: int, layer: str, result: BundleResult) -> dict[str, object]:
-    """One line of ``layers.csv``.
-
-    Args:
-        run: which network of the run.
-        round_: pass of auto-tune, 0 where there is only one.
-        epoch: epochs trained so far; 0 is before the training.
-        layer: its name.
-        result: what was measured; the entropy is written with all its digits ("nan" if it is one),
-            the grid as ``dtype lr=... batch_size=... w=...``, empty for plain equality.
-    """
-    return {
-        "run": run,
-        "round": round_,
-        "epoch": epoch,
-        "layer": layer,
-        "num_rows": result.num_rows,
-        "num_bundles": result.num_bundles,
-        "num_conflicting": result.num_conflicting,
-        "entropy": repr(result.entropy),
-        "grid": _grid(result.grid),
-    }
-
-
-def margin_row(
-    run: str, round_: int, epoch: int, layer: str, margin: float, bits: float | None, grid: UpdateGrid | None
-) -> dict[str, object]:
-    """One line of ``margins.csv``: the conflict margin, and its bits above the grid's step ("nan": unknown)."""
-    written = repr(float("nan") if bits is None else bits)
-    return {
-        "run": run, "round": round_, "epoch": epoch, "layer": layer, "margin": repr(margin), "bits": written,
-        "grid": _grid(grid),
-    }  # fmt: skip
-
-
-def _grid(grid: UpdateGrid | None) -> str:
-    if grid is None:
-        return ""
-    g = grid.to_dict()
-    return f"{g['dtype']} lr={g['learning_rate']!r} batch_size={g['batch_size']} w={g['weight_amplitude']!r}"
+    def write_layers(self, measured: Iterable[schema.MeasuredLayer]) -> Path:
+        """Write ``layers.csv`` of layers that are all measured."""
+        lines = [schema.LAYERS.header, *map(schema.LAYERS.line, measured)]
+        return self.write_bytes(schema.LAYERS.file, "".join(lines).encode())

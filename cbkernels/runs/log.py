@@ -6,20 +6,16 @@ back to it, so that a kill between two writes leaves no trace.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..files.json_files import finite_or_none, json_object
 from ..findings.layer_report import LayerReport
+from . import schema
 from .checkpoints import load_checkpoint, save_checkpoint
-from .folder import LAYER_COLUMNS, MARGIN_COLUMNS, RunFolder, layer_row, margin_row
-
-CHECKPOINT = "checkpoint.safetensors"
-_TABLES = {"layers.csv": LAYER_COLUMNS, "margins.csv": MARGIN_COLUMNS}
+from .folder import RunFolder
+from .schema import CHECKPOINT, EVENTS, HISTORY, MeasuredLayer
 
 
 class RunLog:
@@ -27,33 +23,28 @@ class RunLog:
 
     Args:
         folder: where they are written; None keeps them in memory only.
-        margins: whether there is a ``margins.csv``.
         tensorboard: also write event files, into ``tensorboard/``.
     """
 
-    def __init__(self, folder: RunFolder | None, *, margins: bool = False, tensorboard: bool = False) -> None:
+    def __init__(self, folder: RunFolder | None, *, tensorboard: bool = False) -> None:
         self.folder = folder
         self.history: list[dict[str, Any]] = []
-        self._names = ["layers.csv"] + (["margins.csv"] if margins else [])
-        self._lines: dict[str, list[str]] = {name: [_csv(_TABLES[name])] for name in self._names}
+        self._lines = {table.file: [table.header] for table in (schema.LAYERS, schema.MARGINS)}
         self._writer = _event_writer(folder.path) if folder is not None and tensorboard else None
 
     def add_reports(self, run: str, round_: int, epoch: int, reports: Iterable[LayerReport]) -> None:
         """Rows of everything that was measured after an epoch."""
         for report in reports:
-            self._lines["layers.csv"] += [
-                _csv(layer_row(run, round_, epoch, name, result).values()) for name, result in report.items()
-            ]
-            if "margins.csv" in self._lines:
-                bits = report.margin_bits
-                self._lines["margins.csv"] += [
-                    _csv(margin_row(run, round_, epoch, name, margin, bits[name], report.grid).values())
-                    for name, margin in report.margins.items()
-                ]
+            bits, nan = report.margin_bits, float("nan")
+            for layer, result in report.items():
+                margin = report.margins.get(layer, nan)
+                measured = MeasuredLayer(run, round_, epoch, layer, result, margin, bits[layer])
+                for table in (schema.LAYERS, *([schema.MARGINS] if layer in report.margins else ())):
+                    self._lines[table.file].append(table.line(measured))
 
     def add_epoch(self, line: Mapping[str, Any]) -> None:
         """A line of ``history.jsonl``; numbers that are not finite become null."""
-        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
+        finite = {name: finite_or_none(v) if isinstance(v, float) else v for name, v in line.items()}
         self.history.append(finite)
         if self._writer is not None:
             prefix = f"{finite['run']}/round {finite['round']}/"
@@ -70,16 +61,20 @@ class RunLog:
         """
         if self.folder is None:
             return
-        self.folder.write_bytes("history.jsonl", "".join(json.dumps(line) + "\n" for line in self.history).encode())
-        for name in self._names:
-            self.folder.write_bytes(name, "".join(self._lines[name]).encode())
+        self.folder.write_json_lines(HISTORY, self.history)
+        for name, lines in self._tables().items():
+            self.folder.write_bytes(name, "".join(lines).encode())
+
+    def _tables(self) -> dict[str, list[str]]:
+        """``layers.csv``, and ``margins.csv`` once there is a margin."""
+        return {name: lines for name, lines in self._lines.items() if name == schema.LAYERS.file or len(lines) > 1}
 
     def save(self, content: Mapping[str, Any]) -> None:
         """``write``, then the checkpoint: ``content`` and how many lines go with it."""
         if self.folder is None:
             return
         self.write()
-        lines = {"history.jsonl": len(self.history), **{name: len(self._lines[name]) for name in self._names}}
+        lines = {HISTORY: len(self.history), **{name: len(table) for name, table in self._tables().items()}}
         save_checkpoint(self.folder.path / CHECKPOINT, {**content, "lines": lines})
 
     def load(self) -> dict[str, Any] | None:
@@ -92,13 +87,14 @@ class RunLog:
             return None
         content = load_checkpoint(self.folder.path / CHECKPOINT)
         try:
-            lines = content["lines"]
-            self.history = [
-                json.loads(line) for line in _kept(self.folder.path / "history.jsonl", lines["history.jsonl"])
-            ]
-            for name in self._names:
-                self._lines[name] = _kept(self.folder.path / name, lines[name])
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            counts, path = content["lines"], self.folder.path / HISTORY
+            self.history = [json_object(line, path) for line in _kept(path, counts[HISTORY])]
+            for table in (schema.LAYERS, *([schema.MARGINS] if schema.MARGINS.file in counts else ())):
+                file = self.folder.path / table.file
+                self._lines[table.file] = _kept(file, counts[table.file])
+                if self._lines[table.file][:1] != [table.header]:
+                    raise ValueError(f"{file} is damaged: its first line is not {table.header.strip()!r}")
+        except (KeyError, TypeError) as error:
             raise ValueError(f"{self.folder.path} does not fit its checkpoint ({error!r}); start a new run") from error
         return content
 
@@ -106,12 +102,6 @@ class RunLog:
         """Close the event files."""
         if self._writer is not None:
             self._writer.close()
-
-
-def _csv(values: Iterable[object]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(values)
-    return text.getvalue()
 
 
 def _kept(path: Path, count: int) -> list[str]:
@@ -129,4 +119,4 @@ def _event_writer(path: Path) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise ImportError("--tensorboard needs tensorboard: pip install tensorboard") from None
-    return SummaryWriter(str(path / "tensorboard"))
+    return SummaryWriter(str(path / EVENTS))

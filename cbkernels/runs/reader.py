@@ -1,80 +1,59 @@
-"""Reads run folders: config, result, history and layer tables as checked values. Needs NumPy only.
+"""Reads run folders, whatever became of them: the one place that is tolerant of damage. Needs NumPy only.
 
-What a report cannot do without (``config.json``) is refused in one sentence; any other file that is missing,
-damaged or too large becomes a sentence in ``RunFiles.notes``. Every text is cleaned of what cannot be shown.
-Read next: ``page/run_page.py``, which makes a page of it; ``folder.py`` writes these files.
+What a run cannot do without (``config.json``) is refused in one sentence; any other file that is missing, damaged or
+too large becomes a sentence in ``RunRecord.notes``. Read next: ``schema.py`` (files, columns, fields), ``record.py``.
 """
 
 from __future__ import annotations
 
 import csv
-import json
 import math
 import os
 import re
-import unicodedata
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
-from ..drawing.history_figures import HeatMap
+from ..files.json_files import json_object, read_bytes, read_json_object
+from ..findings.columns import NAMES as REPORT_COLUMNS
+from . import schema
+from .clean_text import text
+from .record import LayerTable, RunRecord
+from .schema import CONFIG, ENVIRONMENT, HISTORY, RESULT, Column, Epoch, Table
+from .typed_json import typed
 
-COMMANDS = ("train", "autotune", "remove")
-MOST_BYTES = {"config.json": 1 << 20, "env.json": 1 << 20, "result.json": 16 << 20, "history.jsonl": 64 << 20,
-              "layers.csv": 256 << 20, "margins.csv": 256 << 20}  # fmt: skip
+MOST_BYTES = {CONFIG: 1 << 20, ENVIRONMENT: 1 << 20, RESULT: 16 << 20, HISTORY: 64 << 20,
+              schema.LAYERS.file: 256 << 20, schema.MARGINS.file: 256 << 20}  # fmt: skip
 """Larger files are not read: 120 layers, 120 epochs and 20 rounds fill a tenth of it."""
 MOST_CELLS = 2_000_000
 """Of one layer table; a few lines with made-up epochs must not ask for all memory."""
-_PLACE = ("run", "round", "epoch", "layer", "grid")
-_NEEDED = (("history.jsonl", "curves"), ("layers.csv", "heat maps"))
+_NEEDED = ((HISTORY, "curves"), (schema.LAYERS.file, "heat maps"))
 _GRID = re.compile(r"(\w+) lr=(\S+) batch_size=(\S+) w=(\S+)")
+_EMPTY: Mapping[type, Any] = {int: 0, float: math.nan, str: ""}
+Read = TypeVar("Read")
 
 
-@dataclass(frozen=True)
-class LayerTable:
-    """One network of a run over its epochs, measured at one resolution."""
+def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """``config.json``: the command, the version, and the options.
 
-    run: str
-    round: int
-    dtype: str
-    """Of the update grid; "" for plain equality."""
-    equality: str
-    """The definition of equal in words."""
-    heat_map: HeatMap
-    """Its title is empty."""
-
-
-@dataclass(frozen=True)
-class RunFiles:
-    """What one run folder holds.
-
-    ``result`` is None while the run is unfinished. ``history`` holds a dict an epoch, in the file's order.
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged or too large.
     """
-
-    folder: Path
-    command: str
-    config: dict[str, Any]
-    env: dict[str, Any]
-    result: dict[str, Any] | None
-    history: tuple[dict[str, Any], ...]
-    layers: tuple[LayerTable, ...]
-    notes: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """The folder's name."""
-        return text(self.folder.resolve().name) or "run"
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; name the folder of a run")
+    return read_json_object(path, MOST_BYTES[CONFIG])
 
 
-def read_run(folder: str | os.PathLike[str]) -> RunFiles:
+def read_run(folder: str | os.PathLike[str], *, tables: bool = True) -> RunRecord:
     """Read what is there.
 
     Args:
         folder: written by ``cbkernels train``, ``autotune`` or ``remove``, finished or not.
+        tables: False passes the layer tables over.
 
     Raises:
         ValueError: not a run folder, or its ``config.json`` is damaged or of another command.
@@ -83,200 +62,146 @@ def read_run(folder: str | os.PathLike[str]) -> RunFiles:
     path = Path(folder)
     if not path.exists():
         raise FileNotFoundError(2, "no such run folder", str(path))
-    if not (path / "config.json").is_file():
+    if not (path / CONFIG).is_file():
         raise ValueError(f"{os.fspath(path)!r} is not a run folder, it has no config.json; "
                          "pass the --out of cbkernels train, autotune or remove")  # fmt: skip
-    config = _json_object(path / "config.json")
+    config = read_config(path)
     command = config.get("command")
-    if command not in COMMANDS:
-        raise ValueError(f"{os.fspath(path / 'config.json')}: command is {command!r}; "
-                         f"a report can be made of {', '.join(COMMANDS)}")  # fmt: skip
+    if not isinstance(command, str) or command not in schema.RESULTS:
+        raise ValueError(f"{os.fspath(path / CONFIG)}: command is {command!r}; "
+                         f"a report can be made of {', '.join(schema.RESULTS)}")  # fmt: skip
     notes: list[str] = []
-    result = _optional_object(path / "result.json", notes)
-    if result is not None and result.get("command", command) != command:
-        notes.append(f"result.json is left out: it is of the command {text(result.get('command'))}, not of {command}.")
-        result = None
-    env = _optional_object(path / "env.json", notes) or {}
+    written = _optional(path / RESULT, notes, read_json_object) or {}
+    if written.get("command", command) != command:
+        notes.append(f"{RESULT} is left out: it is of the command {text(written.get('command'))}, not of {command}.")
+        written = {}
+    environment = _optional(path / ENVIRONMENT, notes, read_json_object) or {}
     if command != "remove":  # which may end without an epoch of training
         notes += [f"{name} is missing: there are no {what}." for name, what in _NEEDED if not (path / name).is_file()]
-    history = tuple(_history(path / "history.jsonl", notes))
-    return RunFiles(path, command, config, env, result, history, _layer_tables(path, notes), tuple(notes))
-
-
-# --- single values --------------------------------------------------------------------------------
-
-
-def number(value: object) -> float | None:
-    """A number of a file as float, infinities and NaN included; None for everything else.
-
-    Example:
-        >>> number(3), number("3"), number(True), number(None)
-        (3.0, None, None, None)
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf if value > 0 else -math.inf
-
-
-def text(value: object, most: int = 300) -> str:
-    """A value of a file as a short line: what is invisible, reorders text or is no character becomes U+FFFD.
-
-    Example:
-        >>> text("conv1"), text("a" * 9, most=4), text(None), text([3, 12])
-        ('conv1', 'aaa…', '', '[3, 12]')
-    """
-    if value is None:
-        return ""
-    if isinstance(value, (dict, list)):
-        value = json.dumps(value, ensure_ascii=False, default=str)
-    words = " ".join(str(value)[: 4 * most].split())
-    clean = "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Cn") else c for c in words)
-    return clean if len(clean) <= most else f"{clean[: most - 1]}…"
-
-
-def items_of(value: object) -> list[dict[str, Any]]:
-    """The objects of a list; none where the file holds something else."""
-    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
-
-
-def object_of(value: object) -> dict[str, Any]:
-    """The object itself; an empty one where the file holds something else."""
-    return value if isinstance(value, dict) else {}
+    damage: list[str] = []
+    result = typed(schema.RESULTS[command], written, damage) if written else None
+    _note_damage(RESULT, damage, notes)
+    history = _history(path / HISTORY, notes)
+    layers = _layer_tables(path, notes) if tables else ()
+    version = text(config.get("version"), 40)
+    return RunRecord(path, command, version, config, environment, result, written, history, layers, tuple(notes))
 
 
 # --- files ----------------------------------------------------------------------------------------
 
 
-def _checked_bytes(path: Path) -> bytes:
-    """The content of a file that is not larger than its kind may be."""
-    most = MOST_BYTES[path.name]
-    with path.open("rb") as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise ValueError(f"{path} has more than {most >> 20} MiB; such a file is not read")
-    return content
-
-
-def _json_object(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(_checked_bytes(path).decode())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read: {text(error)}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}; a JSON object is needed")
-    return content
-
-
-def _optional_object(path: Path, notes: list[str]) -> dict[str, Any] | None:
-    """None where the file is missing, which is not noted, or damaged, which is."""
+def _optional(path: Path, notes: list[str], read: Callable[[Path, int], Read]) -> Read | None:
+    """What ``read`` returns; None where the file is missing, which is not noted, or damaged, which is."""
     if not path.is_file():
         return None
     try:
-        return _json_object(path)
+        return read(path, MOST_BYTES[path.name])
     except (OSError, ValueError) as error:
-        notes.append(_left_out(path, error))
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        notes.append(f"{path.name} is left out: {text(reason.replace(f'{path} ', 'it ', 1))}.")
         return None
 
 
-def _left_out(path: Path, error: Exception) -> str:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    reason = reason.removeprefix(f"{path} ").removeprefix("cannot be read: ")
-    return f"{path.name} is left out: {text(reason)}."
+def _note_damage(name: str, damage: Sequence[str], notes: list[str]) -> None:
+    """One sentence on values of wrong types."""
+    if damage:
+        others = f", and {len(damage) - 1} more such values are" if len(damage) > 1 else " is"
+        notes.append(f"{name}: {text(damage[0])}; it{others} left out.")
 
 
-def _history(path: Path, notes: list[str]) -> list[dict[str, Any]]:
+def _history(path: Path, notes: list[str]) -> list[Epoch]:
     """Its lines; one that is cut off or damaged is left out and noted."""
-    if not path.is_file():
-        return []
-    try:
-        lines = _checked_bytes(path).split(b"\n")
-    except (OSError, ValueError) as error:
-        notes.append(_left_out(path, error))
-        return []
-    epochs, damaged = [], []
-    for position, line in enumerate(lines, 1):
+    epochs: list[Epoch] = []
+    damaged: list[int] = []
+    damage: list[str] = []
+    for position, line in enumerate((_optional(path, notes, read_bytes) or b"").split(b"\n"), 1):
         if not line.strip():
             continue
+        wrong: list[str] = []
         try:
-            content = json.loads(line.decode())
-        except (ValueError, RecursionError):
-            content = None
-        if isinstance(content, dict) and number(content.get("epoch")) is not None:
-            epochs.append(content)
-        else:
+            epoch = typed(Epoch, json_object(line, path.name), wrong, f"line {position}: ")
+        except ValueError:
+            epoch = Epoch()
+        if epoch.epoch is None:
             damaged.append(position)
+        else:
+            epochs.append(epoch)
+            damage += wrong
     if damaged:
         others = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
         notes.append(f"{path.name} is damaged or cut off at line {damaged[0]}{others}: what is there is left out.")
+    _note_damage(path.name, damage, notes)
     return epochs
 
 
 # --- layers x epochs ------------------------------------------------------------------------------
 
 
-@dataclass
-class _Cells:
-    """What the CSV files say of one round at one resolution; the last line of a layer and epoch counts."""
-
-    grids: list[str] = field(default_factory=list)
-    layers: dict[str, int] = field(default_factory=dict)
-    entropy: dict[tuple[int, int], tuple[float, int]] = field(default_factory=dict)
-    bits: dict[tuple[int, int], float] = field(default_factory=dict)
-
-    def position(self, row: Mapping[str, str]) -> tuple[int, int]:
-        layer = self.layers.setdefault(row["layer"], len(self.layers))
-        if not self.grids or self.grids[-1] != row["grid"]:
-            self.grids.append(row["grid"])
-        return layer, int(row["epoch"])
-
-
-def _layer_tables(folder: Path, notes: list[str]) -> tuple[LayerTable, ...]:
-    cells: dict[tuple[str, int, str], _Cells] = {}
-    for row in _rows(folder / "layers.csv", (*_PLACE, "num_conflicting", "entropy"), notes):
-        place = cells.setdefault(_key(row), _Cells())
-        place.entropy[place.position(row)] = (float(row["entropy"]), int(row["num_conflicting"]))
-    for row in _rows(folder / "margins.csv", (*_PLACE, "bits"), notes):
-        place = cells.setdefault(_key(row), _Cells())
-        place.bits[place.position(row)] = float(row["bits"] or "nan")
+def _layer_tables(folder: Path, notes: list[str]) -> list[LayerTable]:
+    """One for every network and resolution that a line is of."""
+    groups: dict[tuple[str, int, str], list[tuple[Table, dict[str, Any]]]] = {}
+    for table in (schema.LAYERS, schema.MARGINS):
+        for row in _rows(folder / table.file, table, notes):
+            key = row["run"], row["round"], row["grid"].partition(" ")[0]
+            groups.setdefault(key, []).append((table, row))
     tables = []
-    for (run, round_, dtype), place in cells.items():
-        epochs = sorted({epoch for _, epoch in (*place.entropy, *place.bits)})
-        if len(place.layers) * len(epochs) > MOST_CELLS:
-            notes.append(f"layers.csv: round {round_} is left out: {len(place.layers)} layers x {len(epochs)} epochs "
-                         f"are more than {MOST_CELLS} cells.")  # fmt: skip
+    for (run, round_, dtype), rows in groups.items():
+        layers, grids = (dict.fromkeys(row[name] for _, row in rows) for name in ("layer", "grid"))
+        epochs = sorted({row["epoch"] for _, row in rows})
+        if len(layers) * len(epochs) > MOST_CELLS:
+            extent = f"{len(layers)} layers x {len(epochs)} epochs"
+            notes.append(f"layers.csv: round {round_} is left out: {extent} are more than {MOST_CELLS} cells.")
             continue
-        words = equality_of(place.grids)
-        tables.append(LayerTable(text(run, 40), round_, text(dtype, 20), words, _heat_map(place, epochs)))
-    return tuple(tables)
+        measured, columns = _arrays(rows, list(layers), epochs)
+        names = [text(name, 60) for name in layers]
+        equality = equality_of(list(grids))
+        tables.append(LayerTable(text(run, 40), round_, text(dtype, 20), equality, names, epochs, measured, columns))
+    return tables
 
 
-def _key(row: Mapping[str, str]) -> tuple[str, int, str]:
-    return row["run"], int(row["round"]), row["grid"].partition(" ")[0]
+def _arrays(
+    rows: Sequence[tuple[Table, Mapping[str, Any]]], layers: Sequence[str], epochs: Sequence[int]
+) -> tuple[Any, dict[str, Any]]:
+    """Which cells were measured, and an array for every column; the last line of a layer and epoch counts."""
+    shape = (len(layers), len(epochs))
+    of_layer, of_epoch = ({value: i for i, value in enumerate(values)} for values in (layers, epochs))
+    measured = np.zeros(shape, np.bool_)
+    tables = {table.file: table.measured for table in (schema.LAYERS, rows[-1][0])}  # margins come last
+    columns = {
+        column.name: np.full(shape, _EMPTY[column.kind], object if column.kind is str else None)
+        for file in tables
+        for column in tables[file]
+    }
+    for table, row in rows:
+        at = of_layer[row["layer"]], of_epoch[row["epoch"]]
+        measured[at] |= table is schema.LAYERS
+        for column in tables[table.file]:
+            columns[column.name][at] = row[column.name]
+    return measured, columns
 
 
-def _rows(path: Path, needed: tuple[str, ...], notes: list[str]) -> Iterator[dict[str, str]]:
-    """Rows of a CSV file that can be read; the others are counted in a note."""
-    if not path.is_file():
-        return
-    try:
-        content = _checked_bytes(path).decode()
-    except (OSError, ValueError) as error:
-        notes.append(_left_out(path, error))
+def _rows(path: Path, table: Table, notes: list[str]) -> Iterator[dict[str, Any]]:
+    """Lines of a table that can be read; the others are counted in a note."""
+    content = _optional(path, notes, lambda path, most: read_bytes(path, most).decode())
+    if content is None:
         return
     reader = csv.DictReader(content.replace("\0", "").splitlines())
-    lacking = [name for name in needed if name not in (reader.fieldnames or [])]
+    header = list(reader.fieldnames or [])
+    lacking = [column.name for column in table.columns if column.is_needed and column.name not in header]
     if lacking:
-        notes.append(f"{path.name} is left out: it has no column {lacking[0]!r}.")
+        of_report = header == list(REPORT_COLUMNS)
+        what = "it is what LayerReport.to_csv writes, not the table of a run" if of_report else (
+            f"it has no column {lacking[0]!r}")  # fmt: skip
+        notes.append(f"{path.name} is left out: {what}.")
         return
+    columns = [column for column in table.columns if column.is_needed or column.name in header]
+    empty = {column.name: _EMPTY[column.kind] for column in table.columns}
     damaged = 0
     try:
         for row in reader:
-            if _is_readable(row, needed):
-                yield row
-            else:
+            try:
+                yield {**empty, **{column.name: _read(column, row[column.name]) for column in columns}}
+            except ValueError:
                 damaged += 1
     except csv.Error as error:
         notes.append(f"{path.name} is read up to line {reader.line_num}: {text(error)}.")
@@ -284,35 +209,10 @@ def _rows(path: Path, needed: tuple[str, ...], notes: list[str]) -> Iterator[dic
         notes.append(f"{path.name}: {damaged} {'line is' if damaged == 1 else 'lines are'} damaged and left out.")
 
 
-def _is_readable(row: Mapping[str, str | None], needed: tuple[str, ...]) -> bool:
-    try:
-        for name in needed:
-            value = row[name]
-            if value is None:
-                return False
-            if name in ("round", "epoch", "num_conflicting") and abs(int(value)) >= 2**31:
-                return False
-            if name in ("entropy", "bits"):
-                float(value or "nan")  # no bits where there is no grid
-    except ValueError:
-        return False
-    return True
-
-
-def _heat_map(place: _Cells, epochs: list[int]) -> HeatMap:
-    shape = (len(place.layers), len(epochs))
-    column = {epoch: i for i, epoch in enumerate(epochs)}
-    entropy = np.full(shape, math.nan)
-    conflicting = np.zeros(shape, np.int64)
-    measured = np.zeros(shape, np.bool_)
-    bits: npt.NDArray[np.float64] | None = np.full(shape, math.nan) if place.bits else None
-    for (layer, epoch), (value, count) in place.entropy.items():
-        at = layer, column[epoch]
-        entropy[at], conflicting[at], measured[at] = value, count, True
-    for (layer, epoch), value in place.bits.items():
-        assert bits is not None
-        bits[layer, column[epoch]] = value
-    return HeatMap("", [text(name, 60) for name in place.layers], epochs, entropy, conflicting, measured, bits)
+def _read(column: Column, cell: str | None) -> Any:
+    if cell is None:
+        raise ValueError("the line is too short")
+    return column.read(cell)
 
 
 def equality_of(grids: list[str]) -> str:

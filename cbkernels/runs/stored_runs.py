@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -11,12 +10,9 @@ from typing import Any
 
 from .._version import __version__
 from .folder import RunFolder
+from .reader import read_config
+from .schema import CHECKPOINT, CONFIG, EVENTS, FILES
 
-FILES = (
-    "report.html", "result.json", "checkpoint.safetensors", "margins.csv", "layers.csv", "history.jsonl", "env.json",
-    "config.json",
-)  # fmt: skip
-"""What a run writes into its folder; deleted in this order, so that nothing is left without its config."""
 MACHINE = ("device", "threads", "tensorboard", "data_dir")
 """Options that may differ when a run goes on: they decide where it runs."""
 
@@ -38,7 +34,7 @@ def open_folder(
         OSError: it cannot be written.
     """
     path = Path(out)
-    if (path / "config.json").exists():
+    if (path / CONFIG).exists():
         if resume:
             _require_same(path, command, config)
         elif not overwrite:
@@ -49,18 +45,18 @@ def open_folder(
             aside.unlink(missing_ok=True)
         if resume:
             return RunFolder(path)
-        shutil.rmtree(path / "tensorboard", ignore_errors=True)
+        shutil.rmtree(path / EVENTS, ignore_errors=True)
         for name in FILES:
             (path / name).unlink(missing_ok=True)
-    elif (path / "checkpoint.safetensors").exists():
+    elif (path / CHECKPOINT).exists():
         raise ValueError(f"{path} holds a checkpoint and no config.json to go with it; name another --out")
     folder = RunFolder(path)
-    folder.write_json("config.json", {"command": command, "version": __version__, **config})
+    folder.write_json(CONFIG, {"command": command, "version": __version__, **config})
     return folder
 
 
 def _require_same(path: Path, command: str, config: Mapping[str, Any]) -> None:
-    stored = read_json(path / "config.json")
+    stored = read_config(path)
     if stored.get("command") != command:
         raise ValueError(f"{path} holds a run of {stored.get('command')!r}, not of {command!r}; name another --out")
     for name, value in config.items():
@@ -77,29 +73,10 @@ def stored_config(path: str | os.PathLike[str], command: str) -> dict[str, Any] 
     Raises:
         ValueError: the folder holds a run of another command, or a damaged file.
     """
-    file = Path(path) / "config.json"
-    if not file.exists():
+    if not (Path(path) / CONFIG).exists():
         return None
-    content = read_json(file)
+    content = read_config(path)
     if content.pop("command", None) != command:
         raise ValueError(f"{path} holds a run of another command than {command!r}; name another --out")
     content.pop("version", None)
-    return content
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is damaged, or something else.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; name the folder of a run")
-    try:
-        content = json.loads(path.read_bytes())
-    except (UnicodeDecodeError, ValueError) as error:
-        raise ValueError(f"{path} is not JSON ({error}); the run is damaged") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds {type(content).__name__}, not an object; the run is damaged")
     return content

@@ -1,6 +1,6 @@
 """What stands in a residual block's place when its branches are cut (arXiv 2103.04331): ``relu(shortcut(x))``.
 
-Imports torch, so it is imported late. Read next: ``surgery.py``.
+Read next: ``changes.py``.
 """
 
 from __future__ import annotations
@@ -54,17 +54,15 @@ class CutBlock(nn.Module):
         if self._activation == "relu":
             x = torch.relu(x)  # never in place: x may be another block's output
         elif self._activation is not None:
-            x = self._activated(self.get_submodule(self._activation), x)
+            activation = self.get_submodule(self._activation)
+            works_in_place = getattr(activation, "inplace", False) and self._shortcut is None
+            x = activation(x.clone() if works_in_place else x)
         if self._returns == "tensor":
             return x
         kind, shape = self._returns
         if kind == "dict":
             return {key: x if i == 0 else None for i, key in enumerate(shape)}
         return (list if kind == "list" else tuple)([x, *[None] * (shape - 1)])
-
-    def _activated(self, activation: nn.Module, x: torch.Tensor) -> Any:
-        works_in_place = getattr(activation, "inplace", False) and self._shortcut is None
-        return activation(x.clone() if works_in_place else x)
 
     def extra_repr(self) -> str:
         """What is left, for ``print(model)``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,28 +19,21 @@ class Entry:
     old: Any
     new: Any
 
-    def put(self) -> None:
-        """Assign the new value."""
-        self._assign(self.new)
 
-    def take_back(self) -> None:
-        """Assign the old value."""
-        self._assign(self.old)
-
-    def _assign(self, value: Any) -> None:
-        if value is MISSING:
-            self.owner.pop(self.key, None)
-        else:
-            self.owner[self.key] = value
-
-
-def put(entries: Sequence[Entry]) -> None:
+def put(entries: Iterable[Entry]) -> None:
     """Make all changes, in order."""
     for entry in entries:
-        entry.put()
+        _assign(entry, entry.new)
 
 
 def take_back(entries: Sequence[Entry]) -> None:
     """Undo all changes, the last one first."""
     for entry in reversed(entries):
-        entry.take_back()
+        _assign(entry, entry.old)
+
+
+def _assign(entry: Entry, value: Any) -> None:
+    if value is MISSING:
+        entry.owner.pop(entry.key, None)
+    else:
+        entry.owner[entry.key] = value

@@ -7,40 +7,44 @@ written aside and renamed; the JSON file holds the weights' checksum, so a torn 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..models.evaluation import require_torch
-from ..models.layer_stacks import find_layer_stacks
-from ..runs.folder import RunFolder
-from .optimizer_parameters import require_droppable
+import torch
+from torch import nn
+
+from ..files.json_files import json_text, json_value
+from ..files.tensor_files import require_safetensors
+from ..files.whole_files import write_whole, written_aside
+from ..models.block_kinds import find_layer_stacks
 from .plan import RemovedBlock
-from .surgery import RECORD, Surgery, carried_out, described, own_module, record_of
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
+from .record import RECORD, described, record_of
 
 WEIGHTS, STEPS = "model.safetensors", "surgery.json"
 _FORMAT, _VERSION = "cbkernels surgery", 1
 
 
-def save_cut_model(surgery: Surgery, folder: str | os.PathLike[str], model: nn.Module) -> None:
-    """See ``Surgery.save``."""
+def save_cut_model(folder: str | os.PathLike[str], model: nn.Module, removed: list[str]) -> None:
+    """See ``Surgery.save``.
+
+    Args:
+        folder: made if it is missing.
+        model: unwrapped.
+        removed: what a surgery removed from it.
+    """
     safetensors = require_safetensors("a file of a surgery")
-    inner = own_module(model)
-    if surgery.removed and RECORD not in vars(inner):
+    if removed and RECORD not in vars(model):
         raise ValueError(
-            f"the model ({type(inner).__name__}) was not cut, but the surgery removed {surgery.removed}; "
+            f"the model ({type(model).__name__}) was not cut, but the surgery removed {removed}; "
             "pass the model that remove_layers returned, or a copy of it"
         )
-    tensors, aliases = _distinct(inner)
-    target = RunFolder(folder)
-    aside = target.path / f".{WEIGHTS}.{os.getpid()}.aside"
-    try:
+    tensors, aliases = _distinct(model)
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    with written_aside(target / WEIGHTS) as aside:
         try:
             safetensors.torch.save_file(tensors, str(aside), metadata={"format": "pt"})
         except (TypeError, ValueError, KeyError) as error:
@@ -48,56 +52,62 @@ def save_cut_model(surgery: Surgery, folder: str | os.PathLike[str], model: nn.M
         content = {
             "format": _FORMAT,
             "version": _VERSION,
-            "model": type(inner).__name__,
-            **record_of(inner),
+            "model": type(model).__name__,
+            **record_of(model),
             "aliases": aliases,
             "weights_sha256": _checksum(aside),
         }
-        os.replace(aside, target.path / WEIGHTS)
-    finally:
-        aside.unlink(missing_ok=True)
-    target.write_json(STEPS, content)
+    write_whole(target / STEPS, json_text(content).encode())
 
 
-def load_cut_model(
-    folder: str | os.PathLike[str], model: nn.Module, optimizer: torch.optim.Optimizer | None = None
-) -> tuple[nn.Module, Surgery]:
-    """See ``Surgery.load``."""
-    require_safetensors("a file of a surgery")
-    inner = own_module(model)
-    if optimizer is not None:
-        require_droppable(optimizer, inner)
-    path, weights = Path(folder) / STEPS, Path(folder) / WEIGHTS
-    content = _read(path)
-    operations = [[_step(path, step) for step in steps] for steps in content["operations"]]
-    _require_same(path, inner, content)
-    tensors = _read_tensors(weights, content)
-    record = {"before": content["before"], "operations": content["operations"]}
-    surgery = carried_out(inner, _verified(path, inner, operations), record, optimizer)
-    try:
-        _require_fit(weights, inner, tensors)
-    except BaseException:
-        surgery.undo()
-        raise
-    inner.load_state_dict(tensors)
-    return model, surgery
+@dataclass(frozen=True)
+class SavedSurgery:
+    """The content of both files, found to belong to a fresh model."""
+
+    folder: Path
+    operations: list[list[RemovedBlock]]
+    """One after the other, names as the ones before left them."""
+    tensors: dict[str, torch.Tensor]
+    """The weights under all their names; memory maps, on the CPU."""
+
+    def verified(self, model: nn.Module) -> Iterator[list[RemovedBlock]]:
+        """Operations, each checked against the model as the ones before left it."""
+        for steps in self.operations:
+            _require_applicable(self.folder / STEPS, model, steps)
+            yield steps
+
+    def fill(self, model: nn.Module) -> None:
+        """Load the weights into the cut model.
+
+        Raises:
+            ValueError: they are of another shape or type; nothing is loaded then.
+        """
+        here, saved = described(model.state_dict()), described(self.tensors)
+        for name in [*here, *saved]:
+            if here.get(name) != saved.get(name):
+                raise ValueError(
+                    f"{self.folder / WEIGHTS} holds {name!r} as {_told(saved.get(name))}, and the cut model as "
+                    f"{_told(here.get(name))}; build the model with the settings and the type it had"
+                )
+        model.load_state_dict(self.tensors)
 
 
-def require_safetensors(what: str) -> Any:
-    """The package safetensors, with torch.
+def read_cut_model(folder: str | os.PathLike[str], model: nn.Module) -> SavedSurgery:
+    """Read what ``save_cut_model`` wrote.
 
     Args:
-        what: needs it, for the error.
+        folder: of both files.
+        model: unwrapped, as the saved one was before its first surgery; stays as it is.
 
     Raises:
-        ImportError: one of them is missing.
+        ValueError, ImportError: see ``Surgery.load``.
     """
-    require_torch(what)
-    try:
-        import safetensors.torch
-    except ImportError:
-        raise ImportError(f"{what} needs safetensors: pip install safetensors") from None
-    return safetensors
+    require_safetensors("a file of a surgery")
+    path = Path(folder) / STEPS
+    content = _read(path)
+    operations = [[_step(path, step) for step in steps] for steps in content["operations"]]
+    _require_same(path, model, content)
+    return SavedSurgery(Path(folder), operations, _read_tensors(Path(folder) / WEIGHTS, content))
 
 
 # --- writing ----------------------------------------------------------------------------------------------
@@ -105,8 +115,7 @@ def require_safetensors(what: str) -> Any:
 
 def _distinct(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Tensors of the ``state_dict``, each once, and alias -> name for those that are one tensor."""
-    torch = require_torch("Surgery.save")
-    tensors: dict[str, Any] = {}
+    tensors: dict[str, torch.Tensor] = {}
     aliases: dict[str, str] = {}
     known: dict[Any, str] = {}
     storages: set[int] = set()
@@ -139,11 +148,9 @@ def _checksum(path: Path) -> str:
 def _read(path: Path) -> dict[str, Any]:
     """The checked content of ``surgery.json``."""
     try:
-        content = json.loads(path.read_bytes())
+        content = json_value(path.read_bytes(), path)
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}); pass a folder that Surgery.save wrote") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: it holds no JSON ({str(error)[:100]})") from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise ValueError(f"{path} was not written by Surgery.save: its format is not {_FORMAT!r}")
     if content.get("version") != _VERSION:
@@ -191,7 +198,7 @@ def _require_same(path: Path, model: nn.Module, content: dict[str, Any]) -> None
     """Refuse a model that is not as the saved one was before its first surgery."""
     if content["model"] != type(model).__name__:
         raise ValueError(f"{path} is of a {content['model']}, and the model is a {type(model).__name__}")
-    expected, here = content["before"], described(model)
+    expected, here = content["before"], described(model.state_dict())
     if RECORD in vars(model):
         raise ValueError(
             f"{path} applies to a fresh {type(model).__name__}, and this one was cut already; make a new one"
@@ -211,29 +218,26 @@ def _told(described: Any) -> str:
     return "missing" if described is None else repr(described)
 
 
-def _verified(path: Path, model: nn.Module, operations: list[list[RemovedBlock]]) -> Iterator[list[RemovedBlock]]:
-    """Operations, each checked against the model as the ones before left it."""
-    for steps in operations:
-        modules = dict(model.named_modules(remove_duplicate=False))
-        stacks = find_layer_stacks(model)
-        items = {name for stack in stacks for name in stack.item_names()}
-        for step in steps:
-            block = modules.get(step.name)
-            if not step.name or block is None:
-                raise ValueError(f"{path} removes {step.name!r}, and the model has no such module")
-            if type(block).__name__ != step.class_name:
-                raise ValueError(
-                    f"{path} removes {step.name!r}, a {step.class_name}, "
-                    f"and the model has a {type(block).__name__} there"
-                )
-            parts = [part for part in (step.shortcut, step.activation) if part not in (None, "relu")]
-            absent = [part for part in parts if not part or "." in part or part not in block._modules]
-            if absent or (step.remains == "nothing") != (step.name in items):
-                raise ValueError(f"{path} cannot be applied: {step.name!r} is built in another way in this model")
-        deleted = {step.name for step in steps if step.remains == "nothing"}
-        if any(set(stack.item_names()) <= deleted for stack in stacks):
-            raise ValueError(f"{path} is damaged: it removes all layers of a list")
-        yield steps
+def _require_applicable(path: Path, model: nn.Module, steps: list[RemovedBlock]) -> None:
+    """Refuse steps that the model, as it is now, has no place for."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    stacks = find_layer_stacks(model)
+    items = {name for stack in stacks for name in stack.item_names()}
+    for step in steps:
+        block = modules.get(step.name)
+        if not step.name or block is None:
+            raise ValueError(f"{path} removes {step.name!r}, and the model has no such module")
+        if type(block).__name__ != step.class_name:
+            raise ValueError(
+                f"{path} removes {step.name!r}, a {step.class_name}, and the model has a {type(block).__name__} there"
+            )
+        parts = [part for part in (step.shortcut, step.activation) if part not in (None, "relu")]
+        absent = [part for part in parts if not part or "." in part or part not in block._modules]
+        if absent or (step.remains == "nothing") != (step.name in items):
+            raise ValueError(f"{path} cannot be applied: {step.name!r} is built in another way in this model")
+    deleted = {step.name for step in steps if step.remains == "nothing"}
+    if any(set(stack.item_names()) <= deleted for stack in stacks):
+        raise ValueError(f"{path} is damaged: it removes all layers of a list")
 
 
 def _read_tensors(path: Path, content: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -244,7 +248,7 @@ def _read_tensors(path: Path, content: dict[str, Any]) -> dict[str, torch.Tensor
             raise ValueError(
                 f"{path} is damaged, or belongs to another {STEPS}: its checksum differs from the one there"
             )
-        tensors: dict[str, Any] = safetensors.torch.load_file(str(path))
+        tensors: dict[str, torch.Tensor] = safetensors.torch.load_file(str(path))
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}); pass a folder that Surgery.save wrote") from error
     except safetensors.SafetensorError as error:
@@ -254,14 +258,3 @@ def _read_tensors(path: Path, content: dict[str, Any]) -> dict[str, torch.Tensor
             raise ValueError(f"{path} does not fit {STEPS} beside it: {alias!r} stands for {name!r} there")
         tensors[alias] = tensors[name]
     return tensors
-
-
-def _require_fit(path: Path, model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
-    here = described(model)
-    saved = {name: [str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in tensors.items()}
-    for name in [*here, *saved]:
-        if here.get(name) != saved.get(name):
-            raise ValueError(
-                f"{path} holds {name!r} as {_told(saved.get(name))}, and the cut model as {_told(here.get(name))}; "
-                "build the model with the settings and the type it had"
-            )

@@ -1,31 +1,31 @@
 """Removing residual blocks from a model, trained or not, and from its optimizer; and taking that back.
 
-What can be removed is decided in ``plan.py``; files are in ``files.py``.
-Needs torch when it is used.
+What can be removed is decided in ``plan.py``, what changes for it in ``changes.py``; files are in ``files.py``.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from functools import partial
+from typing import Any
 
+import torch
+from torch import nn
+
+from ..models.configurations import Agreement, agreement
 from ..models.cost import Cost, call_with, measure_costs
-from ..models.evaluation import evaluating, require_torch, unwrapped
-from ..models.layer_stacks import LayerStack, find_layer_stacks, layout_of, rebuilt
+from ..models.evaluation import evaluating, wrappings
 from ..models.residual_blocks import find_residual_blocks
 from ..tables import format_table
+from .changes import changes
 from .edits import MISSING, Entry, put, take_back
-from .optimizer_parameters import dropped, require_droppable
-from .plan import RemovalPlan, RemovedBlock, changes
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-RECORD = "_cbkernels_surgery"
-"""Attribute of a cut model, of JSON types: what ``save`` writes; it survives ``deepcopy`` and ``pickle``."""
+from .files import read_cut_model, save_cut_model
+from .optimizer import dropped, require_droppable
+from .plan import RemovedBlock, plan_removal
+from .record import RECORD, record_of, recorded
 
 
 def remove_layers(
@@ -58,7 +58,6 @@ def remove_layers(
     Raises:
         ValueError: one sentence on what cannot be removed and what can; nothing has changed then.
         TypeError: another kind of model, names or optimizer.
-        ImportError: torch is missing.
 
     Example:
         >>> import torch
@@ -71,8 +70,8 @@ def remove_layers(
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), Block(), Block(), torch.nn.Linear(8, 2))
         >>> optimizer = torch.optim.Adam(model.parameters())
         >>> model, surgery = remove_layers(model, ["2.dense"], optimizer=optimizer)
-        >>> surgery.removed, surgery.parameters_before, surgery.parameters_after
-        (['2'], 234, 146)
+        >>> surgery
+        Surgery(removed=['2'], parameters=234 -> 146)
         >>> surgery.undo()
         >>> sum(p.numel() for p in model.parameters())
         234
@@ -80,38 +79,35 @@ def remove_layers(
     inner = own_module(model)
     if optimizer is not None:
         require_droppable(optimizer, inner)
-    plan = RemovalPlan(inner, names, example, force)
-    if not plan.steps:
-        return model, carried_out(inner, [], record_of(inner), None)
-    record = record_of(inner)
-    record = {**record, "operations": [*record["operations"], [step.to_dict() for step in plan.steps]]}
-    deleting = [s for s in find_layer_stacks(inner) if {step.name for step in plan.steps} & set(s.item_names())]
-    checks = [_check_of_configuration(inner, stack) for stack in deleting if not force]
-    surgery = carried_out(inner, [plan.steps], record, optimizer)
-    try:
-        for check in checks:
-            check()
-        if example is not None:
+    plan = plan_removal(inner, names, example, force)
+    agreed = {} if force else {stack.name: agreement(inner, stack.name) for stack in plan.stacks}
+    surgery = carried_out(inner, [plan.steps], optimizer)
+    with _undone_after_an_error(surgery):
+        _require_agreement(inner, agreed)
+        if plan.steps and example is not None:
             _run_once(inner, example, surgery.removed)
-    except BaseException:
-        surgery.undo()
-        raise
     return model, surgery
 
 
-def carried_out(
-    model: nn.Module, operations: Iterable[list[RemovedBlock]], record: dict[str, Any], optimizer: object = None
-) -> Surgery:
+@contextmanager
+def _undone_after_an_error(surgery: Surgery) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        surgery.undo()
+        raise
+
+
+def carried_out(model: nn.Module, operations: Iterable[Sequence[RemovedBlock]], optimizer: object = None) -> Surgery:
     """Make the changes and drop from the optimizer what the model then lacks.
 
     Args:
         model: unwrapped.
         operations: one after the other, names as the ones before left them; whatever this iterable raises leaves
             the model as it was.
-        record: what the model's attribute ``RECORD`` becomes, if there is any operation.
         optimizer: passed ``require_droppable``; None: there is none.
     """
-    before = list(model.parameters())
+    before, record = list(model.parameters()), record_of(model)
     entries: list[Entry] = []
     steps: list[RemovedBlock] = []
     gone: list[Any] = []
@@ -122,13 +118,14 @@ def carried_out(
                 gone.append((block, parent, parent.training))
             new = changes(model, operation)
             put(new)
-            entries, steps = entries + new, steps + operation
+            entries, steps = [*entries, *new], [*steps, *operation]
+            record = recorded(record, operation)
     except BaseException:
         take_back(entries)
         raise
     if steps:
         entries.append(Entry(vars(model), RECORD, vars(model).get(RECORD, MISSING), record))
-        entries[-1].put()
+        put(entries[-1:])
     kept = {id(p) for p in model.parameters()}
     lost = [p for p in before if id(p) not in kept]
     of_optimizer = [] if optimizer is None else dropped(optimizer, lost)
@@ -167,7 +164,7 @@ class Surgery:
         self.steps = tuple(steps)
         self.removed = [step.name for step in steps]
         self.model_class = type(model).__name__
-        self.parameters_before, self.parameters_after = parameters_before, _num_parameters(model)
+        self.parameters_before, self.parameters_after = parameters_before, sum(p.numel() for p in model.parameters())
         self._model: nn.Module | None = model
         self._entries, self._of_optimizer, self._gone = entries, of_optimizer, gone
 
@@ -220,10 +217,7 @@ class Surgery:
             raise ValueError(f"the surgery of {self.removed} was undone or forgotten; ask for a summary before that")
         self._require_latest("summarise")
         model, blocks = self._model, dict[str, int]()
-        states: dict[str, Callable[[], object]] = {
-            "before": lambda: take_back(self._entries),
-            "after": lambda: put(self._entries),
-        }
+        states = {"before": partial(take_back, self._entries), "after": partial(put, self._entries)}
         try:
             for name, enter in states.items():
                 enter()
@@ -246,9 +240,7 @@ class Surgery:
             OSError: the folder cannot be written.
             ImportError: safetensors is missing.
         """
-        from .files import save_cut_model
-
-        save_cut_model(self, folder, model)
+        save_cut_model(folder, own_module(model), self.removed)
 
     @staticmethod
     def load(
@@ -267,11 +259,16 @@ class Surgery:
         Raises:
             ValueError: one sentence that names the file that is missing, damaged, or of another model; the
                 model has not changed then.
-            ImportError: torch or safetensors is missing.
+            ImportError: safetensors is missing.
         """
-        from .files import load_cut_model
-
-        return load_cut_model(folder, model, optimizer)
+        inner = own_module(model)
+        if optimizer is not None:
+            require_droppable(optimizer, inner)
+        saved = read_cut_model(folder, inner)
+        surgery = carried_out(inner, saved.verified(inner), optimizer)
+        with _undone_after_an_error(surgery):
+            saved.fill(inner)
+        return model, surgery
 
     def _require_latest(self, verb: str) -> None:
         record = next((entry for entry in self._entries if entry.key == RECORD), None)
@@ -318,66 +315,32 @@ class SurgerySummary:
 
 def own_module(model: nn.Module) -> nn.Module:
     """The user's module, inside of ``torch.compile`` and DataParallel; DDP is refused."""
-    torch = require_torch("remove_layers")
-    inner, layer = unwrapped(model), cast("Any", model)
-    while layer is not inner:
-        if isinstance(layer, torch.nn.parallel.DistributedDataParallel):
-            raise ValueError(
-                "model is wrapped in DistributedDataParallel, which keeps buckets of the old parameters; "
-                "pass model.module and wrap the result again"
-            )
-        layer = layer._modules["_orig_mod" if "_orig_mod" in layer._modules else "module"]
+    *wrappers, inner = wrappings(model)
+    if any(isinstance(wrapper, nn.parallel.DistributedDataParallel) for wrapper in wrappers):
+        raise ValueError(
+            "model is wrapped in DistributedDataParallel, which keeps buckets of the old parameters; "
+            "pass model.module and wrap the result again"
+        )
     fixed: type = torch.jit.ScriptModule
     if isinstance(inner, fixed):
         raise ValueError(
             f"model is a {type(inner).__name__}, whose parts are fixed; cut the module that it was made of"
         )
-    return cast("nn.Module", inner)
+    return inner
 
 
-def record_of(model: nn.Module) -> dict[str, Any]:
-    """The surgeries of a model so far, and the names, shapes and types it had before the first."""
-    record: dict[str, Any] | None = vars(model).get(RECORD)
-    if record is not None:
-        return record
-    return {"before": described(model), "operations": []}
+def _require_agreement(model: nn.Module, agreed: dict[str, Agreement]) -> None:
+    """Refuse if a configuration that described the model no longer does; see ``agreement``.
 
-
-def described(model: nn.Module) -> dict[str, list[Any]]:
-    """Name -> [type, shape] of the tensors in the ``state_dict``."""
-    return {
-        name: [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
-        for name, tensor in model.state_dict().items()
-        if hasattr(tensor, "dtype")
-    }
-
-
-def _num_parameters(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
-
-
-def _check_of_configuration(model: nn.Module, stack: LayerStack) -> Callable[[], None]:
-    """A function that refuses if the changed configuration no longer describes the model; made before the change.
-
-    Layers of one stack may differ (a first layer that holds the position biases, every fourth one a mixture of
+    Layers of one list may differ (a first layer that holds the position biases, every fourth one a mixture of
     experts), so that fewer of them are not always a model of the same class.
     """
-    with evaluating(model):
-        old = rebuilt(model, stack)
-    if old is None or old.layout != layout_of(model.get_submodule(old.name)):
-        return lambda: None  # not a model that its class makes of its configuration alone
-
-    def check() -> None:
-        part = model.get_submodule(old.name)
-        with evaluating(model):
-            new = rebuilt(model, stack)
-        if new is None or new.layout != layout_of(part) or old.keeps_settings > new.keeps_settings:
+    for name, before in agreed.items():
+        if before.tensors and agreement(model, name) < before:
             raise ValueError(
-                f"layers of {stack.name!r} differ in ways that the configuration of {type(part).__name__} cannot say "
+                f"layers of {name!r} differ in ways that the configuration of {before.class_name} cannot say "
                 "after this removal; choose others, or pass force=True and save with Surgery.save, not save_pretrained"
             )
-
-    return check
 
 
 def _run_once(model: nn.Module, example: object, removed: list[str]) -> None:

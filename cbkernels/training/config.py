@@ -7,26 +7,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
+from ..filters.criteria import CRITERIA
+from .data.augmentation import AUGMENTATIONS, AUTO
+from .data.sources import SOURCES
+from .loop.optimizers import OPTIMIZERS
 from .networks.architecture import Architecture
+from .networks.kinds import MODELS
+from .networks.weights import WEIGHTS
+from .policies import POLICIES, Policy, Removes, policy_of
+from .rankings import RANKINGS
 
-MODELS = ("fnn", "cnn", "vgg", "resnet")
-OF_ONE_STAGE = ("fnn", "cnn")
-WEIGHTS = ("he", "torch")
-OPTIMIZERS = ("radam", "sgd", "adamw")
-POLICIES = ("first", "all", "stage")
-RANKS = ("conflicts", "margin", "similarity", "random")
-AUGMENTATIONS = ("auto", "none", "standardise", "cifar", "svhn", "imagenette")
 WHAT_IF = ("bfloat16", "float16")
-STANDARD = "standard"
-"""Training without RePr, in its comparison."""
-COMPARED = (STANDARD, "random", "weight_norm", "orthogonality")
 Config = TypeVar("Config")
 
 
 def _option(default: Any, says: str, metavar: str | None = None, **more: Any) -> Any:
+    """A field. ``choices``: the names it may have, of a table or not; ``besides`` them; ``open``: something checks
+    them elsewhere; ``offers``: a table of names that are not the only ones.
+    """
     return field(default=default, metadata={"help": says, "metavar": metavar, **more})
 
 
@@ -35,38 +36,33 @@ class TrainConfig:
     """``cbkernels train``: one network, trained and measured every epoch."""
 
     dataset: str = _option(
-        "digits", "digits, mnist, fashion_mnist, cifar10, svhn, imagenette, hf:ID, or a path", "NAME", group="data"
+        "digits", "a path, hf:ID of the Hugging Face hub, or a name", "NAME", offers=SOURCES, group="data"
     )
     data_dir: str | None = _option(None, "folder that holds NAME/*.parquet (also: CBKERNELS_DATA)", "DIR", group="data")
     train_size: int | None = _option(None, "use so many training samples (default all)", "N", least=1, group="data")
     test_size: int | None = _option(None, "use so many test samples (default all)", "N", least=1, group="data")
     image_size: int | None = _option(None, "resize images to N x N pixels", "N", least=1, group="data")
     augmentation: str = _option(
-        "auto", "how training images vary; auto: as the papers do for the data set", choices=AUGMENTATIONS, group="data"
-    )
+        AUTO, "how training images vary; auto: as the papers do for the data set", choices=AUGMENTATIONS,
+        besides=(AUTO,), group="data",
+    )  # fmt: skip
     validation_share: float = _option(
         0.0, "part of the training samples held back, in [0, 1)", "X", least=0, below=1, group="data"
     )
     data_seed: int = _option(
         0, "of subsets, test part, held-back part and probe", "S", least=0, below=2**32, group="data"
     )
-    model: str = _option(
-        "fnn", "fnn (dense), cnn (convolutions of one width), vgg (plain) or resnet", choices=MODELS, group="network"
-    )
-    depth: int = _option(50, "layers of fnn and cnn", "N", least=1, group="network")
-    width: int = _option(10, "units a layer of fnn, filters of cnn", "N", least=1, group="network")
+    model: str = _option("fnn", "kind of network", choices=MODELS, group="network")
+    depth: int = _option(50, "layers of a network of one stage", "N", least=1, group="network")
+    width: int = _option(10, "units or filters of each of them", "N", least=1, group="network")
     blocks: tuple[int, ...] = _option(
-        (3, 12, 41, 3), "blocks per stage of vgg and resnet", "N", kind=int, least=0, group="network"
+        (3, 12, 41, 3), "blocks per stage of a network of several", "N", kind=int, least=0, group="network"
     )
-    width_multiplier: float = _option(1.0, "of the filters of vgg and resnet", "X", above=0, group="network")
-    weights: str = _option(
-        "he", "how weights start: as in the papers (He), or as torch starts them", choices=WEIGHTS, group="network"
-    )
+    width_multiplier: float = _option(1.0, "of the filters of its stages", "X", above=0, group="network")
+    weights: str = _option("he", "how weights start", choices=WEIGHTS, group="network")
     epochs: int = _option(120, "epochs of training", "N", least=1, group="training")
     batch_size: int = _option(64, "samples a step, over all ranks", "N", least=1, group="training")
-    optimizer: str = _option(
-        "radam", "radam: inside of Lookahead, as in the papers", choices=OPTIMIZERS, group="training"
-    )
+    optimizer: str = _option("radam", "what updates the weights", choices=OPTIMIZERS, group="training")
     orthogonality_loss: float = _option(
         0.0, "weight of the sum of |W W^T - I| over all convolutions", "X", least=0, group="training"
     )
@@ -83,7 +79,7 @@ class TrainConfig:
     lookahead_alpha: float = _option(0.5, "of radam", "X", above=0, most=1, group="training")
     repr: bool = _option(False, "drop the worst filters for some epochs and bring them back, in cycles", group="repr")
     repr_criterion: str = _option(
-        "orthogonality", "which filters are the worst; see docs/repr.md", "NAME", group="repr"
+        "orthogonality", "which filters are the worst, see docs/repr.md", "NAME", choices=CRITERIA, group="repr"
     )
     repr_full_epochs: int = _option(20, "of the whole network in a cycle, S1", "N", least=1, group="repr")
     repr_reduced_epochs: int = _option(10, "without the dropped filters, S2", "N", least=1, group="repr")
@@ -97,28 +93,25 @@ class TrainConfig:
     probe_size: int = _option(512, "training samples that are measured", "N", least=2, group="measuring")
     margin: bool = _option(False, "also the conflict margin of every layer, into margins.csv", group="measuring")
     what_if: tuple[str, ...] = _option(
-        (), "measure as if trained in these types too", "DTYPE", kind=str, choices=WHAT_IF, group="measuring"
+        (), "measure as if trained in these types too", kind=str, choices=WHAT_IF, group="measuring"
     )
     device: str = _option("auto", "auto, cpu, cuda, cuda:1, ...", "DEVICE", group="machine")
     amp: bool = _option(False, "bfloat16 autocast in training", group="machine")
     compile: bool = _option(False, "torch.compile the network", group="machine")
     channels_last: bool = _option(False, "memory format of images and weights", group="machine")
     threads: int | None = _option(
-        None, "torch's threads on a CPU (default 1 for fnn, else torch's)", "N", least=1, group="machine"
+        None, "torch's threads on a CPU (default 1 for dense networks, else torch's)", "N", least=1, group="machine"
     )
     tensorboard: bool = _option(False, "also write event files, into DIR/tensorboard", group="machine")
 
     def __post_init__(self) -> None:
         check(self)
-        if self.model not in OF_ONE_STAGE and len(self.blocks) != 4:
-            raise ValueError(f"blocks is {list(self.blocks)}; {self.model} has 4 stages, pass 4 numbers")
+        MODELS[self.model].check_blocks(self.architecture.blocks)
 
     @property
     def architecture(self) -> Architecture:
         """What is built (first)."""
-        if self.model in OF_ONE_STAGE:
-            return Architecture((self.depth,), self.model, width=self.width)
-        return Architecture(self.blocks, self.model, width_multiplier=self.width_multiplier)
+        return Architecture.from_dict(MODELS[self.model].planned(vars(self)))
 
 
 @dataclass(frozen=True)
@@ -126,10 +119,9 @@ class AutotuneConfig(TrainConfig):
     """``cbkernels autotune``: train, remove what conflicts early on, start again."""
 
     probe_size: int | None = _option(  # type: ignore[assignment]
-        None, "training samples that are measured (default 512 for policy first, 64 for the others)", "N", least=2,
-        group="measuring",
-    )  # fmt: skip
-    policy: str = _option("all", "what is removed: see docs/method.md", choices=POLICIES, group="auto-tune")
+        None, "training samples that are measured (default: the policy's)", "N", least=2, group="measuring"
+    )
+    policy: str = _option("all", "what is removed", choices=POLICIES, open=True, group="auto-tune")
     check_epochs: int = _option(
         10, "epochs at the start that must pass without a conflict", "N", least=1, group="auto-tune"
     )
@@ -142,16 +134,19 @@ class AutotuneConfig(TrainConfig):
     )
 
     def __post_init__(self) -> None:
+        given: str | Policy | Removes = self.policy
+        policy = policy_of(given)  # one of your own is recorded by its name as well
+        object.__setattr__(self, "policy", policy.name)
         super().__post_init__()
         if self.probe_size is None:
-            object.__setattr__(self, "probe_size", 512 if self.policy == "first" else 64)
+            object.__setattr__(self, "probe_size", policy.probe_size)
 
 
 @dataclass(frozen=True)
 class RemoveConfig:
     """``cbkernels remove``: which blocks of a trained residual network can go."""
 
-    rank: str = _option("margin", "the order in which blocks are tried", choices=RANKS, group="removal")
+    rank: str = _option("margin", "the order in which blocks are tried", choices=RANKINGS, group="removal")
     max_drop: float = _option(
         0.01, "accuracy that may be lost before fine-tuning, in [0, 1]", "X", least=0, most=1, group="removal"
     )
@@ -191,10 +186,11 @@ def check(config: Any) -> None:
                 raise TypeError(f"{each.name} is {value!r}; pass a list")
             object.__setattr__(config, each.name, tuple(value))
         for one in tuple(value) if several else (value,):
-            _check_one(each.name, one, _kind(each), rules)
+            _check_one(each.name, one, kind_of(each), rules)
 
 
-def _kind(each: Any) -> type:
+def kind_of(each: Any) -> type:
+    """What the values of a field are; of a list, its entries."""
     kind = each.metadata.get("kind")
     if kind is not None:
         return kind  # type: ignore[no-any-return]
@@ -210,8 +206,8 @@ def _check_one(name: str, value: Any, kind: type, rules: Mapping[str, Any]) -> N
             raise TypeError(f"{name} is {value!r}; pass a number")
     elif not isinstance(value, kind) or (kind is int and not is_number):
         raise TypeError(f"{name} is {value!r}; pass {_A[kind]}")
-    if "choices" in rules and value not in rules["choices"]:
-        raise ValueError(f"{name} is {value!r}; choose one of {', '.join(rules['choices'])}")
+    if "choices" in rules and not rules.get("open") and value not in choices_of(rules):
+        raise ValueError(f"{name} is {value!r}; choose one of {', '.join(choices_of(rules))}")
     if not is_number:
         return
     if not math.isfinite(value):
@@ -225,6 +221,11 @@ def _check_one(name: str, value: Any, kind: type, rules: Mapping[str, Any]) -> N
     if not all(holds for _, holds, _ in limits):
         said = " and ".join(f"{words} {rules[rule]}" for rule, _, words in limits if rule in rules)
         raise ValueError(f"{name} is {value!r}; it must be {said}")
+
+
+def choices_of(rules: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names that a field may have, those of a table as it is now."""
+    return (*rules.get("besides", ()), *rules["choices"])
 
 
 _A = {int: "a whole number", str: "a string", bool: "true or false"}
@@ -245,8 +246,4 @@ def from_dict(kind: type[Config], content: Mapping[str, Any]) -> Config:
     unknown = sorted(set(content) - known)
     if unknown:
         raise ValueError(f"{unknown[0]!r} is not an option of {kind.__name__}; it has {', '.join(sorted(known))}")
-    required = [e.name for e in fields(kind) if e.default is MISSING and e.default_factory is MISSING]  # type: ignore[arg-type]
-    missing = [name for name in required if name not in content]
-    if missing:
-        raise ValueError(f"{missing[0]!r} is missing in {dict(content)!r}; name it")
     return kind(**content)

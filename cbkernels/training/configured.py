@@ -15,6 +15,7 @@ from .data.data_sets import DataSet, load_data_set
 from .data.samples import Samples
 from .networks.architecture import Architecture
 from .networks.build import build_network
+from .networks.kinds import MODELS
 
 
 @contextmanager
@@ -30,8 +31,8 @@ def settled(threads: int | None) -> Iterator[None]:
 
 
 def threads_of(config: TrainConfig) -> int | None:
-    """One for dense networks: small products are slower with two threads, and differ in the last bit."""
-    return config.threads or (1 if config.model == "fnn" else None)
+    """What the config says, else what is best for its kind of network."""
+    return config.threads or MODELS[config.model].threads
 
 
 def data_set_of(config: TrainConfig) -> DataSet:

@@ -15,15 +15,16 @@ from torch import nn
 
 from ..ranks import device_named
 from ..runs.checkpoints import load_checkpoint
-from ..runs.log import CHECKPOINT, RunLog
-from ..runs.stored_runs import read_json
+from ..runs.log import RunLog
+from ..runs.reader import read_config, read_run
+from ..runs.schema import CHECKPOINT, RESULT
 from .config import TrainConfig, from_dict
 from .configured import data_set_of, network_of, settled, threads_of
 from .data.data_sets import DataSet
 from .data.samples import Prepares, Samples, samples_of
 from .data.samples import accuracy_of as accuracy_of
-from .loop.measured_training import MeasuredTraining
-from .loop.training import Training
+from .loop.epochs import Training
+from .loop.measured_epochs import MeasuredTraining
 from .networks.architecture import Architecture
 
 COMMANDS = ("train", "autotune")
@@ -90,16 +91,18 @@ def load_trained(folder: str | os.PathLike[str], *, device: str = "auto", data_d
     path = Path(folder)
     if not path.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder; name one that cbkernels train wrote")
-    content = read_json(path / "config.json")
-    command = content.pop("command", None)
+    content = read_config(path)
+    command = content.get("command")
     if command not in COMMANDS:
         raise ValueError(f"{folder} holds a run of {command!r}; name one of {' or '.join(COMMANDS)}")
     if "architecture" in content:
         raise ValueError(f"{folder} holds a network of your own; build it and load {CHECKPOINT} with load_checkpoint")
-    if not (path / "result.json").exists():
-        raise ValueError(f"{folder} holds a run that did not finish; finish it with --resume")
-    result = read_json(path / "result.json")
-    if result.get("status") == "exhausted":
+    run = read_run(path, tables=False)
+    if run.result is None:
+        damage = next((note for note in run.notes if note.startswith(RESULT)), "")
+        why = f"cannot be used: {damage}" if damage else "did not finish; finish it with --resume"
+        raise ValueError(f"{folder} holds a run that {why}")
+    if run.result.status == "exhausted":
         raise ValueError(f"{folder} holds a run that ended as 'exhausted', without a trained network; name another one")
     known = {field.name for field in fields(TrainConfig)}
     config = from_dict(TrainConfig, {name: value for name, value in content.items() if name in known})
@@ -120,7 +123,7 @@ def load_trained(folder: str | os.PathLike[str], *, device: str = "auto", data_d
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         told = str(error).splitlines()[0]
         raise ValueError(f"{path / CHECKPOINT} is not that of this run ({told}); nothing was loaded") from error
-    return TrainedRun(path, config, architecture, model.eval(), data, samples, result)
+    return TrainedRun(path, config, architecture, model.eval(), data, samples, dict(run.written_result))
 
 
 def teacher_of(config: TrainConfig, device: torch.device) -> nn.Module | None:
@@ -157,11 +160,13 @@ def fit(
     """
     config = replace(run.config, seed=seed, what_if=(), repr=False, distill_from=None)
     measured = MeasuredTraining("finetune", 0, Training(model, config, run.samples), [])
-    lines = []
+    log = RunLog(None)
     with settled(threads_of(config)):
-        for line in measured.lines(RunLog(None), epochs):
-            lines.append(line)
+        while measured.goes_on(epochs):
+            measured.train()
+            measured.measure()
+            line = measured.write(log)
             if on_epoch is not None:
                 on_epoch(line)
     model.eval()
-    return lines
+    return log.history

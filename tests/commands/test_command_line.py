@@ -144,7 +144,7 @@ def test_info_says_in_one_line_whether_a_gpu_can_be_used(
 
     build = {**cbkernels._core.build_info(), "cuda": compiled_in, "cuda_architectures": "80;90" if compiled_in else ""}
     monkeypatch.setattr(cbkernels._core, "build_info", lambda: build)
-    monkeypatch.setitem(backends.TABLE, "cuda", backends._Cuda("cuda", Functions()))
+    monkeypatch.setitem(backends.TABLE, "cuda", backends.Cuda("cuda", Functions()))
     assert main(["info", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["backends"]["cuda"] == (reason or None)
@@ -158,7 +158,7 @@ def test_info_says_in_one_line_whether_a_gpu_can_be_used(
 
 def test_info_names_torch_without_importing_it() -> None:
     code = (
-        "import sys\nfrom cbkernels.commands.info import installation\ntorch = installation()['torch']\n"
+        "import sys\nfrom cbkernels.installation import installation\ntorch = installation()['torch']\n"
         "assert 'torch' not in sys.modules\nprint(torch)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

@@ -19,7 +19,7 @@ from torch import distributed
 from cbkernels.runs import checkpoints
 from cbkernels.runs import folder as run_folder
 from cbkernels.training.config import TrainConfig
-from cbkernels.training.loop.training import Training
+from cbkernels.training.loop.epochs import Training
 from cbkernels.training.procedures.train import train
 
 FNN = TrainConfig(

@@ -15,7 +15,8 @@ import pytest
 pytest.importorskip("matplotlib", reason="pictures: NOT TESTED HERE (no matplotlib)")
 
 import cbkernels as cb
-from cbkernels.drawing.history_figures import HeatMap, plot_entropy, plot_margin, png
+from cbkernels.drawing.figures import png
+from cbkernels.drawing.history_figures import HeatMap, plot_entropy, plot_margin
 from cbkernels.findings.history import History
 from cbkernels.findings.layer_report import LayerReport
 
@@ -83,7 +84,10 @@ def test_pyplot_is_left_alone() -> None:
 import sys, numpy as np, cbkernels as cb
 results = cb.bundle_entropy_layers({"fc": np.eye(4)}, np.arange(4) % 2, grid=cb.UpdateGrid(1e-3, 64, 1.0))
 report = cb.LayerReport(results, step=0, margins={"fc": 1.0})
-assert report.plot()._repr_png_()[1:4] == b"PNG"
+import copy, pickle
+figure = report.plot()
+for same in (figure, copy.deepcopy(figure), pickle.loads(pickle.dumps(figure))):
+    assert same._repr_png_()[1:4] == b"PNG"
 report.plot(show="margin"), cb.History([report]).plot(), cb.History([report]).plot(show="margin")
 assert "matplotlib.figure" in sys.modules and "matplotlib.pyplot" not in sys.modules
 """

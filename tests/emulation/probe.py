@@ -116,7 +116,7 @@ def named_cases() -> None:
 def main() -> int:
     if core is None:
         raise SystemExit(f"{NAME}: {missing}")
-    backends.TABLE[NAME] = backends._Cuda(NAME, core.cuda)
+    backends.TABLE[NAME] = backends.Cuda(NAME, core.cuda)
     for part in (random_inputs, many_rows, layers_of_one_launch, fingerprints_and_margins, named_cases):
         part()
     print(f"probe: {emulation.launches()} kernel launches emulated, no difference")

@@ -55,7 +55,7 @@ FAULTS = [
     ),
     # --- streams and ranks
     Fault(
-        "streaming.py",
+        "held_rows.py",
         "        self._num_nan_rows += other._num_nan_rows\n",
         "",
         "streaming: merge forgets the other's NaN rows",
@@ -77,8 +77,8 @@ FAULTS = [
     ),
     Fault(
         "distributed.py",
-        "num_bundles=sum(f.num_bundles for f in of_ranks) + num_nan_rows,",
-        "num_bundles=sum(f.num_bundles for f in of_ranks),",
+        'total["num_bundles"] += total["num_nan_rows"]',
+        "pass",
         "ranks: NaN rows are no bundles",
         ("test_distributed.py",),
     ),
@@ -99,8 +99,8 @@ FAULTS = [
     ),
     Fault(
         "models/layer_selection.py",
-        "            end = min(end, with_weights[-1])\n",
-        "            pass\n",
+        "        end = min(end, with_weights[-1])\n",
+        "        pass\n",
         "layer selection: the logits count as hidden",
         ("models/test_layer_selection.py",),
     ),
@@ -113,14 +113,14 @@ FAULTS = [
         ("surgery/test_surgery.py",),
     ),
     Fault(
-        "surgery/optimizer_parameters.py",
+        "surgery/optimizer.py",
         "entries += [Entry(state, p, state[p], MISSING) for p in gone if p in state]",
         "entries += []",
         "optimizer: the state of dropped parameters stays",
         ("surgery/test_surgery.py",),
     ),
     Fault(
-        "training/procedures/remove.py",
+        "training/procedures/guarded_removal.py",
         "goes = accuracy >= limit - _ROUNDING",
         "goes = accuracy > limit",
         "removal: a block goes only when the accuracy is above the limit",
@@ -149,10 +149,10 @@ FAULTS = [
         ("runs/test_checkpoints.py", "training/procedures/test_train.py"),
     ),
     Fault(
-        "runs/folder.py",
+        "files/whole_files.py",
         "        aside.unlink(missing_ok=True)\n",
         "        pass\n",
-        "run folder: a file that could not be written is left beside its target",
+        "files: one that could not be written is left beside its target",
         (
             "training/procedures/test_autotune_killed.py",
             "findings/test_layer_report.py",
@@ -183,8 +183,8 @@ FAULTS = [
     ),
     Fault(
         "training/data/data_sets.py",
-        "random.permutation(members)[: round(test_share * len(members))]",
-        "members[: round(test_share * len(members))]",
+        "members = random.permutation(np.flatnonzero(labels == label))",
+        "members = np.flatnonzero(labels == label)",
         "data sets: the seed does not choose what is tested on",
         ("training/data/test_data_sets.py", "test_digits.py"),
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,20 +11,22 @@ import pytest
 torch = pytest.importorskip("torch", reason="filter criteria: NOT TESTED HERE (no torch)")
 from torch import nn  # noqa: E402
 
-from cbkernels.filters import criteria  # noqa: E402
 from cbkernels.filters.criteria import CRITERIA, criterion_of, overlaps, register_criterion  # noqa: E402
 from cbkernels.filters.layers import find_filter_layers  # noqa: E402
 from cbkernels.filters.masks import FilterMasks  # noqa: E402
-from cbkernels.filters.ranking import num_dropped, worst_filters  # noqa: E402
+from cbkernels.filters.ranking import worst_filters  # noqa: E402
 from cbkernels.filters.records import filter_scores  # noqa: E402
 
 WEIGHTS = np.random.RandomState(0).standard_normal((5, 12)).astype(np.float32)
 
 
 @pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch) -> None:
+def registry() -> Iterator[None]:
     """Whatever is registered is forgotten afterwards."""
-    monkeypatch.setattr(criteria, "CRITERIA", CRITERIA.copy())
+    before = dict(CRITERIA)
+    yield
+    CRITERIA.clear()
+    CRITERIA.update(before)
 
 
 # --- criteria of the weights ------------------------------------------------------------------------
@@ -45,7 +48,7 @@ def numpy_overlaps(weights: Any) -> list[float]:
 def test_orthogonality_is_minus_the_mean_overlap() -> None:
     weights = WEIGHTS.astype(np.float64)
     assert overlaps(torch.from_numpy(WEIGHTS)).tolist() == pytest.approx(numpy_overlaps(weights), rel=1e-12)
-    assert CRITERIA["orthogonality"](torch.from_numpy(WEIGHTS)).tolist() == pytest.approx(
+    assert CRITERIA["orthogonality"].function(torch.from_numpy(WEIGHTS)).tolist() == pytest.approx(
         [-overlap for overlap in numpy_overlaps(weights)], rel=1e-12
     )
 
@@ -59,14 +62,16 @@ def test_overlap_is_of_directions_and_a_dead_filter_misses_its_own_one() -> None
 def test_published_variant_normalises_the_layer_and_takes_the_absolute_value_last() -> None:
     weights = WEIGHTS.astype(np.float64) / np.sqrt((WEIGHTS.astype(np.float64) ** 2).sum())
     expected = [-abs(sum(float(one @ other) for other in weights) - 1) / 5 for one in weights]
-    assert CRITERIA["orthogonality_published"](torch.from_numpy(WEIGHTS)).tolist() == pytest.approx(expected, rel=1e-12)
+    scores = CRITERIA["orthogonality_published"].function(torch.from_numpy(WEIGHTS))
+    assert scores.tolist() == pytest.approx(expected, rel=1e-12)
 
 
 def test_weight_norm_and_random() -> None:
     weights = torch.from_numpy(WEIGHTS)
     expected = [float(np.sqrt((row.astype(np.float64) ** 2).sum())) for row in WEIGHTS]
-    assert CRITERIA["weight_norm"](weights).tolist() == pytest.approx(expected, rel=1e-12)
-    one, again, other = (CRITERIA["random"](weights, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert CRITERIA["weight_norm"].function(weights).tolist() == pytest.approx(expected, rel=1e-12)
+    draw = CRITERIA["random"].function
+    one, again, other = (draw(weights, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert one.tolist() == again.tolist() != other.tolist()
     assert len(set(one.tolist())) == 5
 
@@ -152,7 +157,8 @@ def test_activation_criteria(network: Any) -> None:
     zeros = -(positive == 0).mean((0, 2, 3))
     assert scored(network, "apoz", (inputs, labels)) == pytest.approx(zeros, rel=1e-12)
     assert (zeros < 0).all()
-    assert CRITERIA["apoz"](torch.tensor([[[0.0, 1.0], [-1.0, 0.0]]])).tolist() == [-0.5, -1.0], "0 is a zero too"
+    acts = torch.tensor([[[0.0, 1.0], [-1.0, 0.0]]])
+    assert CRITERIA["apoz"].function(acts).tolist() == [-0.5, -1.0], "0 is a zero too"
 
 
 def test_gradient_criteria(network: Any) -> None:
@@ -295,7 +301,7 @@ def test_a_layer_keeps_what_the_limit_says_and_others_give_more() -> None:
     with pytest.raises(ValueError, match=r"max_layer_share is 0.25, which lets 2 filters go, and share 0.5 asks for 4"):
         worst_filters(scores, 0.5, 0.25)
     with pytest.raises(ValueError, match=r"share is 0.05, which of 8 filters is none; raise it"):
-        num_dropped(8, 0.05)
+        worst_filters(scores, 0.05)
 
 
 # --- in which layers ----------------------------------------------------------------------------------

@@ -15,7 +15,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="RePr: NOT TESTED HERE (no torch)")
 from torch import nn  # noqa: E402
 
-from cbkernels.filters.repr import PRESETS, RePr, Schedule, orthogonality_measure  # noqa: E402
+from cbkernels.filters.overlap import orthogonality_measure  # noqa: E402
+from cbkernels.filters.repr import RePr  # noqa: E402
+from cbkernels.filters.schedule import PRESETS, Schedule  # noqa: E402
+from cbkernels.surgery.optimizer import WRAPPED, optimizers_in  # noqa: E402
 from cbkernels.training.loop.lookahead import Lookahead  # noqa: E402
 
 from ..distributed import SCRIPTS, on_forked_ranks  # noqa: E402
@@ -157,6 +160,41 @@ def test_not_even_an_infinite_filter_or_a_penalty_gets_through() -> None:
     assert optimizer.state[model.conv2.weight]["momentum_buffer"][2:].all()
 
 
+class Around(torch.optim.Optimizer):
+    """A wrapper that leaves steps and state to the optimizer in one of its attributes."""
+
+    def __init__(self, wrapped: torch.optim.Optimizer, attribute: str) -> None:
+        super().__init__(wrapped.param_groups, wrapped.defaults)
+        self.param_groups = wrapped.param_groups
+        setattr(self, attribute, wrapped)
+        self.step = wrapped.step  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("attribute", ["optimizer", "inner", "base_optimizer", "inner_optimizer"])
+def test_momentum_begins_anew_inside_of_a_wrapper(attribute: str) -> None:
+    assert attribute in WRAPPED
+    model = network()
+    wrapped = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    optimizer = Around(Around(wrapped, attribute), attribute)
+    method = RePr(model, optimizer, **SHORT, criterion=lambda weights: list(range(8)))
+    nn.functional.cross_entropy(model(IMAGES), LABELS).backward()
+    optimizer.step()
+    momentum = wrapped.state[model.conv2.weight]["momentum_buffer"]
+    assert momentum.abs().amin((1, 2, 3)).all()
+    assert method.step(2) is not None
+    assert method.step(4) is not None
+    assert not momentum[:2].any()
+    assert momentum[2:].abs().amin((1, 2, 3)).all()
+
+
+def test_what_is_inside_of_an_optimizer_is_found_once() -> None:
+    wrapped = torch.optim.SGD(nn.Linear(2, 2).parameters())
+    outer = Around(wrapped, "inner")
+    outer.optimizer, outer.base_optimizer = wrapped, outer  # a circle, and one by two names
+    assert list(optimizers_in(outer)) == [outer, wrapped]
+    assert list(optimizers_in(3.0)) == []
+
+
 def test_the_other_filters_train_as_in_a_network_without_the_dropped_ones() -> None:
     """A smaller network, built by slicing, follows the same path."""
     model = network().double()
@@ -286,12 +324,11 @@ def test_presets() -> None:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     paper, published = (RePr(model, optimizer, preset=preset) for preset in (None, "published"))
-    assert (paper.schedule, paper.share, paper.criterion) == (Schedule(20, 10, 3), 0.3, "orthogonality")
-    expected = (Schedule(20, 20, 9), 0.5, "orthogonality_published")
-    assert (published.schedule, published.share, published.criterion) == expected
+    assert paper.schedule == Schedule(20, 10, 3, 0.3, "orthogonality")
+    assert published.schedule == Schedule(20, 20, 9, 0.5, "orthogonality_published")
     mixed = RePr(model, optimizer, preset="published", cycles=2, criterion="random")
-    assert (mixed.schedule, mixed.share, mixed.criterion) == (Schedule(20, 20, 2), 0.5, "random")
-    assert set(PRESETS) == {"paper", "published"}
+    assert mixed.schedule == Schedule(20, 20, 2, 0.5, "random")
+    assert (mixed.criterion, set(PRESETS)) == ("random", {"paper", "published"})
 
 
 def test_criteria_that_look_at_samples_rank_the_whole_network() -> None:
@@ -315,6 +352,11 @@ def test_orthogonality_measure_leaves_dropped_filters_out() -> None:
     smaller = method.orthogonality()
     assert smaller == orthogonality_measure(model, dropped=method.dropped)
     assert smaller.mean < whole.mean
+    for name, filters in method.dropped.items():
+        rows = np.delete(model.get_submodule(name).weight.detach().flatten(1).numpy().astype(np.float64), filters, 0)
+        rows /= np.sqrt((rows**2).sum(1))[:, None]
+        expected = np.abs(rows @ rows.T - np.eye(len(rows))).mean()
+        assert smaller.layers[name] == pytest.approx(expected, rel=1e-9), name
     method.step(4)
     assert orthogonality_measure(model).mean < whole.mean, "new filters overlap with nothing"
 

@@ -23,7 +23,7 @@ import pytest
 
 import cbkernels as cb
 from cbkernels import tables
-from cbkernels.findings import history, records
+from cbkernels.findings import columns, history
 from cbkernels.findings import layer_report as report
 from cbkernels.findings.layer_report import LayerReport
 
@@ -409,9 +409,9 @@ def test_csv_is_tidy(tmp_path: Path) -> None:
     text = made.to_csv(tmp_path / "layers.csv")
     assert (tmp_path / "layers.csv").read_text("utf-8") == text
     rows = list(csv.DictReader(io.StringIO(text)))
-    assert tuple(rows[0]) == records.COLUMNS
+    assert tuple(rows[0]) == columns.NAMES
     assert [row["layer"] for row in rows] == list(made)
-    assert all(len(row) == len(records.COLUMNS) and None not in row for row in rows)
+    assert all(len(row) == len(columns.NAMES) and None not in row for row in rows)
     second = rows[2]
     expected = {
         "step": "7", "layer": "block.2", "block": "block", "num_rows": "512", "num_columns": "10",
@@ -437,12 +437,12 @@ def test_a_weight_amplitude_of_zero_is_not_an_empty_cell() -> None:
 def test_pandas_has_the_same_columns_and_numbers() -> None:
     pytest.importorskip("pandas", reason="to_pandas: NOT TESTED HERE (no pandas)")
     frame = full_report().to_pandas()
-    assert tuple(frame.columns) == records.COLUMNS
+    assert tuple(frame.columns) == columns.NAMES
     assert frame["layer"].tolist() == list(RESULTS)
     assert frame["num_bundles"].dtype == np.int64
     assert frame["entropy"].dtype == frame["margin_bits"].dtype == np.float64
     assert frame.set_index("layer").loc["block.2", "margin_bits"] == -2.0
-    assert tuple(LayerReport({}).to_pandas().columns) == records.COLUMNS
+    assert tuple(LayerReport({}).to_pandas().columns) == columns.NAMES
 
 
 def test_text_is_the_table_the_definition_and_the_cost() -> None:

@@ -23,6 +23,8 @@ import pytest
 
 import cbkernels
 
+from .test_codebase import public_names
+
 ROOT = Path(__file__).resolve().parents[2]
 IN_SOURCE_TREE = (ROOT / "pyproject.toml").is_file() and (ROOT / "README.md").is_file()
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")], key=lambda p: p.as_posix()) if IN_SOURCE_TREE else []
@@ -146,10 +148,10 @@ def test_docstring_examples(name: str, tmp_path: Path, monkeypatch: pytest.Monke
 def test_public_functions_show_an_example() -> None:
     without = [
         name
-        for name in cbkernels.__all__
-        if callable(getattr(cbkernels, name))
+        for name, thing in public_names().items()
+        if callable(thing)
         and name != "BundleResult"  # what the others return
-        and ">>> " not in (getattr(cbkernels, name).__doc__ or "")
+        and ">>> " not in (thing.__doc__ or "")
     ]
     assert without == []
 

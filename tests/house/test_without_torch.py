@@ -40,7 +40,8 @@ print(history[0].conflicting(), history.mean()["fc1"])
     [
         ("cb.LayerMonitor(None, (np.eye(2), [0, 1]))", "LayerMonitor"),
         ("cb.remove_layers(None, ['layer1.0'])", "remove_layers"),
-        ("cb.Surgery.load('folder', None)", "a file of a surgery"),
+        ("cb.Surgery.load('folder', None)", "Surgery"),
+        ("from cbkernels.models import probe", "a model"),
     ],
 )
 def test_what_needs_a_model_says_what_to_install(call: str, what: str) -> None:

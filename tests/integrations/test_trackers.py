@@ -15,8 +15,9 @@ import pytest
 import cbkernels as cb
 from cbkernels.findings.history import History
 from cbkernels.findings.layer_report import LayerReport
-from cbkernels.integrations import require_package, tensorboard
+from cbkernels.integrations import tensorboard
 from cbkernels.integrations.tracking import log_report
+from cbkernels.lazy import require_package
 
 LABELS = np.array([0, 0, 1, 1, 2, 2])
 GRID = cb.UpdateGrid(learning_rate=1e-3, batch_size=64, weight_amplitude=0.7)
@@ -79,7 +80,7 @@ def test_steps_and_numbers_are_those_of_the_last_report(events: Any) -> None:
 def test_the_picture_is_the_heat_map_so_far(events: Any) -> None:
     from matplotlib.image import imread
 
-    from cbkernels.drawing.history_figures import png
+    from cbkernels.drawing.figures import png
 
     pictures = [imread(io.BytesIO(e.encoded_image_string)) for e in events.Images("bundle_entropy_summary/heat_map")]
     expected = imread(io.BytesIO(png(HISTORY.plot())))[..., :3]

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch", reason="zero-cost score: NOT TESTED HERE (n
 
 from cbkernels.integrations.zero_cost import BundleScore, bundle_score  # noqa: E402
 from cbkernels.training.data.data_sets import load_digits  # noqa: E402
-from cbkernels.training.networks.build import fnn  # noqa: E402
+from cbkernels.training.networks.fully_connected import fnn  # noqa: E402
 
 IMAGES, DIGITS = (torch.from_numpy(array[:512]) for array in load_digits())
 

@@ -12,7 +12,7 @@ from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 import cbkernels as cb  # noqa: E402
-from cbkernels.training.networks.build import fnn  # noqa: E402
+from cbkernels.training.networks.fully_connected import fnn  # noqa: E402
 
 from .. import model_zoo  # noqa: E402
 

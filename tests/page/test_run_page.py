@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import html
 import json
 import math
@@ -22,23 +23,20 @@ pytest.importorskip("matplotlib", reason="the report: NOT TESTED HERE (no matplo
 pytest.importorskip("jinja2", reason="the report: NOT TESTED HERE (no Jinja2)")
 
 from cbkernels.commands import report as report_command
-from cbkernels.drawing import run_figures
-from cbkernels.drawing.run_figures import Picture
-from cbkernels.page import run_page, tables
+from cbkernels.page import figures, run_page, sections, tables
+from cbkernels.page.figures import Picture
 from cbkernels.page.run_page import write_report
-from cbkernels.runs import reader
+from cbkernels.runs import schema
 from cbkernels.runs.reader import read_run
+from cbkernels.runs.schema import Column, CurvePoint, Table
+from cbkernels.training.config import TrainConfig, to_dict
+from cbkernels.training.networks.kinds import MODELS
 
 from .. import sample_runs
+from ..sample_runs import BOMB, changed, content_of, copied
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 browser = pytest.mark.skipif(CHROMIUM is None, reason="the page in a browser: NOT TESTED HERE (no Chromium on PATH)")
-
-
-BOMB = (
-    "<script>alert(1)</script>\"'><img src=http://evil.example/x onerror=alert(1)>"
-    "$\\frac{1}{$\x00\u202egnp\ud800{{7*7}}"
-)
 
 
 class Page(HTMLParser):
@@ -83,12 +81,11 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Small run folders of every kind."""
+    """Small run folders of every kind, whose every number is known."""
     root = tmp_path_factory.mktemp("runs")
-    sample_runs.write_train(root / "train", layers=12, epochs=8, margins=True, what_if=True)
-    sample_runs.write_autotune(root / "autotune", depths=(20, 11, 6), epochs=8)
-    sample_runs.write_autotune(root / "half", depths=(12, 7), epochs=8, finished=False)
-    sample_runs.write_remove(root / "remove", stages=(2, 3))
+    names = {"train_resnet": "train", "autotune": "autotune", "autotune_unfinished": "half", "remove": "remove"}
+    for old, name in names.items():
+        copied(old, root / name)
     return root
 
 
@@ -104,24 +101,17 @@ def hostile_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a run whose every text is hostile, its folder's name too."""
     name = BOMB.replace("/", "_").replace("\x00", "").replace("\ud800", "")
     root = tmp_path_factory.mktemp("hostile")
-    return write_report([write_hostile(root / name)], root / "report.html")
+    return write_report([sample_runs.write_hostile(root / name)], root / "report.html")
 
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """No time is spent on pictures."""
-    monkeypatch.setattr(run_figures, "rendered", lambda name, alt, draw: Picture(name, alt, b"<svg/>", b"p"))
+    monkeypatch.setattr(figures, "rendered", lambda name, alt, draw: Picture(name, alt, b"<svg/>", b"p"))
 
 
 def page_of(*folders: Path) -> Page:
     return Page(write_report(folders, folders[0] / "report.html"))
-
-
-def changed(folder: Path, **entries: Any) -> Path:
-    """The run with other entries in its result."""
-    result = json.loads((folder / "result.json").read_text())
-    (folder / "result.json").write_text(json.dumps({**result, **entries}))
-    return folder
 
 
 # --- what it says ---------------------------------------------------------------------------------
@@ -130,51 +120,55 @@ def changed(folder: Path, **entries: Any) -> Path:
 @pytest.mark.usefixtures("undrawn")
 def test_an_autotune_in_words_and_tables(runs: Path) -> None:
     page = page_of(runs / "autotune")
-    assert ("Auto-tune went in 3 rounds from fnn, 20 layers of 10 to fnn, 6 layers of 10; test accuracy 10.0 % before, "
-            "94.3 % after (chance: 10.2 %).") in page.words  # fmt: skip
-    assert page.row("test accuracy") == ["10.0 %", "94.3 %", "+84.3 points"]
-    assert page.row("parameters") == ["2,960", "1,420", "-52.0 %"]
-    assert page.row("latency, p10 to p90") == ["0.58 to 0.74 ms", "0.174 to 0.222 ms", ""]
-    assert page.row("0")[:4] == ["fnn, 20 layers of 10", "8", "1", "1.313"]
-    assert page.row("0")[5] == "hidden.19 conflicts after epoch 1: 9 conflicting layers are removed"
-    assert page.row("0")[4].startswith("hidden.11, hidden.12, hidden.13, hidden.14, and 5 more hidden.15, hidden.16")
-    assert page.row("2")[2:4] == ["\u2013", "\u2013"]
-    assert "measuring took 0.41 s, 1.3 % of the time" in page.words
-    assert f"rows are one bundle when they are {sample_runs.EQUALITY}" in page.words
-    assert "Round 0, fnn, 20 layers of 10: 10 of 20 layers conflict, from epoch 0 on, where hidden." in page.words
-    assert "Round 2, fnn, 6 layers of 10: none of 6 layers ever conflicts." in page.words
-    for fact in ("command cbkernels autotune", "data set digits", "seed 1", "policy all", "device cpu"):
+    assert ("Auto-tune went in 3 rounds from fnn, 8 layers of 4 to fnn, 4 layers of 4; test accuracy 10.0 % before, "
+            "10.0 % after (chance: 10.0 %).") in page.words  # fmt: skip
+    assert page.row("test accuracy") == ["10.0 %", "10.0 %", "0.0 points"]
+    assert page.row("epochs of training") == ["2", "2", ""]
+    assert page.row("parameters") == ["450", "370", "-17.8 %"]
+    assert page.row("latency, p10 to p90") == ["0.0812 to 0.128 ms", "0.0502 to 0.13 ms", ""]
+    assert page.row("0")[:5] == ["fnn, 8 layers of 4", "1", "1", "0.2599", "hidden.5, hidden.6, hidden.7"]
+    assert page.row("0")[5].startswith("after epoch 1 the last block, hidden.7, had 13 bundles of 16 samples, 1 with")
+    assert page.row("2")[2:5] == ["\u2013", "\u2013", "\u2013"]
+    assert "measuring took 0.016 s, 36.6 % of the time" in page.words
+    assert "rows are one bundle when they are equal on the float32 update grid, lr=0.01 batch_size=20" in page.words
+    assert "Round 0, fnn, 8 layers of 4: 8 of 8 layers conflict, from epoch 1 on, where hidden.5 is the" in page.words
+    assert "Round 2, fnn, 4 layers of 4: none of 4 layers ever conflicts." in page.words
+    for fact in ("command cbkernels autotune", "data set digits", "seed 0", "policy stage", "device cpu"):
         assert fact in page.words
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_many_names_are_folded(tmp_path: Path) -> None:
+    page = page_of(sample_runs.write_rounds(tmp_path / "a", (20, 11, 6), 2))
+    assert page.row("0")[4].startswith("hidden.11, hidden.12, hidden.13, hidden.14, and 5 more hidden.15, hidden.16")
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_training_in_words_and_pictures(runs: Path) -> None:
     page = page_of(runs / "train")
-    assert (
-        "fnn, 12 layers of 10: reached 31.2 % test accuracy after 8 epochs (chance: 10.2 %); 8 layers conflict"
-        in page.words
-    )
+    assert "reached 12.5 % test accuracy after 3 epochs (chance: 10.0 %); no layer conflicts in the end." in page.words
     assert [image["alt"].split(",")[0] for image in page.all("img")] == [  # type: ignore[union-attr]
         "Test accuracy and training loss over the epochs of 1 network.", "Bundle entropy in nats",
         "Bundle entropy in nats as if in bfloat16", "Conflict margin in bits",
+        "Conflict margin in bits as if in bfloat16",
     ]  # fmt: skip
-    assert page.row("peak memory") == ["13.1 KiB"]
-    assert "One forward pass of 64 samples on cpu without gradients" in page.words
+    assert page.row("peak memory") == ["17.3 KiB"]
+    assert page.row("0: without 4 filters") == ["2", "10.0 %", "0", "0", "2.187", "8.622", "0.03748"]
+    assert "One forward pass of 20 samples on cpu without gradients" in page.words
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_removal_in_words_and_tables(runs: Path) -> None:
     page = page_of(runs / "remove")
-    result = json.loads((runs / "remove/result.json").read_text())
-    removed = result["removed"]
-    assert (f"{len(removed)} of 5 residual blocks were removed; test accuracy 87.1 % before, 86.6 % without them, "
-            "87.5 % after 5 epochs of fine-tuning.") in page.words  # fmt: skip
-    assert page.row("test accuracy, right after removal") == ["87.1 %", "86.6 %", "-0.5 points"]
-    assert page.row("test accuracy, healed") == ["87.1 %", "87.5 %", "+0.4 points"]
-    fates = {row[0]: row[-1] for row in page.rows if row and row[0].startswith("stages.")}
-    assert fates == {b["block"]: "removed" if b["block"] in removed else "stays" for b in result["blocks"]}
-    assert page.row(str(len(removed) + 1))[1] == "stays"
-    assert "The guard is the accuracy on validation, 1,200 samples; it may fall by 1.0 points." in page.words
+    assert ("1 of 2 residual blocks were removed; test accuracy 15.0 % before, 10.0 % without them, 10.0 % after 1 "
+            "epochs of fine-tuning.") in page.words  # fmt: skip
+    assert page.row("test accuracy, right after removal") == ["15.0 %", "10.0 %", "-5.0 points"]
+    assert page.row("test accuracy, healed") == ["15.0 %", "10.0 %", "-5.0 points"]
+    assert page.row("stages.0.0") == ["0", "16", "0", "0", "2.546", "9.06", "0.7688", "10.0 %", "stays"]
+    assert page.row("stages.0.1") == ["0", "16", "0", "0", "1.618", "8.4", "0.8354", "10.0 %", "removed"]
+    assert page.row("1")[:3] == ["stages.0.1", "removed", "10.0 %"]
+    assert not any("epochs of training" in row for row in page.rows)
+    assert "The guard is the accuracy on test (one half), 20 samples; it may fall by 100.0 points." in page.words
     names = {path.stem for path in (runs / "remove/report_files").iterdir()}
     assert names == {"removal-curves", "blocks", "curves"}
 
@@ -183,14 +177,29 @@ def test_a_removal_in_words_and_tables(runs: Path) -> None:
 def test_several_runs_are_compared(runs: Path, tmp_path: Path) -> None:
     folders = [runs / name for name in ("train", "autotune", "remove", "half")]
     page = Page(write_report(folders, tmp_path / "all.html", tmp_path / "drawn"))
-    assert page.row("autotune")[:6] == ["autotune", "trained", "digits", "fnn, 6 layers of 10", "1", "10.0 %"]
+    assert page.row("autotune")[:6] == ["autotune", "trained", "digits", "fnn, 4 layers of 4", "0", "10.0 %"]
     assert page.row("half")[1:4] == ["unfinished", "digits", "\u2013"]
-    assert page.row("remove")[5:7] == ["87.1 %", "87.5 %"]
+    assert page.row("remove")[5:7] == ["15.0 %", "10.0 %"]
+    assert page.row("remove")[3] == "resnet, 2-0-0-0 blocks, 0.05 of the width, 1 removed"
+    assert page.row("train")[6:9] == ["12.5 %", "556", "151.32 k"]
     assert "4 runs compared" in page.words
     assert {path.stem.split("-")[0] for path in (tmp_path / "drawn").iterdir()} == {"comparison", "run"}
     anchors = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert [a["href"] for a in page.all("a")] == [f"#{anchor}" for anchor in anchors]
-    assert len(page.all("img")) == 1 + 4 + 4 + 3 + 3
+    assert len(page.all("img")) == 1 + 5 + 4 + 3 + 3
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_every_model_gives_a_whole_page(real_runs: dict[str, Path], tmp_path: Path) -> None:
+    for name, folder in real_runs.items():
+        page = Page(write_report([folder], tmp_path / name / "report.html"))
+        assert len(page.all("img")) > (0 if name == "remove" else 1), name
+        if name == "unfinished":
+            continue
+        assert not [tag for tag in page.all("ul") if tag.get("class") == "notes"], name
+        result = content_of(folder / "result.json")
+        if "test_accuracy" in result:
+            assert f"reached {100 * result['test_accuracy']:.1f} % test accuracy" in page.words
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -199,7 +208,7 @@ def test_several_runs_are_compared(runs: Path, tmp_path: Path) -> None:
     ("diverged", "Auto-tune ended as diverged after 3 rounds: the last network has no layer left."),
 ])  # fmt: skip
 def test_an_autotune_that_failed_says_why(tmp_path: Path, status: str, words: str) -> None:
-    folder = sample_runs.write_autotune(tmp_path / "a", depths=(6, 4, 2), epochs=3)
+    folder = copied("autotune", tmp_path / "a")
     page = page_of(changed(folder, status=status, after=None, reason="the last network has no layer left"))
     assert words in page.words
     assert page.row("parameters")[1:] == ["\u2013", "\u2013"]
@@ -209,14 +218,15 @@ def test_an_autotune_that_failed_says_why(tmp_path: Path, status: str, words: st
 def test_an_unfinished_run_is_reported_as_such(runs: Path) -> None:
     page = page_of(runs / "half")
     assert "The run is unfinished, it has no result.json yet" in page.words
-    assert re.search(r"Unfinished: epoch 8 of 8 of round 1 is done, with 7\d\.\d % test accuracy\.", page.words)
-    assert "measuring took 0.16 s, 1.3 % of the time" in page.words
-    assert "equal on the float32 update grid, lr=0.001 batch_size=64 w=0.7 to 0.78" in page.words
+    assert "Unfinished: epoch 0 of 2 of round 1 is done, with 10.0 % test accuracy." in page.words
+    assert re.search(r"measuring took 0\.\d+ s, \d\d\.\d % of the time", page.words)
+    assert "equal on the float32 update grid, lr=0.01 batch_size=20 w=1.2" in page.words
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_run_that_has_just_begun(tmp_path: Path) -> None:
-    sample_runs.write_start(tmp_path / "new", "train", {"dataset": "digits"})
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "config.json").write_text('{"command": "train", "dataset": "digits"}')
     page = page_of(tmp_path / "new")
     assert "Unfinished: no epoch has been written yet." in page.words
     assert "history.jsonl is missing: there are no curves." in page.words
@@ -225,47 +235,54 @@ def test_a_run_that_has_just_begun(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("undrawn")
 def test_numbers_that_are_none_are_shown_as_such(tmp_path: Path) -> None:
-    folder = sample_runs.write_autotune(tmp_path / "a", depths=(6, 3), epochs=2)
+    folder = copied("autotune", tmp_path / "a")
     odd = {"test_accuracy": math.nan, "parameters": math.inf, "macs": None, "flops": "many", "latency_ms": 10**400,
            "peak_memory_bytes": [1]}  # fmt: skip
     page = page_of(changed(folder, before=odd, after={**odd, "test_accuracy": 0.5}))
     assert page.row("test accuracy") == ["NaN", "50.0 %", "\u2013"]
     assert page.row("parameters") == ["inf", "inf", "\u2013"]
     assert page.row("MACs") == ["\u2013", "\u2013", "\u2013"]
-    assert page.row("FLOPs")[0] == "many"
     assert page.row("latency, median")[0] == "inf ms"
-    assert page.row("peak memory")[0] == "[1]"
+    for wrong in ("FLOPs", "peak memory"):  # of no type that such a value can have: said above the page, and left out
+        assert page.row(wrong) == ["\u2013", "\u2013", "\u2013"]
+    assert "result.json: before.flops is 'many', not a number; it, and 3 more such values are left out." in page.words
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_result_of_wrong_types_still_gives_a_page(tmp_path: Path) -> None:
-    for command, write in (("autotune", sample_runs.write_autotune), ("remove", sample_runs.write_remove),
-                           ("train", sample_runs.write_train)):  # fmt: skip
-        folder = write(tmp_path / command)
-        result = json.loads((folder / "result.json").read_text())
+    for command, old in (("autotune", "autotune"), ("remove", "remove"), ("train", "train_resnet")):
+        folder = copied(old, tmp_path / command)
+        result = content_of(folder / "result.json")
         for odd in (7, "odd", [1, [2]], {"a": {"b": 1}}, None):
             (folder / "result.json").write_text(json.dumps({**dict.fromkeys(result, odd), "command": command}))
-            assert "cbkernels" in page_of(folder).words
+            words = page_of(folder).words
+            assert ("such values are left out" in words) == (odd is not None)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_column_is_added_in_the_schema_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written, read back, and a cell of the report: all from one place."""
+    added = Column("num_conflicting_rows", int, lambda m: m.result.num_conflicting_rows + 5, title="rows in conflict")
+    monkeypatch.setattr(schema, "LAYERS", Table(schema.LAYERS.file, (*schema.LAYERS.columns, added)))
+    folder = sample_runs.write_rounds(tmp_path / "a", (3, 2), 1)
+    rows = list(csv.DictReader((folder / "layers.csv").read_text().splitlines()))
+    assert {row["num_conflicting_rows"] for row in rows} == {"5"}
+    last = read_run(folder).layers[-1]
+    assert last.columns["num_conflicting_rows"].tolist() == [[5, 5], [5, 5]]
+    page = page_of(folder)
+    assert page.row("layer") == ["rows in conflict"]
+    assert page.row("hidden.1") == ["5"]
+
+
+def test_an_unfinished_network_is_told_by_its_options() -> None:
+    for model in MODELS:
+        config = TrainConfig(model=model, depth=3, width=32)
+        assert tables.planned(to_dict(config)) == str(config.architecture)
+    assert tables.planned({"model": "cnn", "depth": 3, "width": 32}) == "cnn, 3 layers of 32"
+    assert tables.planned({"model": ["cnn"], "blocks": None}) == tables.planned({}) == ""
 
 
 # --- trust ----------------------------------------------------------------------------------------
-
-
-def write_hostile(folder: Path) -> Path:
-    """Every text that a run folder holds is hostile."""
-    sample_runs.write_start(folder, "autotune", {"dataset": BOMB, "policy": BOMB, BOMB: BOMB, "model": BOMB})
-    lines = [{"run": BOMB, "round": BOMB, "epoch": e, "train_loss": math.nan, "test_accuracy": 0.5} for e in range(3)]
-    sample_runs.write_lines(folder, lines)
-    csv_bomb = BOMB.replace("\ud800", "").replace("\x00", "")  # which no text file can hold
-    rows = [
-        (csv_bomb, 0, e, f"{csv_bomb}{i}", 4, 2, 1, "nan" if e else "0.5", csv_bomb) for e in range(3) for i in range(3)
-    ]
-    sample_runs.write_table(folder / "layers.csv", sample_runs.LAYER_COLUMNS, rows)
-    result = {"command": "autotune", "status": BOMB, "reason": BOMB, "equality": BOMB, "seed": BOMB, "version": BOMB,
-              "rounds": [{"round": BOMB, "name": BOMB, "removed": [BOMB] * 9, "reason": BOMB}],
-              "before": {"name": BOMB, "parameters": BOMB}, "after": {"architecture": {BOMB: BOMB}}}  # fmt: skip
-    sample_runs.write_json(folder / "result.json", result)
-    return folder
 
 
 def check_harmless(page: Page) -> None:
@@ -296,7 +313,7 @@ def test_hostile_text_is_shown_and_never_run(hostile_page: Path) -> None:
 def test_every_picture_has_words_and_every_header_a_scope(whole_page: Path) -> None:
     page = Page(whole_page)
     check_harmless(page)
-    assert len(page.all("img")) == len(list((whole_page.parent / "report_files").glob("*.png"))) == 1 + 4 + 3 + 3
+    assert len(page.all("img")) == len(list((whole_page.parent / "report_files").glob("*.png"))) == 1 + 5 + 3 + 3
     assert all(image["alt"] for image in page.all("img"))
     assert page.all("th")
     assert all(th.get("scope") in ("row", "col") for th in page.all("th"))
@@ -308,7 +325,7 @@ def test_every_picture_has_words_and_every_header_a_scope(whole_page: Path) -> N
 
 def test_a_page_of_a_deep_network_stays_small(tmp_path: Path) -> None:
     """120 layers, 120 epochs: so small that 18 such pictures would fit, of six rounds at three resolutions."""
-    folder = sample_runs.write_autotune(tmp_path / "deep", depths=(120, 61, 12), epochs=120)
+    folder = sample_runs.write_rounds(tmp_path / "deep", (120, 61, 12), 120)
     page = Page(write_report([folder], tmp_path / "r.html"))
     assert len(page.all("img")) == 4
     assert all(image["src"].startswith("data:image/svg") for image in page.all("img"))  # type: ignore[union-attr]
@@ -322,7 +339,7 @@ def test_pictures_that_do_not_fit_stay_beside_the_page(
         svg = 400_000 if name.startswith("curves") else 700_000
         return Picture(name, alt, b"s" * svg, b"p" * (svg - 100 if "01" in name else 50_000))
 
-    monkeypatch.setattr(run_figures, "rendered", large)
+    monkeypatch.setattr(figures, "rendered", large)
     page = Page(write_report([runs / "autotune"], tmp_path / "r.html"))
     kinds = [image["src"][:20] for image in page.all("img")]  # type: ignore[index]
     assert [kind.partition(";")[0] for kind in kinds] == ["data:image/png"] * 2 + [
@@ -341,45 +358,29 @@ def test_pictures_that_do_not_fit_stay_beside_the_page(
 
 @pytest.mark.usefixtures("undrawn")
 def test_of_many_rounds_the_first_and_the_last_are_drawn(tmp_path: Path) -> None:
-    folder = sample_runs.write_autotune(tmp_path / "a", depths=range(41, 1, -1), epochs=1)
+    folder = sample_runs.write_rounds(tmp_path / "a", range(41, 1, -1), 1)
     page = page_of(folder)
-    assert len(page.all("img")) == 1 + run_page.MOST_MAPS
-    assert f"{40 - run_page.MOST_MAPS} of 40 rounds are not drawn." in page.words
+    assert len(page.all("img")) == 1 + sections.MOST_MAPS
+    assert f"{40 - sections.MOST_MAPS} of 40 rounds are not drawn." in page.words
     assert "Round 0," in page.words
     assert "Round 39," in page.words
     assert "Round 20," not in page.words
 
 
 def test_the_same_run_gives_the_same_bytes(runs: Path) -> None:
-    curves = run_page.curves_of(read_run(runs / "train"))
+    curves = sections.curves_of(read_run(runs / "train"))
     first, again = (
-        run_figures.rendered("curves", "of a test", lambda: run_figures.training_curves(curves, 0.1)) for _ in range(2)
+        figures.rendered("curves", "of a test", lambda: figures.training_curves(curves, 0.1)) for _ in range(2)
     )
     assert first == again
     assert first.png.startswith(b"\x89PNG")
     assert ElementTree.fromstring(first.svg).tag.endswith("svg")
 
 
-# --- refusals and damaged files -------------------------------------------------------------------
+# --- refusals, pictures ---------------------------------------------------------------------------
 
 
-def test_refuses_what_is_no_run_folder(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="no such run folder"):
-        read_run(tmp_path / "missing")
-    with pytest.raises(ValueError, match=r"is not a run folder, it has no config\.json; pass the --out of"):
-        read_run(tmp_path)
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config\.json cannot be read: Expecting"):
-        read_run(tmp_path)
-    (tmp_path / "config.json").write_text("[1]")
-    with pytest.raises(ValueError, match=r"config\.json holds a list; a JSON object is needed"):
-        read_run(tmp_path)
-    (tmp_path / "config.json").write_text('{"command": "demo"}')
-    with pytest.raises(ValueError, match="command is 'demo'; a report can be made of train, autotune, remove"):
-        read_run(tmp_path)
-    (tmp_path / "config.json").write_text("[" * 100_000)
-    with pytest.raises(ValueError, match=r"config\.json cannot be read: "):
-        read_run(tmp_path)
+def test_refuses_what_is_no_list_of_run_folders(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="folders is empty"):
         write_report([], tmp_path / "r.html")
     with pytest.raises(TypeError, match="pass a list of run folders"):
@@ -387,101 +388,33 @@ def test_refuses_what_is_no_run_folder(tmp_path: Path) -> None:
     assert not (tmp_path / "r.html").exists()
 
 
-def test_a_config_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = sample_runs.write_train(tmp_path / "a", layers=2, epochs=1)
-    monkeypatch.setitem(reader.MOST_BYTES, "config.json", 10)
-    with pytest.raises(ValueError, match=r"config\.json has more than 0 MiB; such a file is not read"):
-        read_run(folder)
-
-
-def test_damaged_files_are_left_out_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = sample_runs.write_train(tmp_path / "a", layers=3, epochs=4)
-    history = (folder / "history.jsonl").read_text()
-    (folder / "history.jsonl").write_text(history[: -len(history) // 10])
-    assert read_run(folder).notes == ("history.jsonl is damaged or cut off at line 5: what is there is left out.",)
-    assert [line["epoch"] for line in read_run(folder).history] == [0, 1, 2, 3]
-    (folder / "history.jsonl").write_text(history)
-    (folder / "result.json").write_text('{"status": ')
-    (folder / "env.json").write_bytes(b"\xff")
-    layers = (folder / "layers.csv").read_text()
-    (folder / "layers.csv").write_text(layers + "train,0,x,hidden.0,512,1,1,0.5,g\ntrain,0\n")
-    run = read_run(folder)
-    assert run.result is None
-    assert [note.split(":")[0] for note in run.notes] == [
-        "result.json is left out",
-        "env.json is left out",
-        "layers.csv",
-    ]
-    assert run.notes[2] == "layers.csv: 2 lines are damaged and left out."
-    assert run.layers[0].heat_map.entropy.shape == (3, 5)
-    (folder / "layers.csv").write_text(layers.replace("entropy", "entropie", 1))
-    assert "layers.csv is left out: it has no column 'entropy'." in read_run(folder).notes
-    (folder / "result.json").write_text('{"command": "remove"}')
-    assert "result.json is left out: it is of the command remove, not of train." in read_run(folder).notes
-    monkeypatch.setattr(reader, "MOST_CELLS", 14)
-    (folder / "layers.csv").write_text(layers)
-    assert "layers.csv: round 0 is left out: 3 layers x 5 epochs are more than 14 cells." in read_run(folder).notes
-
-
-def test_layers_are_read_as_they_were_measured(tmp_path: Path) -> None:
-    folder = tmp_path / "a"
-    sample_runs.write_start(folder, "train", {})
-    grid = "float32 lr=0.001 batch_size=64 w="
-    sample_runs.write_table(folder / "layers.csv", sample_runs.LAYER_COLUMNS, [
-        ("train", 0, 1, "b", 4, 2, 1, "0.5", f"{grid}2.0"), ("train", 0, 0, "b", 4, 2, 1, "nan", f"{grid}1.0"),
-        ("train", 0, 0, "a", 4, 4, 0, "0.0", f"{grid}1.0"), ("train", 0, 0, "a", 4, 1, 1, "0.7", "bfloat16 lr=0.001"),
-        ("train", 0, 1, "b", 4, 1, 2, "0.25", f"{grid}2.0"),
-    ])  # fmt: skip
-    sample_runs.write_table(folder / "margins.csv", sample_runs.MARGIN_COLUMNS, [
-        ("train", 0, 0, "a", "1.0", "-inf", f"{grid}1.0"), ("train", 0, 1, "a", "inf", "inf", f"{grid}1.0"),
-    ])  # fmt: skip
-    table, what_if = read_run(folder).layers
-    each = table.heat_map
-    assert (table.dtype, what_if.dtype, list(each.names), list(each.steps)) == (
-        "float32",
-        "bfloat16",
-        ["b", "a"],
-        [0, 1],
-    )
-    assert each.measured is not None
-    assert each.measured.tolist() == [[True, True], [True, False]]
-    assert each.entropy[0, 1] == 0.25  # the last line of a layer and epoch counts
-    assert each.num_conflicting.tolist() == [[1, 2], [0, 0]]
-    assert math.isnan(each.entropy[0, 0])
-    assert each.margin_bits is not None
-    assert each.margin_bits[1].tolist() == [-math.inf, math.inf]
-    assert table.equality == "equal on the float32 update grid, lr=0.001 batch_size=64 w=1 to 2"
-    assert what_if.heat_map.margin_bits is None
-
-
 def test_curves_start_anew_where_the_network_does(runs: Path) -> None:
-    curves = run_page.curves_of(read_run(runs / "autotune"))
+    curves = sections.curves_of(read_run(runs / "autotune"))
     assert [(curve.label, list(curve.epochs)) for curve in curves] == [
-        ("round 0", [float(e) for e in range(9)]), ("round 1", [0.0, 1.0]), ("round 2", [float(e) for e in range(9)]),
+        ("round 0", [0.0, 1.0, 2.0]), ("round 1", [0.0, 1.0]), ("round 2", [0.0, 1.0, 2.0]),
     ]  # fmt: skip
     assert math.isnan(curves[0].loss[0])
-    figure = run_figures.training_curves(curves, 0.1)
+    figure = figures.training_curves(curves, 0.1)
     above, below = figure.axes
     tests = [line for line in above.lines if line.get_label() == "test"]
-    assert [line.get_xdata()[0] for line in tests] == [0, 8, 9]
+    assert [line.get_xdata()[0] for line in tests] == [0, 2, 3]
     assert [line.get_ydata().tolist() for line in tests] == [list(curve.test_accuracy) for curve in curves]
     (chance,) = [line for line in above.lines if line.get_label() == "chance"]
     assert list(chance.get_ydata()) == [0.1, 0.1]
     restarts = [line.get_xdata()[0] for line in below.lines if line.get_linestyle() == "--"]
-    assert restarts == [8, 9]
+    assert restarts == [2, 3]
 
 
 def test_a_loss_that_is_no_number_is_marked() -> None:
-    curve = run_figures.Curve("", [0, 1, 2, 3], [math.nan, 2.0, math.nan, math.nan], [0.1] * 4, [math.nan] * 4)
-    below = run_figures.training_curves([curve], None).axes[1]
+    curve = figures.Curve("", [0, 1, 2, 3], [math.nan, 2.0, math.nan, math.nan], [0.1] * 4, [math.nan] * 4)
+    below = figures.training_curves([curve], None).axes[1]
     (lost,) = [line for line in below.lines if line.get_marker() == "x"]
     assert list(lost.get_xdata()) == [2, 3]
 
 
 def test_removal_curves_show_mean_and_spread() -> None:
-    curves = {"conflicting": [{"removed": 0, "mean": 0.9, "std": 0.0}, {"removed": 1, "mean": 0.8, "std": 0.05},
-                              {"removed": 2, "mean": None, "std": 0.1}], "any": "odd"}  # fmt: skip
-    ax = run_figures.removal_curves(curves, 0.9, "").axes[0]
+    curves = {"conflicting": [CurvePoint(0, 0.9, 0.0), CurvePoint(1, 0.8, 0.05), CurvePoint(2, None, 0.1)]}
+    ax = figures.removal_curves(curves, 0.9, "").axes[0]
     (line,) = [line for line in ax.lines if line.get_label() == "conflicting blocks"]
     assert line.get_xydata().tolist() == [[0, 0.9], [1, 0.8]]
     corners = ax.collections[0].get_paths()[0].vertices
@@ -495,14 +428,14 @@ def test_heat_maps_of_all_rounds_share_their_colours(runs: Path, monkeypatch: py
     def spied(table: Any, title: str, top: float) -> Any:
         tops.append(top)
 
-    monkeypatch.setattr(run_figures, "entropy_map", spied)
-    monkeypatch.setattr(run_figures, "rendered",
+    monkeypatch.setattr(figures, "entropy_map", spied)
+    monkeypatch.setattr(figures, "rendered",
                         lambda name, alt, draw: Picture(name, alt, bytes(repr(draw()), "ascii"), b""))  # fmt: skip
-    monkeypatch.setattr(run_figures, "training_curves", lambda curves, chance: None)
+    monkeypatch.setattr(figures, "training_curves", lambda curves, chance: None)
     page_of(runs / "autotune")
     assert len(tops) == 3
-    assert len(set(tops)) == 1
-    assert tops[0] > 1
+    rows = csv.DictReader((runs / "autotune" / "layers.csv").read_text().splitlines())
+    assert set(tops) == {max(float(row["entropy"]) for row in rows)}
 
 
 @pytest.mark.parametrize(
@@ -531,14 +464,14 @@ def test_the_command_prints_where_the_page_is(
     assert report_command.run(parsed(str(runs / "train"), "--json")) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["report"] == str(runs / "train" / "report.html")
-    assert len(said["pictures"]) == 8
+    assert len(said["pictures"]) == 10
     assert all(os.path.isfile(path) for path in (said["report"], *said["pictures"]))
     monkeypatch.chdir(tmp_path)
     assert report_command.run(parsed(str(runs / "train"), str(runs / "remove"))) == 0
-    assert capsys.readouterr().out == "Report: report.html\nPictures: report_files (16 files)\n"
+    assert capsys.readouterr().out == "Report: report.html\nPictures: report_files (18 files)\n"
     assert report_command.run(parsed(str(runs / "train"), "--out", "deep/er/x.html", "--pictures", "p")) == 0
     assert Path("deep/er/x.html").is_file()
-    assert len(list(Path("p").iterdir())) == 8
+    assert len(list(Path("p").iterdir())) == 10
 
 
 def test_the_command_imports_its_packages_late() -> None:
@@ -605,7 +538,7 @@ def test_the_pictures_are_seen_and_the_console_is_empty(whole_page: Path, tmp_pa
     for frame in frames:
         assert frame["loaded"] == []
         assert frame["scrolled"] <= frame["width"], "the page is wider than its window"
-        assert len(frame["images"]) == 1 + 4 + 3 + 3
+        assert len(frame["images"]) == 1 + 5 + 3 + 3
         for image in frame["images"]:
             assert image["complete"]
             assert image["natural"] > 300
@@ -649,8 +582,6 @@ def test_a_screenshot_of_the_page_itself(whole_page: Path, tmp_path: Path) -> No
     assert len({tuple(p) for p in (pixels[::3, ::3] * 255).astype(int).reshape(-1, 3).tolist()}) > 100
 
 
-@pytest.mark.parametrize(
-    ("value", "words"), [(0.0, "0.0 %"), (1, "100.0 %"), (True, "True"), ("x" * 99, "x" * 59 + "…")]
-)
-def test_shares_in_words(value: object, words: str) -> None:
+@pytest.mark.parametrize(("value", "words"), [(0.0, "0.0 %"), (1, "100.0 %"), (-math.inf, "-inf"), (None, "\u2013")])
+def test_shares_in_words(value: float | None, words: str) -> None:
     assert tables.percent(value) == words

@@ -19,7 +19,7 @@ safetensors = pytest.importorskip("safetensors", reason="surgery files: NOT TEST
 
 from torch import nn  # noqa: E402
 
-from cbkernels.surgery.surgery import Surgery, remove_layers  # noqa: E402
+from cbkernels import Surgery, remove_layers  # noqa: E402
 
 from .. import model_zoo  # noqa: E402
 from ..model_zoo import build, gradient_step, output_of  # noqa: E402
@@ -58,7 +58,7 @@ def name(request: pytest.FixtureRequest) -> str:
 FRESH_PROCESS = """
 import importlib.util, sys
 import torch
-from cbkernels.surgery import Surgery
+from cbkernels import Surgery
 zoo_path, folder, threads, *names = sys.argv[1:]
 torch.set_num_threads(int(threads))
 spec = importlib.util.spec_from_file_location("model_zoo", zoo_path)

@@ -186,6 +186,26 @@ def test_activations_tuples_and_attributes_of_the_block_are_kept(with_example: b
     assert torch.equal(hidden, kept), "the activation works in place, but not on another block's output"
 
 
+class Misnamed(nn.Module):
+    """Ends in an activation that is not what it is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense, self.relu = nn.Linear(8, 8), nn.LeakyReLU(0.3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.relu(x + self.dense(x))
+
+
+@pytest.mark.parametrize("with_example", [False, True])
+def test_an_activation_that_is_called_relu_is_not_taken_for_one(with_example: bool) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(Misnamed(), Misnamed(), nn.Linear(8, 2)), torch.randn(6, 8)
+    with pytest.raises(ValueError, match=r"'1' \(Misnamed\) ends in a part that is called 'relu' and is no ReLU"):
+        remove_layers(model, "1", example=x if with_example else None)
+    assert isinstance(model[1], Misnamed)
+
+
 def test_a_post_norm_layer_outside_of_an_encoder_becomes_a_passage() -> None:
     torch.manual_seed(0)
     layers = [nn.TransformerEncoderLayer(8, 2, 16, batch_first=True) for _ in range(2)]

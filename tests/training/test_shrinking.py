@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 import cbkernels as cb
 from cbkernels.training.networks.architecture import Architecture
-from cbkernels.training.shrinking import POLICIES, conflicts, default_block_names, removed_blocks, shrink
+from cbkernels.training.policies import POLICIES
+from cbkernels.training.shrinking import conflicts, removed_blocks, shrink
 
 LABELS = np.arange(8)
 APART = np.eye(8)
@@ -123,8 +124,8 @@ def test_everything_can_go() -> None:
 
 
 def test_names_of_the_packages_own_networks() -> None:
-    assert default_block_names(Architecture((2,), "fnn")) == [["hidden.0", "hidden.1"]]
-    assert default_block_names(Architecture((1, 0, 2), "vgg")) == [["stages.0.0"], [], ["stages.2.0", "stages.2.1"]]
+    assert Architecture((2,), "fnn").block_names == [["hidden.0", "hidden.1"]]
+    assert Architecture((1, 0, 2), "vgg").block_names == [["stages.0.0"], [], ["stages.2.0", "stages.2.1"]]
 
 
 def test_policy_of_ones_own_gets_conflicting_and_all_blocks() -> None:
@@ -203,7 +204,7 @@ def test_shrink_is_pure_and_lowers_exactly_when_the_last_block_conflicts(
     counts: list[int], data: st.DataObject, policy: str, least: int
 ) -> None:
     architecture = Architecture(tuple(counts), "vgg")
-    stages = default_block_names(architecture)
+    stages = architecture.block_names
     names = [name for stage in stages for name in stage]
     rows = {name: data.draw(st.sampled_from([0, 2, 5, 8]), label=name) for name in names}
     results = cb.bundle_entropy_layers({n: acts_with(rows[n]) for n in names}, LABELS) if names else {}

@@ -2,14 +2,13 @@
 
 Offline first: the digits table is inside of the package, everything else is looked for on disk before the
 Hugging Face hub is asked. The same arguments give the same samples with every version of NumPy. Read next:
-``image_files.py`` for what is found on disk, ``augmentation.py`` for what happens to images in training.
+``image_files.py`` for what is found on disk, ``preparation.py`` for what happens to images in training.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,25 +17,15 @@ import numpy.typing as npt
 
 from .image_files import Part, read_parts
 from .image_pixels import decoded, resized, stacked
+from .sources import SOURCES, DataSource, source_named
+from .sources import load_digits as load_digits
 
 Array = npt.NDArray[Any]
 Images = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 
-ENVIRONMENT = "CBKERNELS_DATA"
-HUB = {
-    "mnist": ("ylecun/mnist", None),
-    "fashion_mnist": ("zalando-datasets/fashion_mnist", None),
-    "cifar10": ("uoft-cs/cifar10", None),
-    "svhn": ("ufldl-stanford/svhn", "cropped_digits"),
-    "imagenette": ("frgfm/imagenette", "160px"),
-}
-"""Name -> identity and configuration on the Hugging Face hub."""
-NAMES = ("digits", *HUB)
 TEST_SHARE = 0.2
 """Of every class, where a set has no part to test on."""
-_IMAGE_SIZES = {"imagenette": 128}
-"""Pixels, as in the papers; of sets whose images differ in size."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +96,8 @@ def load_data_set(
     """Load a data set.
 
     Args:
-        name: "digits" (1,797 images of 8x8, inside of the package); "mnist", "fashion_mnist", "cifar10", "svhn",
-            "imagenette"; ``hf:ID`` or ``hf:ID:CONFIGURATION`` for any set of images of the Hugging Face hub; or
-            the path of a ``.npz`` or parquet file, of a folder of parquet files or of images
+        name: one of ``sources.SOURCES``; ``hf:ID`` or ``hf:ID:CONFIGURATION`` for any set of images of the Hugging
+            Face hub; or the path of a ``.npz`` or parquet file, of a folder of parquet files or of images
             (``train/<class>/*.png``), see ``image_files.read_parts``.
         data_dir: folder that holds ``<name>/``; then neither cache nor network are asked. Without it the
             environment variable CBKERNELS_DATA may name such a folder; then the Hugging Face cache is asked, last
@@ -118,7 +106,7 @@ def load_data_set(
             fewer with the same seed are some of them. None: all.
         test_size: the same of the test samples.
         image_size: resize images to so many pixels in height and width, bilinear, whatever their proportions.
-            None: as they are stored; 128 for "imagenette".
+            None: as the source says, else as they are stored.
         seed: decides which samples ``train_size`` and ``test_size`` take, and, for a set that has no part to test
             on, which fifth of every class is held back for it.
 
@@ -133,7 +121,6 @@ def load_data_set(
         ImportError: a package is missing that reads it.
 
     Example:
-        >>> from cbkernels.training.data.data_sets import load_data_set
         >>> digits = load_data_set("digits", train_size=1000)
         >>> digits.image_shape, digits.train_images.shape, digits.test_labels.shape, digits.num_classes
         ((1, 8, 8), (1000, 1, 8, 8), (359,), 10)
@@ -145,7 +132,7 @@ def load_data_set(
     if len(train) == 0 or (test is not None and len(test) == 0):
         raise ValueError(f"{train.origin if len(train) == 0 or test is None else test.origin} holds no sample")
     if test is None:
-        is_test = _is_test(train.labels, seed, TEST_SHARE)
+        is_test = share_of_classes(train.labels, TEST_SHARE, np.random.RandomState(seed))
         train, test = train.taken(np.flatnonzero(~is_test)), train.taken(np.flatnonzero(is_test))
         source += f"; {TEST_SHARE:.0%} of every class held back for the test with seed {seed}"
         if len(test) == 0:
@@ -153,7 +140,7 @@ def load_data_set(
     train, test, num_classes = _numbered(train, test)
     train = _subset(train, train_size, seed, "train_size")
     test = _subset(test, test_size, seed, "test_size")
-    train_images, test_images = _pixels(train, test, image_size or _IMAGE_SIZES.get(name), source)
+    train_images, test_images = _pixels(train, test, image_size or source_named(name).image_size, source)
     return DataSet(
         name, train_images, train.labels, test_images, test.labels, num_classes, train.class_names, source
     )  # fmt: skip
@@ -167,44 +154,19 @@ def _found(name: str, data_dir: str | os.PathLike[str] | None) -> tuple[Part, Pa
     if not isinstance(name, (str, os.PathLike)):
         raise TypeError(f"dataset is {name!r}; pass a name or a path")
     name = os.fspath(name)
-    if name == "digits":
-        images, labels = load_digits()
-        return Part(images.reshape(-1, 1, 8, 8), labels, "digits"), None, "inside of the package"
-    if name in HUB:
-        return _local_or_hub(name, *HUB[name], data_dir)
+    if name in SOURCES:
+        return SOURCES[name].parts(data_dir)
     if name.startswith("hf:"):
         identity, _, configuration = name[3:].partition(":")
         if not identity.strip("/"):
             raise ValueError(f"dataset is {name!r}; write the set's name on the hub behind hf:, like hf:owner/name")
-        return _local_or_hub(identity, identity, configuration or None, data_dir)
+        return DataSource(identity, "", identity, configuration or None).parts(data_dir)
     path = Path(name)
     if not name or not path.exists():
         raise FileNotFoundError(
-            f"dataset is {name!r}, which is no file or folder, and no name of a data set ({', '.join(NAMES)}, hf:ID)"
+            f"dataset is {name!r}, which is no file or folder, and no name of a data set ({', '.join(SOURCES)}, hf:ID)"
         )
     return *read_parts(path), str(path)
-
-
-def _local_or_hub(
-    name: str, identity: str, configuration: str | None, data_dir: str | os.PathLike[str] | None
-) -> tuple[Part, Part | None, str]:
-    given = data_dir if data_dir is not None else os.environ.get(ENVIRONMENT) or None
-    here = f"put train-*.parquet and test-*.parquet into DIR/{name}/ and name DIR by data_dir or {ENVIRONMENT}"
-    if given is not None:
-        folder = Path(given) / name
-        if folder.is_dir():
-            return *read_parts(folder, configuration), str(folder)
-        here = f"{folder} is no folder; put train-*.parquet and test-*.parquet there"
-        if data_dir is not None:
-            raise FileNotFoundError(f"dataset {name!r} was not found: {here}")
-    from .hub_data_sets import read_from_hub
-
-    try:
-        train, test = read_from_hub(identity, configuration)
-    except (ImportError, OSError) as error:
-        kind = ImportError if isinstance(error, ImportError) else OSError
-        raise kind(f"dataset {name!r} was not found: {error}; or do without the hub: {here}") from error
-    return train, test, f"Hugging Face hub: {identity}"
 
 
 # --- which samples
@@ -287,7 +249,7 @@ def _pixels(train: Part, test: Part, image_size: int | None, source: str) -> tup
     return train_images, test_images
 
 
-# --- the digits table
+# --- training and test data
 
 
 class Split(NamedTuple):
@@ -297,22 +259,6 @@ class Split(NamedTuple):
     train_labels: Labels
     test_images: Images
     test_labels: Labels
-
-
-def load_digits() -> tuple[Images, Labels]:
-    """Handwritten digits: 1,797 grey images of 8x8 pixels.
-
-    Returns:
-        Images, (1797, 64) float32 in 0 to 1 (sixteenths), row by row, and labels, (1797,) int64 in
-        0 to 9.
-
-    Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning
-    Repository, 1998, CC BY 4.0; scikit-learn's copy (``cbkernels/data/README.md``).
-    """
-    stored = resources.files("cbkernels") / "data" / "digits.npz"
-    with stored.open("rb") as file, np.load(file, allow_pickle=False) as table:
-        images, labels = table["images"], table["labels"]
-    return images.astype(np.float32) / np.float32(16), labels.astype(np.int64)
 
 
 def split(images: Images, labels: npt.NDArray[Any], *, seed: int = 0, test_share: float = TEST_SHARE) -> Split:
@@ -332,15 +278,15 @@ def split(images: Images, labels: npt.NDArray[Any], *, seed: int = 0, test_share
     """
     if not 0 < test_share < 1:
         raise ValueError(f"test_share is {test_share!r}; it must be between 0 and 1")
-    is_test = _is_test(labels, seed, test_share)
+    # RandomState is frozen for good (NEP 19), default_rng is not
+    is_test = share_of_classes(labels, test_share, np.random.RandomState(seed))
     return Split(images[~is_test], labels[~is_test], images[is_test], labels[is_test])
 
 
-def _is_test(labels: npt.NDArray[Any], seed: int, test_share: float) -> npt.NDArray[np.bool_]:
-    # RandomState is frozen for good (NEP 19), default_rng is not
-    random = np.random.RandomState(seed)
-    is_test = np.zeros(len(labels), np.bool_)
+def share_of_classes(labels: Array, share: float, random: np.random.RandomState) -> npt.NDArray[np.bool_]:
+    """(N,) which samples are drawn when this share of every class is, rounded; labels are (N,) integers."""
+    is_drawn = np.zeros(len(labels), np.bool_)
     for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        is_test[random.permutation(members)[: round(test_share * len(members))]] = True
-    return is_test
+        members = random.permutation(np.flatnonzero(labels == label))
+        is_drawn[members[: round(share * len(members))]] = True
+    return is_drawn

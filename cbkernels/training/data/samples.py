@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from ...models.evaluation import device_of
 from ..config import TrainConfig
-from .augmentation import default_preparation, preparation
-
-if TYPE_CHECKING:
-    from .data_sets import DataSet
+from .augmentation import AUGMENTATIONS, AUTO
+from .data_sets import DataSet, share_of_classes
+from .preparation import Preparation
+from .sources import source_named
 
 _EVALUATED_AT_ONCE = 1000
 
 
 class Prepares(Protocol):
-    """Turns stored samples into a network's input, such as ``augmentation.Preparation``."""
+    """Turns stored samples into a network's input, such as ``preparation.Preparation``."""
 
     @property
     def name(self) -> str:
@@ -97,11 +97,11 @@ def samples_of(data: DataSet, config: TrainConfig, device: torch.device) -> Samp
     Raises:
         ValueError: too few samples for one batch or for the probe.
     """
-    name = default_preparation(config.dataset) if config.augmentation == "auto" else config.augmentation
+    name = source_named(config.dataset).augmentation if config.augmentation == AUTO else config.augmentation
     return divided(
         (data.train_images, data.train_labels),
         (data.test_images, data.test_labels),
-        preparation(name, data.image_shape),
+        Preparation(AUGMENTATIONS.chosen(name), data.image_shape),
         config,
         device,
         data.num_classes,
@@ -128,11 +128,7 @@ def divided(
     test_pair = (images[:0], labels[:0]) if test is None else _pair(test, "test_data", device)
     # RandomState is frozen for good (NEP 19), default_rng is not
     random = np.random.RandomState(config.data_seed)
-    of_labels = labels.cpu().numpy()
-    held_back = np.zeros(len(of_labels), np.bool_)
-    for label in np.unique(of_labels):
-        members = random.permutation(np.flatnonzero(of_labels == label))
-        held_back[members[: round(config.validation_share * len(members))]] = True
+    held_back = share_of_classes(labels.cpu().numpy(), config.validation_share, random)
     trained_on = np.flatnonzero(~held_back)
     if len(trained_on) < config.batch_size:
         raise ValueError(

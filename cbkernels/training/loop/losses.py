@@ -1,6 +1,6 @@
 """What is added to the cross-entropy: an orthogonality loss, or a teacher's logits (distillation).
 
-The comparisons of RePr (Prakash et al., CVPR 2019, arXiv 1811.07275); ``training.py`` adds them up.
+The comparisons of RePr (Prakash et al., CVPR 2019, arXiv 1811.07275); ``epochs.py`` adds them up.
 """
 
 from __future__ import annotations

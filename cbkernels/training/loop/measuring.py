@@ -8,58 +8,47 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
 from ...findings.layer_report import LayerReport
 from ...grid import UpdateGrid
 from ...models.branches import measure_blocks
+from ...models.cost import measure_cost
 from ...models.evaluation import unwrapped
 from ...models.monitor import LayerMonitor
 from ..config import TrainConfig
 from ..data.samples import Samples
-from ..networks.build import ResidualBlock
+from ..networks.residual import ResidualBlock
+from .epochs import Training
 
 
 class Measuring:
-    """A network with a fixed probe batch; call it after an epoch.
+    """A network in training with a fixed probe batch; call it after an epoch.
 
     Args:
-        model: the network.
-        optimizer: whose learning rate the grid takes.
+        training: its network, its grid's learning rate, its samples' probe batch, what its config asks for.
         block_names: names of the blocks of every stage.
-        config: batch size, margin, what-if types.
-        samples: the probe batch is theirs.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        block_names: Sequence[Sequence[str]],
-        config: TrainConfig,
-        samples: Samples,
-    ) -> None:
-        self._model, self._optimizer, self._config = model, optimizer, config
-        self._block_names = block_names
-        self._probe = samples.probe()
+    def __init__(self, training: Training, block_names: Sequence[Sequence[str]]) -> None:
+        self._model, self._optimizer, self._config = training.model, training.optimizer, training.config
+        self._block_names, self._probe = block_names, training.samples.probe()
+        model, config = self._model, self._config
         names = [name for stage in block_names for name in stage]
-        self.is_residual = bool(names) and all(isinstance(model.get_submodule(n), ResidualBlock) for n in names)
-        self._monitor: Any = None
-        if names and not self.is_residual:
+        self._has_branches = bool(names) and all(isinstance(model.get_submodule(n), ResidualBlock) for n in names)
+        self._monitor: LayerMonitor | None = None
+        if names and not self._has_branches:
             self._monitor = LayerMonitor(
-                model, self._probe, layers=names, optimizer=optimizer, batch_size=config.batch_size,
+                model, self._probe, layers=names, optimizer=self._optimizer, batch_size=config.batch_size,
                 margin=config.margin, autocast="bfloat16" if config.amp else None,
             )  # fmt: skip
 
     def __call__(self, epoch: int) -> list[LayerReport]:
         """The report as the network is trained, then one for every type of ``what_if``; none without blocks."""
+        types = (None, *self._config.what_if)
         if self._monitor is not None:
-            as_trained = self._monitor.measure(step=epoch)
-            return [as_trained, *(self._monitor.measure(epoch, dtype=dtype) for dtype in self._config.what_if)]
-        if self.is_residual:
-            return [self._branches(epoch, dtype) for dtype in (None, *self._config.what_if)]
-        return []
+            return [self._monitor.measure(epoch, dtype=dtype) for dtype in types]
+        return [self._branches(epoch, dtype) for dtype in types] if self._has_branches else []
 
     def _branches(self, epoch: int, dtype: str | None) -> LayerReport:
         inner = unwrapped(self._model)
@@ -73,3 +62,9 @@ class Measuring:
             blocks={m.branch: m.block for m in measured},
             model=type(inner).__name__,
         )
+
+
+def cost_of(model: nn.Module, samples: Samples, config: TrainConfig) -> dict[str, Any]:
+    """Parameters, MACs, FLOPs, latency and memory of one forward pass of ``latency_batch`` samples."""
+    example = samples.example(config.batch_size)
+    return {**measure_cost(model, example).to_dict(), "latency_batch": len(example)}

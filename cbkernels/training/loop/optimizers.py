@@ -1,26 +1,62 @@
-"""The optimizers by name, with the papers' as the default: rectified Adam inside of Lookahead."""
+"""The optimizers: a table; ``--optimizer`` names one. Torch is imported when one is built."""
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from ..config import TrainConfig
-from .lookahead import Lookahead
+from ...choices import Choice, Choices
+
+if TYPE_CHECKING:
+    import torch
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimizer that the config names.
+@dataclass(frozen=True)
+class Optimizer(Choice):
+    """A way to update weights.
 
-    Source: arXiv 2011.02956, section 4: RAdam, lr 1e-3, eps 1e-6, decoupled weight decay 1e-2, Lookahead (6, 0.5).
+    Args:
+        build: (parameters, config) -> the optimizer, with what a ``TrainConfig`` says of it: learning_rate, ...
     """
-    parameters = model.parameters()
-    lr, weight_decay = config.learning_rate, config.weight_decay
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=lr, momentum=config.momentum, weight_decay=weight_decay, foreach=True)
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=lr, eps=config.eps, weight_decay=weight_decay, foreach=True)
+
+    build: Callable[[Iterable[Any], Any], torch.optim.Optimizer]
+
+
+def _radam(parameters: Iterable[Any], config: Any) -> torch.optim.Optimizer:
+    """arXiv 2011.02956, section 4: RAdam, lr 1e-3, eps 1e-6, decoupled weight decay 1e-2, Lookahead (6, 0.5)."""
+    import torch
+
+    from .lookahead import Lookahead
+
     inner = torch.optim.RAdam(
-        parameters, lr=lr, eps=config.eps, weight_decay=weight_decay, decoupled_weight_decay=True, foreach=True
-    )
+        parameters, lr=config.learning_rate, eps=config.eps, weight_decay=config.weight_decay,
+        decoupled_weight_decay=True, foreach=True,
+    )  # fmt: skip
     return Lookahead(inner, config.lookahead_steps, config.lookahead_alpha)
+
+
+def _sgd(parameters: Iterable[Any], config: Any) -> torch.optim.Optimizer:
+    import torch
+
+    lr, decay = config.learning_rate, config.weight_decay
+    return torch.optim.SGD(parameters, lr=lr, momentum=config.momentum, weight_decay=decay, foreach=True)
+
+
+def _adamw(parameters: Iterable[Any], config: Any) -> torch.optim.Optimizer:
+    import torch
+
+    lr, decay = config.learning_rate, config.weight_decay
+    return torch.optim.AdamW(parameters, lr=lr, eps=config.eps, weight_decay=decay, foreach=True)
+
+
+OPTIMIZERS = Choices("optimizer", [
+    Optimizer("radam", "rectified Adam inside of Lookahead, as in the papers", _radam),
+    Optimizer("sgd", "with momentum", _sgd),
+    Optimizer("adamw", "Adam with decoupled weight decay", _adamw),
+])  # fmt: skip
+
+
+def build_optimizer(model: torch.nn.Module, config: Any) -> torch.optim.Optimizer:
+    """The one that a ``TrainConfig`` names."""
+    return OPTIMIZERS.chosen(config.optimizer).build(model.parameters(), config)

@@ -1,4 +1,4 @@
-"""What is built: a kind of network and its blocks per stage. Needs no torch. See ``training/networks/build.py``."""
+"""What is built: a kind of network and its blocks per stage. Needs no torch. See ``build.py`` and ``kinds.py``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from .kinds import MODELS, NetworkKind
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -14,9 +16,9 @@ class Architecture:
 
     Args:
         blocks: blocks of every stage, each at least 0; a fully connected network has one stage, its depth.
-        model: "fnn", "cnn", "vgg", "resnet", or a word of your own for your own ``build``.
-        width: units a layer of "fnn", filters a layer of "cnn".
-        width_multiplier: of the filters of "vgg" and "resnet".
+        model: one of ``kinds.MODELS``, or a word of your own for your own ``build``.
+        width: units or filters a layer, of kinds of one stage.
+        width_multiplier: of the filters, of kinds of several.
 
     Raises:
         ValueError: a number is out of range.
@@ -41,6 +43,12 @@ class Architecture:
             raise ValueError(f"width is {self.width!r}; it must be a positive integer")
         if not (isinstance(self.width_multiplier, (int, float)) and 0 < self.width_multiplier < math.inf):
             raise ValueError(f"width_multiplier is {self.width_multiplier!r}; it must be positive and finite")
+
+    @property
+    def block_names(self) -> list[list[str]]:
+        """What the blocks are called, stage by stage, in the package's own networks."""
+        name = (MODELS.get(self.model) or NetworkKind).block_name
+        return [[name.format(stage=s, block=b) for b in range(count)] for s, count in enumerate(self.blocks)]
 
     @property
     def num_blocks(self) -> int:
@@ -68,7 +76,7 @@ class Architecture:
             raise ValueError(f"{content!r} is not an architecture; it needs blocks, model, width") from error
 
     def __str__(self) -> str:
-        if self.model in ("fnn", "cnn") and len(self.blocks) == 1:
+        if self.model in MODELS and MODELS[self.model].num_stages == len(self.blocks) == 1:
             return f"{self.model}, {self.blocks[0]} layers of {self.width}"
         scaled = "" if self.width_multiplier == 1 else f", {self.width_multiplier:g} of the width"
         return f"{self.model}, {'-'.join(map(str, self.blocks))} blocks{scaled}"

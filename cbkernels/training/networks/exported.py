@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from torch import nn
 
 from ..._version import __version__
+from ...files.json_files import json_value
 from ...runs.folder import RunFolder
 from ...surgery.surgery import Surgery
 from ..trained_run import TrainedRun
@@ -65,7 +65,7 @@ def load_exported(folder: str | os.PathLike[str], device: str | torch.device = "
         ImportError: safetensors is missing.
     """
     content = _read(Path(folder) / FILE)
-    model = build_network(
+    model: nn.Module = build_network(
         Architecture.from_dict(content["architecture"]), tuple(content["image_shape"]), content["num_classes"],
         generator=torch.Generator(),
     )  # fmt: skip
@@ -80,11 +80,9 @@ def load_cut(folder: str | os.PathLike[str], model: nn.Module) -> Surgery:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = json_value(path.read_bytes(), path)
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}); pass the folder 'model' of a removal") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: it holds no JSON ({str(error)[:100]})") from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise ValueError(f"{path} is no network of this version: its format is not {_FORMAT!r}")
     kinds = {"architecture": dict, "image_shape": list, "num_classes": int}

@@ -1,13 +1,12 @@
 """Auto-tune: train, remove what conflicts early on, start again from scratch, until a network trains without conflict.
 
 After "Conflicting Bundles" (arXiv 2011.02956) and "Auto-tuning of Deep Neural Networks by Conflicting Layer Removal"
-(arXiv 2103.04331). Here is the loop; the policies are pure functions in ``shrinking.py``, an epoch is in
-``training/loop/measured_training.py``.
+(arXiv 2103.04331). Here is the loop; the policies are in ``training/policies.py``, an epoch is in
+``training/loop/measured_epochs.py``.
 """
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -17,8 +16,8 @@ import torch
 from torch import nn
 
 from ..._version import __version__
+from ...files.json_files import finite_or_none
 from ...findings.layer_report import LayerReport
-from ...models.cost import measure_cost
 from ...ranks import Ranks, device_named, joined
 from ...result import BundleResult
 from ...runs.log import RunLog
@@ -26,10 +25,12 @@ from ...runs.stored_runs import open_folder
 from ..config import AutotuneConfig, TrainConfig, to_dict
 from ..configured import data_set_of, environment, network_of, settled, threads_of
 from ..data.samples import AsGiven, Samples, divided, samples_of
-from ..loop.measured_training import MeasuredTraining, progress_line, times
-from ..loop.training import Training
+from ..loop.epochs import Training
+from ..loop.measured_epochs import MeasuredTraining, progress_line, times
+from ..loop.measuring import cost_of
 from ..networks.architecture import Architecture
-from ..shrinking import BlockNames, Policy, conflicts, removed_blocks
+from ..policies import POLICIES, BlockNames, Policy, Removes, policy_of
+from ..shrinking import conflicts, removed_blocks
 from ..trained_run import teacher_of
 
 Show = Callable[[str, int, int], None]
@@ -57,7 +58,7 @@ def autotune(
     *,
     out: str | os.PathLike[str] | None = None,
     block_names: Callable[[nn.Module], BlockNames] | None = None,
-    policy: str | Policy = "all",
+    policy: str | Policy | Removes = "all",
     resume: bool = False,
     overwrite: bool = False,
     show: Show = lambda status, epoch, epochs: None,
@@ -69,13 +70,11 @@ def autotune(
         build: makes a network with the blocks per stage of ``architecture.blocks``; called once a round, after
             ``torch.manual_seed(seed)``.
         architecture: where to start, an ``Architecture`` or the blocks per stage.
-        train_data: samples (N, ...), given to the network as they are, and labels (N,), integers from 0; arrays or
-            tensors.
+        train_data: samples (N, ...), which the network takes as they are, and labels (N,), integers from 0.
         test_data: the same, for the accuracies; None: there are none.
         out: run folder; None: nothing is written.
-        block_names: names of the network's blocks, stage by stage, for ``named_modules()``; None: what the network's
-            method ``block_names()`` returns.
-        policy: "first", "all", "stage", or a function as in ``shrinking.py``.
+        block_names: names the network's blocks, stage by stage; None: the network's method ``block_names()`` does.
+        policy: a name of ``policies.POLICIES``, a ``Policy`` of your own, or its function alone.
         resume, overwrite: go on with, or delete, the run in ``out``.
         show: called after every epoch with a line of progress, the epoch, and the number of epochs.
         options: fields of ``AutotuneConfig`` but those of data and network: epochs, seed, probe_size, ...
@@ -98,19 +97,10 @@ def autotune(
         >>> tuned.result["status"], tuned.architecture.blocks < (12,)
         ('trained', True)
     """
-    of_network = {f.name for f in fields(TrainConfig) if f.metadata["group"] in ("data", "network")}
-    refused = sorted(of_network & set(options) - {"validation_share"})
-    if refused:
-        raise ValueError(
-            f"{refused[0]} is {options[refused[0]]!r}; it is decided by build and train_data, leave it out"
-        )
-    if not isinstance(architecture, Architecture):
-        architecture = Architecture(architecture)
-    named = policy if isinstance(policy, str) else "all"
-    config = AutotuneConfig(policy=named, **options)
+    start = architecture if isinstance(architecture, Architecture) else Architecture(architecture)
+    chosen = policy_of(policy)
+    config, described = _own_config(start, {"policy": chosen, **options})
     device = device_named(config.device)
-    described = {name: value for name, value in to_dict(config).items() if name not in of_network}
-    described |= {"architecture": architecture.to_dict(), "policy": policy_name(policy)}
 
     def built(wanted: Architecture) -> nn.Module:
         torch.manual_seed(config.seed)
@@ -118,8 +108,21 @@ def autotune(
 
     with joined(device) as ranks, settled(config.threads):
         samples = divided(train_data, test_data, AsGiven(), config, device)
-        tuning = _Tuning(config, architecture, samples, ranks, built, block_names, policy, show)
+        tuning = _Tuning(config, start, samples, ranks, built, block_names, chosen, show)
         return tuning.run(out, described, resume, overwrite)
+
+
+def _own_config(architecture: Architecture, options: dict[str, Any]) -> tuple[AutotuneConfig, dict[str, Any]]:
+    """The config of a network of one's own, and what ``config.json`` holds of it."""
+    of_network = {f.name for f in fields(TrainConfig) if f.metadata["group"] in ("data", "network")}
+    refused = sorted(of_network & set(options) - {"validation_share"})
+    if refused:
+        raise ValueError(
+            f"{refused[0]} is {options[refused[0]]!r}; it is decided by build and train_data, leave it out"
+        )
+    config = AutotuneConfig(**options)
+    described = {name: value for name, value in to_dict(config).items() if name not in of_network}
+    return config, described | {"architecture": architecture.to_dict()}
 
 
 def autotune_configured(
@@ -150,7 +153,7 @@ def autotune_configured(
             network: nn.Module = network_of(config, architecture, samples)
             return network
 
-        tuning = _Tuning(config, config.architecture, samples, ranks, build, None, config.policy, show)
+        tuning = _Tuning(config, config.architecture, samples, ranks, build, None, POLICIES.chosen(config.policy), show)
         return tuning.run(out, to_dict(config), resume, overwrite).result
 
 
@@ -165,7 +168,7 @@ class _Tuning:
         ranks: Ranks,
         build: Build,
         block_names: Callable[[nn.Module], BlockNames] | None,
-        policy: str | Policy,
+        policy: Policy,
         show: Show,
     ) -> None:
         if config.repr:
@@ -191,7 +194,7 @@ class _Tuning:
             if out is not None and self.ranks.is_first:
                 folder = open_folder(out, "autotune", described, resume=resume, overwrite=overwrite)
                 folder.write_json("env.json", environment(self.samples.device))
-            log = RunLog(folder, margins=self.config.margin, tensorboard=self.config.tensorboard)
+            log = RunLog(folder, tensorboard=self.config.tensorboard)
             content = log.load() if resume else None
         content = self.ranks.told_by_first(content)
         if content is not None:
@@ -233,7 +236,10 @@ class _Tuning:
     def _train(self, measured: MeasuredTraining, log: RunLog) -> None:
         """One round, up to its end or to a decision; the first one goes on to its end for the comparison."""
         goes_on = self.config.baseline and not self.rounds
-        for line in measured.lines(log, self.config.epochs):
+        while measured.goes_on(self.config.epochs):
+            measured.train()
+            measured.measure()
+            line = measured.write(log)
             if self.ranks.is_first:
                 self._show(progress_line(line, self.config.epochs), line["epoch"], self.config.epochs)
             if measured.has_diverged:
@@ -247,8 +253,7 @@ class _Tuning:
                 log.save(self._state(measured))
 
     def _is_checked(self, epoch: int) -> bool:
-        """Policy "all" looks before an epoch, so at the initial weights too; the others after it."""
-        first = 0 if self._policy == "all" else 1
+        first = 0 if self._policy.looks_before else 1
         return first <= epoch < first + self.config.check_epochs
 
     def _decided(self, measured: MeasuredTraining) -> dict[str, Any] | None:
@@ -260,7 +265,7 @@ class _Tuning:
         return {
             "epoch": measured.epoch,
             "removed": removed,
-            "entropy": _finite(report[last].entropy),
+            "entropy": finite_or_none(report[last].entropy),
             "blocks": [sum(name not in removed for name in stage) for stage in names],
             "reason": self._reason(measured.epoch, last, report[last], removed),
         }
@@ -271,7 +276,7 @@ class _Tuning:
         bundles = f"{result.num_bundles} bundle{'s' if result.num_bundles > 1 else ''}"
         return (
             f"{when} the last block, {last}, had {bundles} of {result.num_rows} samples, {result.num_conflicting} with "
-            f"several labels: policy {policy_name(self._policy)!r} removed {which}"
+            f"several labels: policy {self._policy.name!r} removed {which}"
         )
 
     def _closed(self, measured: MeasuredTraining, log: RunLog) -> tuple[str, str]:
@@ -341,7 +346,7 @@ class _Tuning:
             "reason": reason,
             "seed": self.config.seed,
             "dataset": self.samples.name,
-            "policy": policy_name(self._policy),
+            "policy": self._policy.name,
             "rounds": self.rounds,
             "before": {**self._network(self.start, None), **_accuracies(self.before)},
             "after": after,
@@ -354,8 +359,7 @@ class _Tuning:
     def _network(self, architecture: Architecture, model: nn.Module | None) -> dict[str, Any]:
         """The architecture and what one forward pass of it costs, which no weight decides."""
         model = model if model is not None else self._build(architecture).to(self.samples.device)
-        example = self.samples.example(self.config.batch_size)
-        cost = {**measure_cost(model, example).to_dict(), "latency_batch": len(example)}
+        cost = cost_of(model, self.samples, self.config)
         return {"architecture": architecture.to_dict(), "name": str(architecture), **cost}
 
 
@@ -364,15 +368,6 @@ def of_blocks(report: LayerReport) -> dict[str, BundleResult]:
     return {**{block: report[layer] for layer, block in report.blocks.items() if layer in report}, **report}
 
 
-def policy_name(policy: str | Policy) -> str:
-    """What a policy is called in files: the same in every process, unlike ``repr`` of a function."""
-    return policy if isinstance(policy, str) else str(getattr(policy, "__qualname__", type(policy).__qualname__))
-
-
 def _accuracies(summary: dict[str, Any]) -> dict[str, Any]:
     names = ("test_accuracy", "mean_test_accuracy", "epochs", "num_conflicting_layers", "first_conflicting")
     return {name: summary[name] for name in names}
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

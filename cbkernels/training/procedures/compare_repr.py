@@ -6,7 +6,7 @@ when a difference is within the spread. The replications of RePr disagree, so th
 
 from __future__ import annotations
 
-import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,9 +15,11 @@ from statistics import mean, stdev
 from typing import Any
 
 from ..._version import __version__
-from ...filters.criteria import criterion_of
+from ...filters.criteria import COMPARED, STANDARD, criterion_of
 from ...runs.folder import RunFolder
-from ..config import COMPARED, STANDARD, TrainConfig, to_dict
+from ...runs.reader import read_run
+from ...runs.schema import COMPARISON
+from ..config import TrainConfig, to_dict
 from .train import train
 
 Show = Callable[[str, int, int], None]
@@ -36,7 +38,7 @@ def compare(
     Args:
         config: network, data, recipe and RePr's schedule; its seed is the first one.
         out: folder of the runs, of ``comparison.json`` and of the picture.
-        criteria: "standard" for no RePr, and names of criteria.
+        criteria: ``criteria.STANDARD`` for no RePr, and names of criteria.
         seeds: how many, at least 2, so that there is a spread.
         show: as in ``train``.
 
@@ -78,7 +80,7 @@ def compare(
         "rows": rows,
         "cycles": {name: [run.get("repr") for run in results[name]] for name in criteria if name != STANDARD},
     }
-    folder.write_json("comparison.json", content)
+    folder.write_json(COMPARISON, content)
     return content
 
 
@@ -87,9 +89,13 @@ def run_of(out: Path, criterion: str, seed: int) -> Path:
     return out / f"{criterion}-seed{seed}"
 
 
-def history_of(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run."""
-    return [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+def history_of(run: Path) -> dict[str, list[float]]:
+    """What the picture draws of a run: "epoch", "test_accuracy", "orthogonality" of every line, NaN for none."""
+    lines = read_run(run, tables=False).history
+    return {
+        name: [math.nan if (value := getattr(line, name)) is None else value for line in lines]
+        for name in ("epoch", "test_accuracy", "orthogonality")
+    }
 
 
 def _row(name: str, results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:

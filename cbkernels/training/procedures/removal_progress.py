@@ -6,17 +6,16 @@ All the rest of a removal follows from these quickly and in the same way, so it 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from typing import Any
 
 from ..._version import __version__
+from ...files.json_files import read_json_object
 from ...runs.folder import RunFolder
+from ...runs.schema import PROGRESS
 from ...runs.stored_runs import MACHINE
 from ..config import RemoveConfig, to_dict
 from ..trained_run import TrainedRun
-
-FILE = "progress.json"
 
 
 class RemovalProgress:
@@ -41,8 +40,8 @@ class RemovalProgress:
         self._of: dict[str, Any] = {"version": __version__, "weights": _checksum(run), "config": options}
         self._accuracies: dict[str, float] = {}
         if not resume:
-            (folder.path / FILE).unlink(missing_ok=True)
-        elif (folder.path / FILE).exists():
+            (folder.path / PROGRESS).unlink(missing_ok=True)
+        elif (folder.path / PROGRESS).exists():
             self._load()
 
     def accuracy(self, key: str, evaluate: Callable[[], float]) -> float:
@@ -53,17 +52,17 @@ class RemovalProgress:
 
     def save(self) -> None:
         """Write the file."""
-        self.folder.write_json(FILE, {"of": self._of, "accuracies": self._accuracies, "healed": self.healed})
+        self.folder.write_json(PROGRESS, {"of": self._of, "accuracies": self._accuracies, "healed": self.healed})
 
     def _load(self) -> None:
-        path = self.folder.path / FILE
+        path = self.folder.path / PROGRESS
+        content = read_json_object(path)
         try:
-            content = json.loads(path.read_bytes())
             of, accuracies, healed = content["of"], content["accuracies"], content["healed"]
             self._accuracies = {str(key): float(value) for key, value in accuracies.items()}
             self.healed = None if healed is None else {key: healed[key] for key in ("accuracy", "history")}
             differs = next((key for key in self._of if of[key] != self._of[key]), None)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is damaged ({str(error)[:100]}); start again with --overwrite") from error
         if differs is not None:
             raise ValueError(f"{path} is of other {differs}; start again with --overwrite")

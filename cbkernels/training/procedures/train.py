@@ -1,6 +1,6 @@
 """``cbkernels train``: one network on one data set, measured every epoch, into a run folder.
 
-Read next: ``training/loop/measured_training.py`` (an epoch), ``training/loop/measuring.py`` (what is measured),
+Read next: ``training/loop/measured_epochs.py`` (an epoch), ``training/loop/measuring.py`` (what is measured),
 ``runs/log.py`` (what is written).
 """
 
@@ -17,9 +17,10 @@ from ...runs.stored_runs import open_folder
 from ..config import TrainConfig, to_dict
 from ..configured import data_set_of, environment, network_of, settled, threads_of
 from ..data.samples import samples_of
-from ..loop.measured_training import MeasuredTraining, progress_line, times
+from ..loop.epochs import Training
+from ..loop.measured_epochs import MeasuredTraining, progress_line, times
+from ..loop.measuring import cost_of
 from ..loop.repr_cycles import cycles_of
-from ..loop.training import Training
 from ..trained_run import teacher_of
 
 Show = Callable[[str, int, int], None]
@@ -56,19 +57,21 @@ def train(
         samples = samples_of(data_set_of(config), config, device)
         model = network_of(config, config.architecture, samples)
         training = Training(model, config, samples, ranks, teacher_of(config, device))
-        folder = None
+        measured = MeasuredTraining("train", 0, training, model.block_names(), overlap=True)
+        folder, content = None, None
         with ranks.failing_together():
             if ranks.is_first:
                 folder = open_folder(out, "train", to_dict(config), resume=resume, overwrite=overwrite)
                 folder.write_json("env.json", environment(device))
-        measured = MeasuredTraining("train", 0, training, model.block_names())
-        log = RunLog(folder, margins=measured.measuring.is_residual or config.margin, tensorboard=config.tensorboard)
-        with ranks.failing_together():
+            log = RunLog(folder, tensorboard=config.tensorboard)
             content = log.load() if resume else None
         content = ranks.told_by_first(content)
         if content is not None:
             measured.load_state(content["measured"])
-        for line in measured.lines(log, config.epochs):
+        while measured.goes_on(config.epochs):
+            measured.train()
+            measured.measure()
+            line = measured.write(log)
             if not measured.has_diverged:  # the last good weights stay
                 with ranks.failing_together():
                     log.save({"architecture": config.architecture.to_dict(), "measured": measured.state()})
@@ -76,24 +79,28 @@ def train(
                 show(progress_line(line, config.epochs), line["epoch"], config.epochs)
         log.write()
         log.close()
-        result = {
-            "command": "train",
-            "version": __version__,
-            "status": "diverged" if measured.has_diverged else "trained",
-            "reason": _reason(measured),
-            "seed": config.seed,
-            "dataset": samples.name,
-            "architecture": config.architecture.to_dict(),
-            "name": str(config.architecture),
-            **measured.summary(log),
-            **({"repr": cycles_of(log.history, config)} if config.repr else {}),
-            "cost": measured.cost(),
-            "ranks": ranks.size,
-            **times(measured.seconds),
-        }
+        result = _result(config, measured, log)
         if folder is not None:
             folder.write_json("result.json", result)
     return result
+
+
+def _result(config: TrainConfig, measured: MeasuredTraining, log: RunLog) -> dict[str, Any]:
+    return {
+        "command": "train",
+        "version": __version__,
+        "status": "diverged" if measured.has_diverged else "trained",
+        "reason": _reason(measured),
+        "seed": config.seed,
+        "dataset": measured.training.samples.name,
+        "architecture": config.architecture.to_dict(),
+        "name": str(config.architecture),
+        **measured.summary(log),
+        **({"repr": cycles_of(log.history, config)} if config.repr else {}),
+        "cost": cost_of(measured.training.model, measured.training.samples, config),
+        "ranks": measured.training.ranks.size,
+        **times(measured.seconds),
+    }
 
 
 def _reason(measured: MeasuredTraining) -> str:

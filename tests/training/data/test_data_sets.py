@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cbkernels.training.data.data_sets import NAMES, DataSet, load_data_set, load_digits, split, stratified
+from cbkernels.training.data.data_sets import DataSet, load_data_set, load_digits, split, stratified
+from cbkernels.training.data.sources import SOURCES
 
 PINNED = "bdd5aa66090af08092c476090c9ad4e5"
 RANDOM = np.random.RandomState(0)
@@ -568,7 +569,7 @@ def test_an_unknown_name_lists_the_known_ones(name: str, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     said = say(lambda: load_data_set(name), FileNotFoundError)
     assert repr(name) in said
-    assert all(known in said for known in (*NAMES, "hf:ID"))
+    assert all(known in said for known in (*SOURCES, "hf:ID"))
 
 
 def test_other_kinds_of_names_are_refused(tmp_path: Path) -> None:
@@ -745,7 +746,7 @@ def test_real_data(name: str, classes: int, shape: tuple[int, ...], bits: str) -
     folder = os.environ.get("CBKERNELS_DATA")
     if not folder or not (Path(folder) / name).is_dir():
         pytest.skip(f"{name}: NOT TESTED HERE (CBKERNELS_DATA names no folder that holds it)")
-    where = name if name in NAMES else str(Path(folder) / name)
+    where = name if name in SOURCES else str(Path(folder) / name)
     found = load_data_set(where, train_size=1000, test_size=200)
     assert found.image_shape == shape
     assert found.train_images.dtype == np.uint8

@@ -14,8 +14,8 @@ pytest.importorskip("safetensors", reason="distillation from a run: NOT TESTED H
 
 from cbkernels.training import TrainConfig, train  # noqa: E402
 from cbkernels.training.data.samples import AsGiven, divided  # noqa: E402
+from cbkernels.training.loop.epochs import Training  # noqa: E402
 from cbkernels.training.loop.losses import distillation_loss, orthogonality_loss  # noqa: E402
-from cbkernels.training.loop.training import Training  # noqa: E402
 
 CNN: dict[str, Any] = {"model": "cnn", "depth": 2, "width": 6, "epochs": 2, "train_size": 400, "test_size": 100}
 

@@ -13,7 +13,9 @@ torch = pytest.importorskip("torch", reason="networks: NOT TESTED HERE (no torch
 import cbkernels as cb  # noqa: E402
 from cbkernels.models.residual_blocks import find_residual_blocks  # noqa: E402
 from cbkernels.training.networks.architecture import Architecture  # noqa: E402
-from cbkernels.training.networks.build import PlainBlock, build_network, fnn  # noqa: E402
+from cbkernels.training.networks.build import build_network  # noqa: E402
+from cbkernels.training.networks.fully_connected import fnn  # noqa: E402
+from cbkernels.training.networks.residual import PlainBlock  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -319,8 +321,8 @@ def test_every_parameter_of_a_block_learns() -> None:
 @pytest.mark.parametrize(
     ("architecture", "shape", "classes", "weights", "says"),
     [
-        (Architecture((1, 1, 1), "vgg"), (3, 8, 8), 10, "he", r"\(1, 1, 1\); vgg has four stages"),
-        (Architecture((1, 1), "fnn"), (3, 8, 8), 10, "he", r"\(1, 1\); fnn has one stage"),
+        (Architecture((1, 1, 1), "vgg"), (3, 8, 8), 10, "he", r"\[1, 1, 1\]; vgg has 4 stages"),
+        (Architecture((1, 1), "fnn"), (3, 8, 8), 10, "he", r"\[1, 1\]; fnn has 1 stage, pass 1 number"),
         (Architecture((0,), "fnn"), (3, 8, 8), 10, "he", "depth is 0"),
         (Architecture((1,), "own"), (3, 8, 8), 10, "he", "model is 'own'"),
         (Architecture((1, 1, 1, 1), "vgg"), (3, 8), 10, "he", r"image_shape is \(3, 8\)"),

@@ -19,9 +19,10 @@ import cbkernels as cb  # noqa: E402
 from cbkernels.command_line import main  # noqa: E402
 from cbkernels.commands import training_command  # noqa: E402
 from cbkernels.files import whole_files  # noqa: E402
+from cbkernels.runs.checkpoints import load_checkpoint, save_checkpoint  # noqa: E402
 from cbkernels.training.config import AutotuneConfig, to_dict  # noqa: E402
+from cbkernels.training.loop.epochs import Training  # noqa: E402
 from cbkernels.training.loop.measuring import Measuring  # noqa: E402
-from cbkernels.training.loop.training import Training  # noqa: E402
 from cbkernels.training.networks.architecture import Architecture  # noqa: E402
 from cbkernels.training.procedures.autotune import autotune, autotune_configured, of_blocks  # noqa: E402
 from cbkernels.training.trained_run import accuracy_of, load_trained  # noqa: E402
@@ -446,15 +447,51 @@ def test_a_policy_of_ones_own_has_one_name_in_every_process(tmp_path: Path) -> N
         autotune(build, (5,), points(), resume=True, **{**options, "policy": "all"})
 
 
-def test_residual_networks_are_tuned_by_their_branches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = AutotuneConfig(
-        model="resnet", blocks=(1, 1, 0, 0), width_multiplier=1 / 16, train_size=64, test_size=30, batch_size=16,
-        epochs=1, threads=1, device="cpu",
-    )  # fmt: skip
-    assert autotune_configured(config, tmp_path / "run")["status"] == "trained"
+RESNET = AutotuneConfig(
+    model="resnet", blocks=(1, 1, 0, 0), width_multiplier=1 / 16, train_size=64, test_size=30, batch_size=16,
+    epochs=1, threads=1, device="cpu",
+)  # fmt: skip
+
+
+def test_residual_networks_are_tuned_by_their_branches(tmp_path: Path) -> None:
+    assert autotune_configured(RESNET, tmp_path / "run")["status"] == "trained"
     result = cb.bundle_entropy(np.zeros((4, 1)), np.arange(4))
     report = cb.LayerReport({"a.branch": result, "head": result}, blocks={"a.branch": "a"})
     assert of_blocks(report) == {"a": result, "a.branch": result, "head": result}
+
+
+def test_margins_of_branches_are_written_and_shown(tmp_path: Path) -> None:
+    """They are measured with every residual network, whether or not ``--margin`` asks for those of others."""
+    autotune_configured(RESNET, tmp_path)
+    margins, layers = (
+        [line.split(",")[:4] for line in (tmp_path / name).read_text().splitlines()]
+        for name in ("margins.csv", "layers.csv")
+    )
+    assert margins == layers, "a line for every branch and epoch"
+    pytest.importorskip("matplotlib", reason="the report: NOT TESTED HERE (no matplotlib)")
+    pytest.importorskip("jinja2", reason="the report: NOT TESTED HERE (no jinja2)")
+    from cbkernels.page.run_page import write_report
+
+    assert "Conflict margin of every layer" in write_report([tmp_path], tmp_path / "report.html").read_text()
+
+
+def test_goes_on_with_a_run_that_wrote_no_margins(tmp_path: Path) -> None:
+    """As auto-tune of residual networks left it before it wrote them: those of later epochs are there."""
+
+    def killed(status: str, epoch: int, epochs: int) -> None:
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        autotune_configured(RESNET, tmp_path, show=killed)
+    content = load_checkpoint(tmp_path / "checkpoint.safetensors")
+    (tmp_path / "margins.csv").unlink(missing_ok=True)
+    content["lines"].pop("margins.csv", None)
+    save_checkpoint(tmp_path / "checkpoint.safetensors", content)
+    assert autotune_configured(RESNET, tmp_path, resume=True)["status"] == "trained"
+    header, *lines = (tmp_path / "margins.csv").read_text().splitlines()
+    assert header.startswith("run,round,epoch,layer,margin")
+    assert [line.split(",")[2] for line in lines] == ["1", "1"]
 
 
 # --- refusals ---------------------------------------------------------------------------------------

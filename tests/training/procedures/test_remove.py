@@ -29,10 +29,13 @@ from cbkernels.training.config import RemoveConfig, TrainConfig  # noqa: E402
 from cbkernels.training.networks.architecture import Architecture  # noqa: E402
 from cbkernels.training.networks.build import build_network  # noqa: E402
 from cbkernels.training.networks.exported import load_exported  # noqa: E402
+from cbkernels.training.procedures.removal import Removal  # noqa: E402
 from cbkernels.training.procedures.removal_curves import removal_curves, subsets_of  # noqa: E402
 from cbkernels.training.procedures.removal_progress import RemovalProgress  # noqa: E402
-from cbkernels.training.procedures.remove import Removal, parts_of, remove_blocks  # noqa: E402
+from cbkernels.training.procedures.removal_samples import parts_of  # noqa: E402
+from cbkernels.training.procedures.remove import remove_blocks  # noqa: E402
 from cbkernels.training.procedures.train import train  # noqa: E402
+from cbkernels.training.rankings import RANKINGS  # noqa: E402
 from cbkernels.training.trained_run import TrainedRun, accuracy_of, fit, load_trained  # noqa: E402
 
 IDLE = ("stages.0.1", "stages.1.0", "stages.1.1")
@@ -378,15 +381,15 @@ def test_blocks_are_ranked_again_after_each_removal(run: TrainedRun, tmp_path: P
 def test_ranks_order_blocks_as_they_say(trained: TrainedRun, tmp_path: Path) -> None:
     removal = opened(trained, QUICK, tmp_path)
     blocks = removal.measured(())
-    assert removal.ranked(blocks, "similarity")[0].similarity == max(b.similarity for b in blocks)
-    margins = [b.margin for b in removal.ranked(blocks, "margin")]
+    assert removal.ranked(blocks, RANKINGS["similarity"])[0].similarity == max(b.similarity for b in blocks)
+    margins = [b.margin for b in removal.ranked(blocks, RANKINGS["margin"])]
     assert margins == sorted(margins)
-    assert {b.block for b in removal.ranked(blocks, "conflicts")} == set(IDLE)
+    assert {b.block for b in removal.ranked(blocks, RANKINGS["conflicts"])} == set(IDLE)
     orders = set()
     for seed in range(4):
         other = opened(trained, replace(QUICK, seed=seed), tmp_path)
-        orders.add(tuple(b.block for b in other.ranked(blocks, "random")))
-        assert sorted(b.block for b in other.ranked(blocks, "random")) == sorted(removal.names)
+        orders.add(tuple(b.block for b in other.ranked(blocks, RANKINGS["random"])))
+        assert sorted(b.block for b in other.ranked(blocks, RANKINGS["random"])) == sorted(removal.names)
     assert len(orders) > 1
 
 
@@ -535,7 +538,7 @@ def test_a_killed_removal_finds_no_accuracy_twice(
         asked.append(len(images))
         return accuracy_of(model, images, *others, **options)
 
-    monkeypatch.setattr("cbkernels.training.procedures.remove.accuracy_of", counted)
+    monkeypatch.setattr("cbkernels.training.procedures.removal.accuracy_of", counted)
     run = replace(trained, model=copy.deepcopy(trained.model))
     remove_blocks(run, QUICK, tmp_path)
     first = len(asked)

@@ -22,8 +22,8 @@ from cbkernels.files import whole_files  # noqa: E402
 from cbkernels.runs.checkpoints import load_checkpoint, save_checkpoint  # noqa: E402
 from cbkernels.training.config import TrainConfig, to_dict  # noqa: E402
 from cbkernels.training.data.samples import AsGiven, divided  # noqa: E402
-from cbkernels.training.loop.measured_training import MeasuredTraining  # noqa: E402
-from cbkernels.training.loop.training import Training  # noqa: E402
+from cbkernels.training.loop.epochs import Training  # noqa: E402
+from cbkernels.training.loop.measured_epochs import MeasuredTraining  # noqa: E402
 from cbkernels.training.procedures.train import train  # noqa: E402
 from cbkernels.training.trained_run import accuracy_of, fit, load_trained  # noqa: E402
 
@@ -561,7 +561,7 @@ def test_text_says_what_came_of_it(tmp_path: Path, capsys: pytest.CaptureFixture
         (["--batch-size", "5000"], "training samples do not fill one batch of 5000; lower batch_size"),
         (["--device", "gpu"], "device is 'gpu'; name one such as"),
         (["--model", "vgg", "--blocks", "1", "2"], "blocks is [1, 2]; vgg has 4 stages"),
-        (["--config", "/no/such/file"], "/no/such/file does not exist"),
+        (["--config", "/no/such/file"], "/no/such/file: No such file"),
         (["--optimizer", "adam"], "invalid choice: 'adam'"),
         (["--depth", "ten"], "invalid int value: 'ten'"),
         (["--resume", "--overwrite"], "not allowed with argument"),
@@ -628,7 +628,7 @@ def test_unfinished_foreign_and_damaged_runs_are_not_loaded(finished: Any, tmp_p
         (good.replace('"train"', '"remove"'), "holds a run of 'remove'"),
         (good.replace('"width": 6', '"width": 7'), "is not that of this run"),
         (good.replace('"seed": 0', '"seed": -1'), "seed is -1"),
-        ("{", "is not JSON"),
+        ("{", "holds no JSON"),
         (good.replace('"command"', '"architecture": {}, "command"'), "holds a network of your own"),
     ):
         (run / "config.json").write_text(content)
@@ -639,6 +639,9 @@ def test_unfinished_foreign_and_damaged_runs_are_not_loaded(finished: Any, tmp_p
     result = (run / "result.json").read_text()
     (run / "result.json").write_text(result.replace('"trained"', '"exhausted"'))
     with pytest.raises(ValueError, match="ended as 'exhausted', without a trained network"):
+        load_trained(run)
+    (run / "result.json").write_text(result[:50])
+    with pytest.raises(ValueError, match=r"cannot be used: result\.json is left out: it is damaged: it holds no JSON"):
         load_trained(run)
     (run / "result.json").write_text(result)
     save_checkpoint(run / "checkpoint.safetensors", {"architecture": TINY.architecture.to_dict()})

@@ -85,17 +85,17 @@ def test_killed_and_resumed_in_a_cycle(finished: Any, tmp_path: Path, epoch: int
 
 
 def test_criteria_that_look_at_samples_get_the_held_back_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cbkernels.training.loop import training
+    from cbkernels.training.loop import epochs
 
     seen = []
-    data = training.Training._ranking_data
+    data = epochs.Training._ranking_data
 
     def watched(self: Any) -> Any:
         batches = list(data(self))
         seen.append(sum(len(labels) for _, labels in batches))
         return batches
 
-    monkeypatch.setattr(training.Training, "_ranking_data", watched)
+    monkeypatch.setattr(epochs.Training, "_ranking_data", watched)
     for share, size in ((0.2, 40), (0.0, 64)):
         config = TrainConfig(**SMALL, **CYCLES, repr=True, repr_criterion="taylor", validation_share=share)
         train(config, tmp_path / str(share))
@@ -194,7 +194,7 @@ def test_what_is_there_is_not_trained_again(compared: Any, monkeypatch: pytest.M
     def trained(self: Any) -> float:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr("cbkernels.training.loop.training.Training.train_epoch", trained)
+    monkeypatch.setattr("cbkernels.training.loop.epochs.Training.train_epoch", trained)
     assert compare(COMPARED, out, criteria=["standard", "random", "orthogonality"], seeds=2) == content
 
 
@@ -240,7 +240,7 @@ def test_what_repr_refuses_is_refused_before_any_training(
     def trained(self: Any) -> float:
         raise AssertionError("trained first")
 
-    monkeypatch.setattr("cbkernels.training.loop.training.Training.train_epoch", trained)
+    monkeypatch.setattr("cbkernels.training.loop.epochs.Training.train_epoch", trained)
     criteria = options.pop("criteria", ["standard", "random"])
     with pytest.raises((ValueError, TypeError), match=words):
         compare(replace(COMPARED, **options), tmp_path / "new", criteria=criteria)

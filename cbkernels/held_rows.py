@@ -1,0 +1,160 @@
+"""What a stream holds of one layer: a fingerprint and a label of each row, where the row was, and what the rows are.
+
+``streaming.py`` adds to it and counts it, ``distributed.py`` counts that of all ranks.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from typing import Any
+
+import numpy as np
+
+from . import backends, row_store
+from .arrays import DTYPES, Labels, Rows, torch_with_gpu
+from .entropy import BundleCounts
+from .gpu_row_store import GpuRowStore
+from .grid import UpdateGrid
+from .row_store import RowStore
+
+
+class HeldRows:
+    """Rows of one type and width, on the CPU and on GPUs; pickles hold CPU memory only.
+
+    Attributes:
+        dtype: type of the activations; None before the first.
+        num_columns: D, values per row.
+        device: where the last rows were.
+        backend: name of what read the last rows.
+        on_gpus: device -> what is held there.
+    """
+
+    def __init__(self) -> None:
+        self.dtype: str | None = None
+        self.num_columns = 0
+        self.device = "cpu"
+        self.backend = "cpu"
+        self.on_gpus: dict[str, GpuRowStore] = {}
+        self._on_cpu = RowStore()
+        self._num_nan_rows = 0  # of rows on the CPU
+
+    @property
+    def num_rows(self) -> int:
+        """Rows with NaN included."""
+        return self._on_cpu.size + self._num_nan_rows + sum(store.size for store in self.on_gpus.values())
+
+    def add(self, rows: Rows, labels: Labels, grid: UpdateGrid | None, backend: backends.Backend) -> None:
+        """Add rows; never waits for a GPU.
+
+        Raises:
+            TypeError, ValueError: rows of another type or width, or labels that cannot be kept; nothing is added.
+        """
+        self._require_same_rows(rows.dtype, rows.num_columns)
+        if backend.on_gpu is not None and _has_tensors_for(rows):
+            if DTYPES[labels.code] == "uint64":
+                raise ValueError("labels has dtype uint64, whose range a GPU stream does not look at; convert to int64")
+            self._store_of(rows.device, backend.on_gpu, rows.dtype).append(rows, labels, grid)
+        else:
+            self._add_on_cpu(rows, labels, grid, backend)
+        self._remember(rows.dtype, rows.num_columns, rows.device, backend.name)
+
+    def _add_on_cpu(self, rows: Rows, labels: Labels, grid: UpdateGrid | None, backend: backends.Backend) -> None:
+        label_values = labels.raw()
+        if label_values.dtype == np.uint64 and (label_values > np.uint64(2**63 - 1)).any():
+            raise ValueError(f"labels holds {int(label_values.max())}; streaming takes labels below 2**63")
+        fingerprints, holds_nan = backend.row_fingerprints(rows, grid)
+        if holds_nan.any():
+            fingerprints, label_values = fingerprints[~holds_nan], label_values[~holds_nan]
+        self._on_cpu.append(fingerprints, label_values)
+        self._num_nan_rows += int(holds_nan.sum())
+
+    def _store_of(self, device: str, backend: backends.Cuda, dtype: str) -> GpuRowStore:
+        store = self.on_gpus.get(device)
+        if store is None or not store.size:  # an empty one was left by an update that failed, perhaps of another type
+            store = self.on_gpus[device] = GpuRowStore(backend, device, dtype)
+        return store
+
+    def extend(self, other: HeldRows) -> None:
+        """Add a copy of what another one holds.
+
+        Raises:
+            TypeError, ValueError: rows of another type or width; nothing is added.
+        """
+        if other.dtype is None:
+            return
+        self._require_same_rows(other.dtype, other.num_columns)
+        for device, store in other.on_gpus.items():
+            self._store_of(device, store.backend, store.dtype).extend(store)
+        for fingerprints, labels in list(other._on_cpu.blocks()):
+            self._on_cpu.append(fingerprints, labels)
+        self._num_nan_rows += other._num_nan_rows
+        self._remember(other.dtype, other.num_columns, other.device, other.backend)
+
+    def restore(
+        self, fingerprints: row_store.Fingerprints, labels: row_store.Labels, num_nan_rows: int,
+        dtype: str | None, num_columns: int,
+    ) -> None:  # fmt: skip
+        """Add what ``on_host`` of another one told, to nothing so far."""
+        self._on_cpu.append(fingerprints, labels)
+        self._num_nan_rows = num_nan_rows
+        self.dtype, self.num_columns = dtype, num_columns
+
+    def _remember(self, dtype: str, num_columns: int, device: str, backend: str) -> None:
+        self.dtype, self.num_columns, self.device, self.backend = dtype, num_columns, device, backend
+
+    def _require_same_rows(self, dtype: str, num_columns: int) -> None:
+        if self.dtype is None:
+            return
+        if dtype != self.dtype:
+            raise TypeError(f"acts has dtype {dtype} after batches of {self.dtype}; they must agree")
+        if num_columns != self.num_columns:
+            raise ValueError(
+                f"acts has {num_columns} values per row after batches of {self.num_columns}; they must agree"
+            )
+
+    def counts(self) -> BundleCounts:
+        """Count labels per bundle of equal fingerprints: on the GPU if everything is on one; else on the CPU."""
+        stores = [store for store in self.on_gpus.values() if store.size]
+        if len(stores) == 1 and stores[0].size == self.num_rows <= backends.MOST_ROWS_ON_A_GPU:
+            return stores[0].count()
+        gathered, num_nan_rows = self.on_host()
+        return backends.count_fingerprints(list(gathered.blocks()), num_nan_rows)
+
+    def on_host(self) -> tuple[RowStore, int]:
+        """All rows without NaN on the CPU, and the number of rows with NaN; waits for a GPU that holds some."""
+        if not self.on_gpus:
+            return self._on_cpu, self._num_nan_rows
+        gathered, num_nan_rows = RowStore(), self._num_nan_rows
+        for fingerprints, labels in self._on_cpu.blocks():
+            gathered.append(fingerprints, labels)
+        for store in self.on_gpus.values():
+            if store.size:
+                fingerprints, labels, nan_rows = store.on_host()
+                gathered.append(fingerprints, labels)
+                num_nan_rows += nan_rows
+        return gathered, num_nan_rows
+
+    def __getstate__(self) -> dict[str, Any]:
+        gathered, num_nan_rows = self.on_host()
+        return {**vars(self), "_on_cpu": gathered, "_num_nan_rows": num_nan_rows, "on_gpus": {}}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> HeldRows:
+        twin = HeldRows()  # not by __getstate__: what is on a GPU stays there
+        vars(twin).update(copy.deepcopy(vars(self), memo))
+        return twin
+
+
+def _has_tensors_for(rows: Rows) -> bool:
+    """Can the state of these rows be torch tensors on their device? No, without torch, on an emulated GPU.
+
+    Raises:
+        ValueError: no, and there is no other place for it.
+    """
+    if rows.device == "cpu":
+        return "torch" in sys.modules
+    if not torch_with_gpu():
+        raise ValueError(
+            f"acts is on {rows.device}, where a stream is kept in torch tensors; import torch with CUDA first"
+        )
+    return True

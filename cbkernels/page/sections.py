@@ -1,0 +1,264 @@
+"""The sections of a run on its page: figures and tables with the words around them, one function a kind of run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+import numpy as np
+
+from ..runs.clean_text import text
+from ..runs.record import LayerTable, RunRecord
+from ..runs.schema import AutotuneResult, Epoch, NetworkCost, RemoveResult, TrainResult
+from . import figures, tables
+from .facts import architecture_of, compared
+from .figures import Curve, Picture
+from .tables import Table, percent, plain, points
+
+MOST_MAPS = 24
+"""Heat maps of a run; of more rounds the middle ones are left out."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture with the words below it."""
+
+    picture: Picture
+    caption: str
+    weight: int
+    """The page keeps those of the highest weight when it would become too large."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with what belongs to it."""
+
+    title: str
+    figures: Sequence[Figure] = ()
+    tables: Sequence[Table] = ()
+    words: Sequence[str] = ()
+
+
+def sections_of(run: RunRecord, prefix: str) -> list[Section]:
+    """All that have a figure or a table, in their order; names of pictures begin with ``prefix``."""
+    result = run.result
+    sections: list[Section] = []
+    if isinstance(result, AutotuneResult):
+        sections += _of_autotune(result)
+    if isinstance(result, RemoveResult):
+        sections += _of_removal(result, prefix)
+    sections.append(_curves_section(run, prefix))
+    if run.command != "remove":  # one measurement: a table says it
+        sections += _heat_map_sections(run, prefix)
+        trained = [table for table in run.layers if table.dtype == run.layers[0].dtype]
+        sections += _of_table(tables.layers_table(trained[-1]) if trained else None)
+    if isinstance(result, TrainResult):
+        sections += _of_table(tables.cycles_table(result.repr))
+        sections += _of_table(tables.cost_table(result.cost))
+    return [section for section in sections if section.figures or section.tables]
+
+
+def comparison_of(runs: Sequence[RunRecord]) -> Section:
+    """Several runs in one picture and one table."""
+    ends = [(run, curves[-1]) for run in runs if (curves := curves_of(run))]
+    curves = [replace(curve, label=f"{run.name} ({run.command})") for run, curve in ends]
+    chances = [run.result.chance_accuracy if run.result else None for run, _ in ends]
+    shown = []
+    if curves:
+        picture = figures.rendered(
+            "comparison",
+            f"Test accuracy over epochs of {len(curves)} runs in one picture.",
+            lambda: figures.overlaid_curves(curves, chances),
+        )
+        shown.append(Figure(picture, "Test accuracy of every run, of the network that it ended with.", 110))
+    return Section("All runs", shown, [tables.comparison_table([compared(run) for run in runs])])
+
+
+def _of_table(table: Table | None, words: str = "") -> list[Section]:
+    """A section for a table, under its own caption."""
+    return [Section(table.caption, tables=[table], words=[words] if words else [])] if table else []
+
+
+# --- auto-tune, removal ---------------------------------------------------------------------------
+
+
+def _of_autotune(result: AutotuneResult) -> list[Section]:
+    reason = text(result.reason).rstrip(".")
+    ended = f"Auto-tune ended as {text(result.status, 30)}: {reason}." if reason else ""
+    old, new = result.before or NetworkCost(), result.after or NetworkCost()
+    accuracies = [_accuracies("test accuracy", old.test_accuracy, new.test_accuracy)]
+    rows = [*accuracies, ["epochs of training", plain(old.epochs), plain(new.epochs), ""]]
+    costs = tables.costs_table(result.before, result.after, rows if result.before or result.after else ())
+    return [*_of_table(costs), *_of_table(tables.rounds_table(result.rounds), ended)]
+
+
+def _of_removal(result: RemoveResult, prefix: str) -> list[Section]:
+    rows = [] if (known := result.accuracy) is None else [
+        _accuracies("test accuracy, right after removal", known.before, known.removed),
+        _accuracies("test accuracy, healed", known.before, known.healed),
+    ]  # fmt: skip
+    return [
+        *_of_table(tables.costs_table(result.before, result.after, rows)),
+        Section("What blocks are worth", [*_removal_curves(result, prefix), *_block_costs(result, prefix)]),
+        *_of_table(tables.steps_table(result), _guard_words(result)),
+        *_of_table(tables.blocks_table(result)),
+    ]
+
+
+def _accuracies(words: str, before: float | None, after: float | None) -> list[str]:
+    return [words, percent(before), percent(after), points(before, after)]
+
+
+def _guard_words(result: RemoveResult) -> str:
+    """What the guard of the removal looks at, and how the removal ended."""
+    guard, words = result.guard, []
+    if guard and guard.split:
+        samples = f", {tables.count(guard.samples)} samples" if guard.samples is not None else ""
+        may = f"; it may fall by {100 * result.max_drop:.1f} points" if result.max_drop is not None else ""
+        words.append(f"the guard is the accuracy on {text(guard.split, 40)}{samples}{may}")
+    words.append(text(result.reason).rstrip("."))
+    return " ".join(f"{sentence[:1].upper()}{sentence[1:]}." for sentence in words if sentence)
+
+
+def _removal_curves(result: RemoveResult, prefix: str) -> list[Figure]:
+    curves, study = result.curves, result.study
+    if not any(curves.get(kind) for kind in figures.CURVES):
+        return []
+    draws = [point.draws for kind in ("conflicting", "non_conflicting", "any") for point in curves.get(kind, ())
+             if point.draws is not None]  # fmt: skip
+    most = f" of {plain(max(draws))} draws" if draws else ""
+    samples = f" on {tables.count(study.samples)} samples" if study and study.samples else ""
+    words = f"Mean and one standard deviation{most}, no retraining{samples}."
+    picture = figures.rendered(
+        f"{prefix}removal-curves",
+        "Test accuracy against the number of removed blocks, for conflicting, non-conflicting and random blocks.",
+        lambda: figures.removal_curves(curves, study.accuracy if study else None, words),
+    )
+    return [Figure(picture, "Accuracy against the number of blocks that are removed together.", 90)]
+
+
+def _block_costs(result: RemoveResult, prefix: str) -> list[Figure]:
+    if all(block.accuracy_without is None for block in result.blocks):
+        return []
+    accuracy = result.study.accuracy if result.study else None
+    picture = figures.rendered(
+        f"{prefix}blocks",
+        "For every block: test accuracy without it, and its conflict margin in bits.",
+        lambda: figures.block_costs(result.blocks, result.removed, accuracy),
+    )
+    return [Figure(picture, "What each block costs when it alone is removed, and its conflict margin.", 80)]
+
+
+# --- curves over epochs ---------------------------------------------------------------------------
+
+
+def _curves_section(run: RunRecord, prefix: str) -> Section:
+    curves = curves_of(run)
+    if not curves:
+        return Section("Accuracy and loss")
+    picture = figures.rendered(
+        f"{prefix}curves",
+        f"Test accuracy and training loss over the epochs of {len(curves)} "
+        f"{'network' if len(curves) == 1 else 'networks, one after the other'}.",
+        lambda: figures.training_curves(curves, run.result.chance_accuracy if run.result else None),
+    )
+    restarts = " A dashed line is a restart from fresh weights." if len(curves) > 1 else ""
+    caption = f"Accuracy and loss over epochs; epoch 0 is before training.{restarts}"
+    return Section("Accuracy and loss", [Figure(picture, caption, 100)])
+
+
+def curves_of(run: RunRecord) -> list[Curve]:
+    """A curve for every network of the history, in the order in which they were trained."""
+    return [
+        _curve(list(lines), network_words(text(name, 40), text(round_), run.command))
+        for (name, round_), lines in groupby(run.history, lambda epoch: (epoch.run, epoch.round))
+    ]
+
+
+def _curve(lines: Sequence[Epoch], label: str) -> Curve:
+    keys = ("epoch", "train_loss", "test_accuracy", "validation_accuracy")
+    return Curve(label, *([math.nan if (v := getattr(line, key)) is None else v for line in lines] for key in keys))
+
+
+def network_words(run: str, round_: str, command: str) -> str:
+    """What one network of a run is called: "" for the only one of ``train``."""
+    if command == "train" and run in ("", "train"):
+        return ""
+    if run == "finetune":
+        return "fine-tuning"
+    return f"round {round_}" if run in ("", "autotune") else f"{run} {round_}".replace("autotune", "")
+
+
+# --- layers x epochs ------------------------------------------------------------------------------
+
+
+def _heat_map_sections(run: RunRecord, prefix: str) -> list[Section]:
+    """Entropies as trained, as if in other types, and margins."""
+    measured = [table for table in run.layers if table.measured.any()]
+    trained = [table for table in measured if table.dtype == measured[0].dtype]
+    others = [table for table in measured if table.dtype != measured[0].dtype]
+    left = MOST_MAPS
+    sections = []
+    for title, kind, chosen in (
+        ("Bundle entropy of every layer", "entropy", trained),
+        ("The same as if the weights were of another type", "what-if", others),
+        ("Conflict margin of every layer", "margin", [t for t in run.layers if t.margin_bits is not None]),
+    ):
+        shown = _ends(chosen, left)
+        left -= len(shown)
+        missing = len(chosen) - len(shown)
+        words = [f"{missing} of {len(chosen)} rounds are not drawn."] if missing else []
+        sections.append(Section(title, [_heat_map(run, each, kind, prefix, shown) for each in shown], words=words))
+    return sections
+
+
+def _ends(layers: Sequence[LayerTable], most: int) -> list[LayerTable]:
+    """The first and the last of them, as many as are allowed."""
+    if len(layers) <= most:
+        return list(layers)
+    return [*layers[: most - most // 2], *layers[len(layers) - most // 2 :]]
+
+
+def _heat_map(run: RunRecord, table: LayerTable, kind: str, prefix: str, shown: Sequence[LayerTable]) -> Figure:
+    network = network_words(table.run, str(table.round), run.command)
+    title = ", ".join(words for words in (network, _architecture_of_round(run, table.round)) if words)
+    as_if = f" as if in {table.dtype}" if table.dtype != run.layers[0].dtype else ""
+    name = "-".join(filter(None, (f"{prefix}{kind}", _file_words(table))))
+    what = "Conflict margin in bits" if kind == "margin" else "Bundle entropy in nats"
+    top = max((float(np.nanmax(t.entropy, initial=0.0)) for t in shown), default=0.0)
+    top = top if 0 < top < math.inf else 1.0
+    conflicts = _conflicts_in_words(table)
+    picture = figures.rendered(
+        name,
+        f"{what}{as_if}, layer by epoch{f', {title}' if title else ''}; {conflicts}.",
+        lambda: figures.margin_map(table, f"{title}{as_if}") if kind == "margin"
+        else figures.entropy_map(table, f"{title}{as_if}", top),
+    )  # fmt: skip
+    heading = f"{title[:1].upper()}{title[1:]}" if network else title or what
+    return Figure(picture, f"{heading}{as_if}: {conflicts}.", 70 if table in (shown[0], shown[-1]) else 50)
+
+
+def _file_words(table: LayerTable) -> str:
+    parts = [part for part in (table.run, table.dtype) if part and part.isidentifier() and part.isascii()]
+    return "-".join([*parts, f"{abs(table.round):02d}"])
+
+
+def _architecture_of_round(run: RunRecord, round_: int) -> str:
+    if isinstance(run.result, AutotuneResult):
+        known = [tables.named(each.architecture, each.name) for each in run.result.rounds if each.round == round_]
+        return known[0] if known else tables.named(run.result.architecture)
+    return architecture_of(run) if run.command == "train" else ""
+
+
+def _conflicts_in_words(table: LayerTable) -> str:
+    conflicts = table.num_conflicting > 0
+    layers = int(conflicts.any(axis=1).sum())
+    if not layers:
+        return f"none of {len(table.layers)} layers ever conflicts"
+    at = int(conflicts.any(axis=0).argmax())
+    first = table.layers[int(conflicts[:, at].argmax())]
+    return (
+        f"{layers} of {len(table.layers)} layers conflict, from epoch {table.epochs[at]} on, where {first} is the first"
+    )

@@ -1,0 +1,339 @@
+"""What is in the folder of a run: every file, every column of its tables, every field of its results, once.
+
+A column of ``layers.csv`` says how it is written from what was measured, how it is read, and whether the report shows
+it. Fields of JSON files are those of dataclasses here; ``reader.py`` fills them, None standing for what a file lacks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..files.csv_files import csv_line
+
+if TYPE_CHECKING:  # the command line reads names here, and a line of --help needs no NumPy
+    from ..grid import UpdateGrid
+    from ..result import BundleResult
+
+CONFIG, ENVIRONMENT, RESULT, HISTORY = "config.json", "env.json", "result.json", "history.jsonl"
+CHECKPOINT, PROGRESS = "checkpoint.safetensors", "progress.json"
+"""What a training, and a removal, goes on from."""
+REPORT = "report.html"
+"""Its pictures are in ``report_files`` beside it, see ``pictures_folder`` in ``page/run_page.py``."""
+EVENTS = "tensorboard"
+EXPORT = "model"
+"""Folder of the network that a removal ends with."""
+COMPARISON = "comparison.json"
+"""Of ``repr compare``, in the folder above its runs."""
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MeasuredLayer:
+    """One layer as it was measured once."""
+
+    run: str
+    """Which network of the run."""
+    round: int
+    """Pass of auto-tune, 0 where there is only one."""
+    epoch: int
+    """Epochs trained so far; 0 is before the training."""
+    layer: str
+    result: BundleResult
+    margin: float = float("nan")
+    bits: float | None = None
+    """The margin in bits above the grid's step; None without a grid."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table."""
+
+    name: str
+    kind: type[int] | type[float] | type[str]
+    written: Callable[[MeasuredLayer], object]
+    title: str = ""
+    """Heads its cells in the report's table of layers; "" where the report draws it, or leaves it out."""
+    is_needed: bool = True
+    """A table without it is not read; of another column the cells are then 0, NaN or empty."""
+
+    def read(self, cell: str) -> Any:
+        """The value of a cell.
+
+        Raises:
+            ValueError: it is none, or too large for an array of integers.
+        """
+        if self.kind is not int:
+            return self.kind(cell or "nan") if self.kind is float else cell
+        value = int(cell)
+        if abs(value) >= 2**31:
+            raise ValueError(f"{self.name} is {cell}; it must be less than 2**31")
+        return value
+
+
+@dataclass(frozen=True)
+class Table:
+    """A CSV file with a line a layer and epoch."""
+
+    file: str
+    columns: tuple[Column, ...]
+
+    @property
+    def measured(self) -> list[Column]:
+        """Those that do not say where a line belongs."""
+        return [column for column in self.columns if column not in (*_PLACE, _GRID)]
+
+    @property
+    def header(self) -> str:
+        """The first line, with its newline."""
+        return csv_line(column.name for column in self.columns)
+
+    def line(self, measured: MeasuredLayer) -> str:
+        """The line of a measurement, with its newline."""
+        return csv_line(column.written(measured) for column in self.columns)
+
+
+def _grid(grid: UpdateGrid | None) -> str:
+    """``dtype lr=... batch_size=... w=...``; empty for plain equality."""
+    if grid is None:
+        return ""
+    g = grid.to_dict()
+    return f"{g['dtype']} lr={g['learning_rate']!r} batch_size={g['batch_size']} w={g['weight_amplitude']!r}"
+
+
+_PLACE = (
+    Column("run", str, lambda m: m.run),
+    Column("round", int, lambda m: m.round),
+    Column("epoch", int, lambda m: m.epoch),
+    Column("layer", str, lambda m: m.layer),
+)
+_GRID = Column("grid", str, lambda m: _grid(m.result.grid))
+LAYERS = Table(
+    "layers.csv",
+    (
+        *_PLACE,
+        Column("num_rows", int, lambda m: m.result.num_rows, is_needed=False),
+        Column("num_bundles", int, lambda m: m.result.num_bundles, is_needed=False),
+        Column("num_conflicting", int, lambda m: m.result.num_conflicting),
+        Column("entropy", float, lambda m: repr(m.result.entropy)),
+        _GRID,
+    ),
+)
+"""Every layer of a run after every epoch. ``LayerReport.to_csv`` writes other columns, of one report."""
+MARGINS = Table(
+    "margins.csv",
+    (
+        *_PLACE,
+        Column("margin", float, lambda m: repr(m.margin), is_needed=False),
+        Column("bits", float, lambda m: repr(float("nan") if m.bits is None else m.bits)),
+        _GRID,
+    ),
+)
+"""Conflict margins, where they were measured."""
+
+FILES = (REPORT, RESULT, CHECKPOINT, MARGINS.file, LAYERS.file, HISTORY, ENVIRONMENT, CONFIG)
+"""What a new run deletes of an older one, in this order, so that nothing is left without its config."""
+
+
+# --- fields of JSON files -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """A line of ``history.jsonl``; shares in [0, 1], entropies in nats, times in seconds."""
+
+    run: str | None = None
+    round: int | None = None
+    epoch: float | None = None
+    train_loss: float | None = None
+    test_accuracy: float | None = None
+    validation_accuracy: float | None = None
+    weight_amplitude: float | None = None
+    num_conflicting_layers: int | None = None
+    first_conflicting: str | None = None
+    mean_entropy: float | None = None
+    mean_entropy_bfloat16: float | None = None
+    mean_entropy_float16: float | None = None
+    least_margin_bits: float | None = None
+    repr_event: str | None = None
+    dropped_filters: int | None = None
+    orthogonality: float | None = None
+    seconds_training: float | None = None
+    seconds_measuring: float | None = None
+    seconds_evaluating: float | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network and how its training ended."""
+
+    architecture: dict[str, Any] | None = None
+    name: str | None = None
+    epochs: int | None = None
+    test_accuracy: float | None = None
+    mean_test_accuracy: float | None = None
+    num_conflicting_layers: int | None = None
+    first_conflicting: str | None = None
+
+
+@dataclass(frozen=True)
+class NetworkCost(Trained):
+    """A network and what one forward pass of it costs; how it was trained is said of auto-tune's alone."""
+
+    blocks: int | None = None
+    parameters: float | None = None
+    macs: float | None = None
+    flops: float | None = None
+    latency_ms: float | None = None
+    latency_ms_p10: float | None = None
+    latency_ms_p90: float | None = None
+    peak_memory_bytes: float | None = None
+    device: str | None = None
+    latency_batch: int | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What ``result.json`` holds of every command, None where it does not."""
+
+    command: str | None = None
+    version: str | None = None
+    status: str | None = None
+    reason: str | None = None
+    seed: int | None = None
+    dataset: str | None = None
+    architecture: dict[str, Any] | None = None
+    chance_accuracy: float | None = None
+    equality: str | None = None
+    ranks: int | None = None
+    seconds_training: float | None = None
+    seconds_measuring: float | None = None
+    seconds_evaluating: float | None = None
+    measuring_share: float | None = None
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """One cycle of RePr; of the epochs at its ends only what a cycle can change."""
+
+    cycle: int | None = None
+    dropped_filters: int | None = None
+    before: Epoch = field(default_factory=Epoch)
+    reduced: Epoch = field(default_factory=Epoch)
+    after: Epoch = field(default_factory=Epoch)
+
+
+@dataclass(frozen=True)
+class TrainResult(Trained, Result):
+    """Of ``train``."""
+
+    entropy_mean: Mapping[str, float] = field(default_factory=dict)
+    repr: tuple[Cycle, ...] = ()
+    cost: NetworkCost | None = None
+
+
+@dataclass(frozen=True)
+class Round(Trained):
+    """One pass of auto-tune."""
+
+    round: int | None = None
+    conflict_epoch: int | None = None
+    removed: tuple[str, ...] = ()
+    entropy: float | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class AutotuneResult(Result):
+    """Of ``autotune``."""
+
+    policy: str | None = None
+    rounds: tuple[Round, ...] = ()
+    before: NetworkCost | None = None
+    after: NetworkCost | None = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """A residual block before any removal."""
+
+    block: str | None = None
+    branch: str | None = None
+    stage: int | None = None
+    num_rows: int | None = None
+    num_bundles: int | None = None
+    num_conflicting: int | None = None
+    num_conflicting_rows: int | None = None
+    entropy: float | None = None
+    margin: float | None = None
+    margin_bits: float | None = None
+    similarity: float | None = None
+    conflicts: bool | None = None
+    accuracy_without: float | None = None
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Accuracy without so many blocks."""
+
+    removed: int | None = None
+    mean: float | None = None
+    std: float | None = None
+    draws: int | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """Samples that an accuracy was taken on."""
+
+    split: str | None = None
+    samples: int | None = None
+    accuracy: float | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One block that the guard was asked about."""
+
+    block: str | None = None
+    kept: bool | None = None
+    accuracy: float | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Accuracies:
+    """Of a network before the removal, right after it, and fine-tuned."""
+
+    before: float | None = None
+    removed: float | None = None
+    healed: float | None = None
+
+
+@dataclass(frozen=True)
+class RemoveResult(Result):
+    """Of ``remove``."""
+
+    run: str | None = None
+    blocks: tuple[Block, ...] = ()
+    num_conflicting_blocks: int | None = None
+    curves: Mapping[str, tuple[CurvePoint, ...]] = field(default_factory=dict)
+    study: Part | None = None
+    rank: str | None = None
+    max_drop: float | None = None
+    guard: Part | None = None
+    test: Part | None = None
+    steps: tuple[Step, ...] = ()
+    removed: tuple[str, ...] = ()
+    accuracy: Accuracies | None = None
+    before: NetworkCost | None = None
+    after: NetworkCost | None = None
+    finetune_epochs: int | None = None
+    export: str | None = None
+
+
+RESULTS: Mapping[str, type[Result]] = {"train": TrainResult, "autotune": AutotuneResult, "remove": RemoveResult}
+"""Command -> what its ``result.json`` holds."""
