@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -47,33 +47,35 @@ class ResidualSum:
     """How many branches no module made."""
 
 
-def residual_sums(model: nn.Module, recording: Recording, wanted: Callable[[str], bool]) -> dict[str, ResidualSum]:
-    """Modules that turned out to be residual in every call with floats.
+def residual_sums(model: nn.Module, recording: Recording, known: Collection[str]) -> dict[str, ResidualSum]:
+    """Modules that turned out to be residual in every call with floats; none is inside of another.
 
     Args:
         model: unwrapped.
         recording: of one forward pass.
-        wanted: which modules are looked at; the model itself and torch's own layers never are.
+        known: names of blocks; what is inside or around of one is not looked at, nor the model itself.
     """
     modules = dict(model.named_modules())
-    made_by = _made_by(recording)
     found: dict[str, ResidualSum] = {}
     refuted: set[str] = set()
     for number in reversed(range(len(recording.calls))):
         call = recording.calls[number]
         name = call.module
-        if not name or name in refuted or call.last < 0 or _is_leaf(modules[name]) or not wanted(name):
+        if not name or name in refuted or call.last < 0 or _is_leaf(modules[name]):
             continue
-        inner = [other for other in found if other.startswith(f"{name}.")]
-        if inner and (not is_item(modules, name) or any(is_item(modules, other) for other in inner)):
+        if any(_is_in(name, other) or _is_in(other, name) for other in known):
+            continue
+        inner = [other for other in found if _is_in(other, name)]
+        if inner and (not _is_item(modules, name) or any(_is_item(modules, other) for other in inner)):
             continue  # what is around of blocks is none
-        result = _Inside(modules, recording, number, made_by).explain()
+        result = _Inside(modules, recording, number).explain()
         if result is None:
             refuted.add(name)
             found.pop(name, None)
         else:
             found[name] = result
-    return found
+    found = {name: result for name, result in found.items() if name in known or not result.is_stack}
+    return {name: result for name, result in found.items() if not any(_is_in(name, other) for other in found)}
 
 
 def unattributed(model: nn.Module, recording: Recording, blocks: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -87,14 +89,12 @@ def unattributed(model: nn.Module, recording: Recording, blocks: Iterable[str]) 
     Returns:
         A sentence for every class of modules in whose own code such sums lie; modules that made their branches.
     """
-    modules, calls, made_by = dict(model.named_modules()), recording.calls, _made_by(recording)
-    covered = recording.covered(blocks)
-    inside = [_Inside(modules, recording, number, made_by) for number in range(len(calls))]
+    modules, calls, covered = dict(model.named_modules()), recording.calls, recording.covered(blocks)
     counts: Counter[str] = Counter()
     branches: list[str] = []
     for i, node in enumerate(recording.nodes):
         if node.op in _SUMS and node.is_data and node.call >= 0 and not covered[node.call]:
-            names = inside[node.call].added_to_itself(i)
+            names = _Inside(modules, recording, node.call).added_to_itself(i)
             if names is not None:
                 counts[type(modules[calls[node.call].module]).__name__] += 1
                 branches += names
@@ -106,8 +106,11 @@ def unattributed(model: nn.Module, recording: Recording, blocks: Iterable[str]) 
     return told, list(dict.fromkeys(branches))
 
 
-def is_item(modules: dict[str, nn.Module], name: str) -> bool:
-    """Whether a module is an item of a ``ModuleList`` or ``Sequential``."""
+def _is_in(name: str, other: str) -> bool:
+    return name.startswith(f"{other}.")
+
+
+def _is_item(modules: dict[str, nn.Module], name: str) -> bool:
     return isinstance(modules[name.rpartition(".")[0]], (nn.ModuleList, nn.Sequential))
 
 
@@ -117,24 +120,12 @@ def _is_leaf(module: nn.Module) -> bool:
     )
 
 
-def _made_by(recording: Recording) -> dict[int, list[int]]:
-    """Node -> calls that returned it."""
-    made: dict[int, list[int]] = defaultdict(list)
-    for number, call in enumerate(recording.calls):
-        for node in call.outputs:
-            made[node].append(number)
-    return made
-
-
 class _Inside:
     """The search for sums among what was made during one call."""
 
-    def __init__(
-        self, modules: dict[str, nn.Module], recording: Recording, number: int, made_by: dict[int, list[int]]
-    ) -> None:
+    def __init__(self, modules: dict[str, nn.Module], recording: Recording, number: int) -> None:
         self._recording, self._nodes, self._calls = recording, recording.nodes, recording.calls
-        self._modules = modules
-        self._number, self._call, self._made_by = number, recording.calls[number], made_by
+        self._modules, self._number, self._call = modules, number, recording.calls[number]
         self._name = self._call.module
         self._bits: dict[int, int] = {}
 
@@ -336,8 +327,9 @@ class _Inside:
         before = [p for p in group if self._is(p, bit)]
         while before:
             i = max(before, key=lambda p: math.prod(self._nodes[p].shape))
-            made = [k for k in self._made_by[i] if self._number < k < self._call.until and not self._only_scales(k)]
-            names = sorted((self._calls[k].module for k in made), key=lambda name: not self._has_weights(name))
+            inside = (k for k in self._recording.returned_by[i] if self._number < k < self._call.until)
+            names = [self._calls[k].module for k in inside if not self._only_scales(k)]
+            names.sort(key=lambda name: not self._has_weights(name))
             if names and (self._has_weights(names[0]) or bit == _DEPENDS):
                 return names[:1]
             spare = spare or names[:1]

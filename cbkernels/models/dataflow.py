@@ -8,8 +8,11 @@ from copies. Read next: ``block_sums.py``.
 from __future__ import annotations
 
 import functools
+import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -18,7 +21,7 @@ from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .evaluation import first_tensor
+from .evaluation import first_tensor, tensors_in
 
 _MIXES = re.compile(r"conv|linear|mm|mv$|dot|matmul|embedding|lstm|gru|rnn|attention|scan")
 VIEWS = re.compile(
@@ -80,6 +83,15 @@ class Recording:
     calls: list[Call] = field(default_factory=list)
     """In the order in which they began."""
 
+    @functools.cached_property
+    def returned_by(self) -> dict[int, list[int]]:
+        """Node -> calls that returned it; once all are recorded."""
+        found: dict[int, list[int]] = defaultdict(list)
+        for number, call in enumerate(self.calls):
+            for node in call.outputs:
+                found[node].append(number)
+        return found
+
     def order(self) -> list[str]:
         """Modules by the beginning of their first call."""
         return list(dict.fromkeys(call.module for call in self.calls))
@@ -125,32 +137,18 @@ def record(model: nn.Module, run: Callable[[], object]) -> Recording:
         model: unwrapped; its own call is recorded under the name "".
         run: one forward pass, inside of ``evaluating``. ``nn.TransformerEncoder`` takes its plain path in it.
     """
-    recorder, handles = _Recorder(model), []
-    fast = torch.backends.mha.get_fastpath_enabled()
-    try:
+    recorder = _Recorder(model)
+    with ExitStack() as stack:
+        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
         torch.backends.mha.set_fastpath_enabled(False)  # one operation for a whole layer, or nested tensors
         for name, module in model.named_modules():
-            if isinstance(module, torch.jit.ScriptModule):
-                continue  # takes no hooks
-            handles.append(module.register_forward_pre_hook(recorder.entered(name), with_kwargs=True))
-            handles.append(module.register_forward_hook(recorder.left(name)))
-        with recorder:
-            run()
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        for handle in handles:
-            handle.remove()
+            if not isinstance(module, torch.jit.ScriptModule):  # takes no hooks
+                enter, leave = functools.partial(recorder.enter, name), functools.partial(recorder.leave, name)
+                stack.enter_context(module.register_forward_pre_hook(enter, with_kwargs=True))
+                stack.enter_context(module.register_forward_hook(leave))
+        stack.enter_context(recorder)
+        run()
     return recorder.recording
-
-
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for part in value:
-            yield from _tensors(part)
-    elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))
 
 
 @functools.cache
@@ -198,7 +196,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         parents: list[int] = []
         targets: list[torch.Tensor] = []
         for key, value in (*enumerate(args), *kwargs.items()):
-            tensors = list(_tensors(value))
+            tensors = list(tensors_in(value))
             if key in written:
                 targets += tensors
             if key not in written or (isinstance(key, int) and name not in _OVERWRITES):  # out= is not read
@@ -210,46 +208,34 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **kwargs)
         for tensor in targets:
             self._note(tensor, self._add(name, parents, tensor), is_write=True)
-        for tensor in _tensors(result):
+        for tensor in tensors_in(result):
             if not any(tensor is target for target in targets):
                 memory, place = self._place(tensor)
                 if memory is None or memory.nodes.get(place, (-1, 0))[0] not in parents:
                     self._note(tensor, self._add(name, parents, tensor))
         return result
 
-    def entered(self, name: str) -> Callable[..., None]:
-        """A hook before the module ``name``."""
+    def enter(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """What a hook does before a module."""
+        given = [(t, self._node_of(t, is_data=True, is_new=not name)) for t in tensors_in([*args, *kwargs.values()])]
+        inputs = tuple(node for tensor, node in given if tensor.is_floating_point() or tensor.is_complex())
+        self.recording.calls.append(Call(name, self._open[-1], inputs, len(self.recording.nodes)))
+        self._open.append(len(self.recording.calls) - 1)
 
-        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            given = [(t, self._node_of(t, is_data=True, is_new=not name)) for t in _tensors([*args, *kwargs.values()])]
-            inputs = tuple(node for tensor, node in given if tensor.is_floating_point() or tensor.is_complex())
-            self.recording.calls.append(Call(name, self._open[-1], inputs, len(self.recording.nodes)))
-            self._open.append(len(self.recording.calls) - 1)
-
-        return hook
-
-    def left(self, name: str) -> Callable[..., None]:
-        """A hook behind the module ``name``."""
-
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            calls, nodes = self.recording.calls, self.recording.nodes
-            while calls[self._open[-1]].module != name:  # a call that raised, and was caught by its caller
-                self._open.pop()
-            call = calls[self._open[-1]]
-            main = first_tensor(output)
-            tensors = [] if main is None else [main, *(t for t in _tensors(output) if t is not main)]
-            outputs = []
-            for tensor in tensors:
-                node = self._node_of(tensor)
-                if node >= call.first and _EMPTY.match(nodes[node].op) and any(nodes[i].is_data for i in call.inputs):
-                    node = self._add(type(module).__name__, call.inputs, tensor, is_layer=True)  # past the dispatcher
-                    self._note(tensor, node)
-                outputs.append(node)
-            call.last, call.until, call.outputs = len(nodes), len(calls), tuple(outputs)
-            call.structure = structure_of(output)
+    def leave(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
+        """What a hook does behind a module."""
+        calls, nodes = self.recording.calls, self.recording.nodes
+        while calls[self._open[-1]].module != name:  # a call that raised, and was caught by its caller
             self._open.pop()
-
-        return hook
+        call, outputs = calls[self._open.pop()], []
+        for tensor in tensors_in(output):
+            node = self._node_of(tensor)
+            if node >= call.first and _EMPTY.match(nodes[node].op) and any(nodes[i].is_data for i in call.inputs):
+                node = self._add(type(module).__name__, call.inputs, tensor, is_layer=True)  # past the dispatcher
+                self._note(tensor, node)
+            outputs.append(node)
+        call.last, call.until, call.outputs = len(nodes), len(calls), tuple(outputs)
+        call.structure = structure_of(output)
 
     def _add(
         self, op: str, parents: Any, tensor: torch.Tensor, is_data: bool = False, is_weight: bool = False,
@@ -296,14 +282,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         later = [(i, there) for i, there in memory.writes[known:] if _overlap(there, place)]
         if later:
             last, there = later[-1]
-            is_same = there[0] == place[0] and _size(there[1]) == _size(place[1])
+            is_same = there[0] == place[0] and math.prod(there[1]) == math.prod(place[1])
             node = self._add("alias", (last,) if is_same else (*[i for i, _ in reversed(later)], node), tensor)
             self._note(tensor, node)
         return node
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    return functools.reduce(lambda a, b: a * b, shape, 1)
 
 
 def _overlap(one: _Place, two: _Place) -> bool:

@@ -6,7 +6,7 @@ of its input (``block_sums.py``). What one of them does in a pass, of its model 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from .block_kinds import BLOCK_KINDS, RESIDUAL, BlockKind, find_layer_stacks
-from .block_sums import ResidualSum, is_item, residual_sums, unattributed
+from .block_sums import ResidualSum, residual_sums, unattributed
 from .dataflow import Recording, record
 from .evaluation import evaluating
 
@@ -84,47 +84,23 @@ def findings(model: nn.Module, run: Callable[[], object] | None = None) -> Findi
     if run is None:
         return Findings(structural, {}, None)
     recording = record(model, run)
-    modules, called = dict(model.named_modules()), recording.order()
-    sums = residual_sums(model, recording, lambda name: name in structural or not _nests(name, structural))
-    for name in called:
-        if name in structural and name not in sums and structural[name].structure.is_guess:
-            del structural[name]
-    sums = {name: found for name, found in sums.items() if name in structural or not found.is_stack}
-    chosen = _chosen(modules, {name: found for name, found in sums.items() if name not in structural})
-    covered = recording.covered({*chosen, *structural})
-    for name in list(chosen):  # a module that blocks share under another name
+    called, sums = recording.order(), residual_sums(model, recording, structural)
+    blocks = {name: ResidualBlock(name, found.branches, RESIDUAL.name) for name, found in sums.items()}
+    for name, block in structural.items():
+        if name in sums:
+            blocks[name] = replace(block, branches=block.branches or sums[name].branches)
+        elif name not in called or not block.structure.is_guess:
+            blocks[name] = block
+    covered = recording.covered(blocks)
+    for name in sums.keys() - structural.keys():  # a module that blocks share under another name
         if all(call.around >= 0 and covered[call.around] for call in recording.calls_of(name)):
-            chosen.remove(name)
-    blocks = {}
-    for name in dict.fromkeys([*called, *modules]):
-        seen = sums.get(name)
-        if name in structural:
-            block = structural[name]
-            blocks[name] = replace(block, branches=block.branches or (seen.branches if seen is not None else ()))
-        elif name in chosen and seen is not None:
-            blocks[name] = ResidualBlock(name, seen.branches, RESIDUAL.name)
+            del blocks[name]
+    blocks = {name: blocks[name] for name in dict.fromkeys([*called, *structural]) if name in blocks}
     sums = {name: sums[name] for name in blocks if name in sums}
     notes, unowned = unattributed(model, recording, blocks)
     unnamed = {name: found.unnamed for name, found in sums.items() if found.unnamed}
     notes += [f"{count} of the branches of {name!r} are made by no module" for name, count in unnamed.items()]
     return Findings(blocks, sums, recording, tuple(notes), tuple(unowned))
-
-
-def _nests(name: str, others: Iterable[str]) -> bool:
-    return any(name.startswith(f"{other}.") or other.startswith(f"{name}.") for other in others)
-
-
-def _chosen(modules: dict[str, nn.Module], sums: dict[str, ResidualSum]) -> list[str]:
-    """One of every nest of candidates: items of a list before others, inner before outer ones."""
-
-    def rank(name: str) -> tuple[bool, int]:
-        return not is_item(modules, name), -name.count(".")
-
-    chosen: list[str] = []
-    for name in sorted(sums, key=rank):
-        if not _nests(name, chosen):
-            chosen.append(name)
-    return chosen
 
 
 def _by_structure(model: nn.Module) -> dict[str, ResidualBlock]:
