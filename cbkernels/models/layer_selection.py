@@ -30,6 +30,8 @@ class Selection:
     """As in ``named_modules``; in the order of execution for "auto"."""
     blocks: dict[str, str] = field(default_factory=dict)
     """name -> the residual block that it is, or is a branch of."""
+    notes: tuple[str, ...] = ()
+    """See ``Findings``."""
 
 
 def chosen_by_user(model: nn.Module, layers: Any) -> list[str]:
@@ -96,7 +98,7 @@ def observe(model: nn.Module, run: Callable[[], object]) -> Selection:
     owned = {name: block.name for block in found.blocks.values() for name in (*block.branches, block.name)}
     names = [name for name in (*owned, *found.unowned) if name in called]
     if names:
-        return Selection(names, {name: owned[name] for name in names if name in owned})
+        return Selection(names, {name: owned[name] for name in names if name in owned}, found.notes)
     modules = dict(model.named_modules())
     hidden = _hidden(modules, found.recording) if found.recording else []
     names = [name for name in hidden if _is_activation(modules[name])] or [
@@ -104,7 +106,7 @@ def observe(model: nn.Module, run: Callable[[], object]) -> Selection:
     ]
     if not names:
         raise ValueError(f"layers is 'auto', but no hidden layer of {type(model).__name__} was found; name the layers")
-    return Selection(names)
+    return Selection(names, notes=found.notes)
 
 
 def _is_activation(module: nn.Module) -> bool:

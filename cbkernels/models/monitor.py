@@ -152,6 +152,7 @@ class LayerMonitor:
             amplitudes=measured.amplitudes,
             blocks={layer: selection.blocks[of] for layer, of in measured.modules.items() if of in selection.blocks},
             skipped=measured.skipped,
+            notes=selection.notes,
             model=type(inner).__name__,
             autocast=autocast,
             reduce=self._reduce if isinstance(self._reduce, str) else getattr(self._reduce, "__name__", "function"),
@@ -218,7 +219,7 @@ class LayerMonitor:
             if not kept:
                 gone = ", ".join(map(repr, selection.names[:6]))
                 raise ValueError(f"none of the layers {gone} is in the model any more; make a new monitor")
-            return Selection(kept, selection.blocks)
+            return Selection(kept)
         batch = next((batch for batch in self._batches_for(inner) if batch.num_rows), None)
         if batch is None:
             raise ValueError("the probe has no sample, so 'auto' finds no layers; name them")

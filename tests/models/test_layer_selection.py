@@ -161,7 +161,12 @@ def test_auto_measures_branches_that_belong_to_no_block() -> None:
             return x
 
     model = nn.Sequential(nn.Linear(10, 8), OfLists(), nn.ReLU(), nn.Linear(8, 3))
-    assert layers_of(model) == [f"1.layers.{i}.{part}" for i in range(2) for part in range(2)]
+    expected = [f"1.layers.{i}.{part}" for i in range(2) for part in range(2)]
+    assert layers_of(model) == expected
+    told = "4 sums of an input and a branch lie outside of any module that could be removed: in OfLists.forward"
+    monitor = cb.LayerMonitor(model, (X, LABELS), grid=None)
+    assert [monitor.measure().notes, monitor.measure().notes] == [(told,), (told,)]
+    assert cb.LayerMonitor(model, (X, LABELS), layers=expected, grid=None).measure().notes == ()
 
 
 def test_auto_leaves_out_blocks_that_are_run_without_being_called() -> None:
