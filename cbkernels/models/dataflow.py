@@ -21,7 +21,7 @@ from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .evaluation import first_tensor, tensors_in
+from .evaluation import every_layer_called, first_tensor, tensors_in
 
 _MIXES = re.compile(r"conv|linear|mm|mv$|dot|matmul|embedding|lstm|gru|rnn|attention|scan")
 VIEWS = re.compile(
@@ -139,8 +139,7 @@ def record(model: nn.Module, run: Callable[[], object]) -> Recording:
     """
     recorder = _Recorder(model)
     with ExitStack() as stack:
-        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
-        torch.backends.mha.set_fastpath_enabled(False)  # one operation for a whole layer, or nested tensors
+        stack.enter_context(every_layer_called())
         for name, module in model.named_modules():
             if not isinstance(module, torch.jit.ScriptModule):  # takes no hooks
                 enter, leave = functools.partial(recorder.enter, name), functools.partial(recorder.leave, name)

@@ -74,6 +74,17 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
 
 
 @contextmanager
+def every_layer_called() -> Iterator[None]:
+    """Keep ``nn.TransformerEncoder`` from fusing a layer into one operation and from nested tensors."""
+    was_on = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(was_on)
+
+
+@contextmanager
 def outputs_taken(model: nn.Module, names: Iterable[str], take: Take) -> Iterator[None]:
     """Call ``take(layer, name, module, output)`` whenever a chosen module returns; no hook is left behind.
 

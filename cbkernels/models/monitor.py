@@ -20,7 +20,7 @@ from ..distributed import compute_across_ranks, told_by_all
 from ..findings.history import History
 from ..findings.layer_report import LayerReport
 from ..grid import GRID_DTYPES, UpdateGrid
-from .evaluation import device_of, evaluating, unwrapped
+from .evaluation import device_of, evaluating, every_layer_called, unwrapped
 from .layer_measurement import AcrossBatches, AtOnce, Measured
 from .layer_selection import Selection, chosen_by_user, observe
 from .probe import ProbeBatch, Reduction, as_probe, check_reduction
@@ -199,6 +199,7 @@ class LayerMonitor:
     def _evaluating(self) -> Iterator[nn.Module]:
         with ExitStack() as stack:
             inner = stack.enter_context(evaluating(self.model))
+            stack.enter_context(every_layer_called())
             if self._autocast is not None:
                 kind = getattr(torch, self._autocast)
                 stack.enter_context(torch.autocast(device_of(inner).type, kind))
