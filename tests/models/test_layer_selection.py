@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -167,6 +168,24 @@ def test_auto_measures_branches_that_belong_to_no_block() -> None:
     monitor = cb.LayerMonitor(model, (X, LABELS), grid=None)
     assert [monitor.measure().notes, monitor.measure().notes] == [(told,), (told,)]
     assert cb.LayerMonitor(model, (X, LABELS), layers=expected, grid=None).measure().notes == ()
+
+
+@pytest.mark.parametrize("name", ["nano_gpt", "resnet_basic", "resnet_bottleneck"])
+def test_auto_at_the_start_of_a_training_whose_branches_are_zero_is_what_it_would_be_later(name: str) -> None:
+    model, example = model_zoo.build(name)
+    expected = layers_of(model, example)
+    last = re.compile(r".*c_proj|.*bn2" if name != "resnet_bottleneck" else r".*bn3")
+    for part in (part for path, part in model.named_modules() if last.fullmatch(path)):
+        nn.init.zeros_(part.weight)
+        nn.init.zeros_(part.bias)
+    monitor = cb.LayerMonitor(model, (example, LABELS), grid=None)
+    assert list(monitor.measure()) == expected
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    for _ in range(3):
+        model_zoo.gradient_step(model, example, optimizer)
+    later, fresh = monitor.measure(), cb.LayerMonitor(model, (example, LABELS), grid=None).measure()
+    assert list(later) == list(fresh) == expected
+    assert (later.results, later.blocks) == (fresh.results, fresh.blocks)
 
 
 def test_auto_leaves_out_blocks_that_are_run_without_being_called() -> None:
