@@ -41,6 +41,7 @@ class LayerReport(Mapping[str, BundleResult]):
         amplitudes: layer -> largest absolute activation.
         blocks: layer -> the residual block that it is, or is a branch of.
         skipped: layer -> why it could not be measured.
+        notes: sentences on what "auto" saw in the model but could not attribute to a module.
         model: name of the model's class.
         autocast: type of the autocast that was on, e.g. "bfloat16".
         reduce: what of a sequence was a row, as in ``LayerMonitor``.
@@ -67,6 +68,7 @@ class LayerReport(Mapping[str, BundleResult]):
     amplitudes: Mapping[str, float] = field(default_factory=dict)
     blocks: Mapping[str, str] = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     model: str = ""
     autocast: str | None = None
     reduce: str = "flatten"
@@ -82,6 +84,7 @@ class LayerReport(Mapping[str, BundleResult]):
             "amplitudes": _measured_layers("amplitudes", self.amplitudes, results),
             "blocks": _copied("blocks", self.blocks, str),
             "skipped": _copied("skipped", self.skipped, str),
+            "notes": _sentences(self.notes),
             "seconds": _duration("seconds", self.seconds),
         }
         if self.seconds_since_last is not None:
@@ -254,6 +257,7 @@ class LayerReport(Mapping[str, BundleResult]):
             "layers": [columns.as_json(finding) for finding in findings_of(self)],
             "blocks": dict(self.blocks),
             "skipped": dict(self.skipped),
+            "notes": list(self.notes),
         }
 
     @classmethod
@@ -275,6 +279,7 @@ class LayerReport(Mapping[str, BundleResult]):
                 amplitudes={layer: x["amplitude"] for layer, x in layers.items() if x["amplitude"] is not None},
                 blocks=content["blocks"],
                 skipped=content["skipped"],
+                notes=content.get("notes", ()),
                 **{name: content[name] for name in _AS_THEY_ARE},
             )
         except KeyError as error:
@@ -349,6 +354,7 @@ class LayerReport(Mapping[str, BundleResult]):
     def _below(self) -> list[str]:
         lines = [f"not measured: {layer} ({why})" for layer, why in self.skipped.items()]
         lines += [definition_note(self.equality)] if self.results else []
+        lines += [f"Note: {note}." for note in self.notes]
         lines += [columns.margin_words(findings_of(self))] if self.margins and self.grid else []
         if self.seconds > 0:
             share = "" if self.share is None else f", {_rounded(self.share)} % of the time since the last measurement"
@@ -403,6 +409,12 @@ def _copied(name: str, given: Any, kind: type) -> dict[Any, Any]:
         if not isinstance(value, kind):
             raise TypeError(f"{name}[{layer!r}] is {value!r}; it must be a {kind.__name__}")
     return dict(given)
+
+
+def _sentences(given: Any) -> tuple[str, ...]:
+    if not isinstance(given, (tuple, list)) or not all(isinstance(note, str) for note in given):
+        raise TypeError(f"notes is {given!r}; pass a tuple of sentences")
+    return tuple(given)
 
 
 def _measured_layers(name: str, given: Any, results: Mapping[str, BundleResult]) -> dict[str, float]:

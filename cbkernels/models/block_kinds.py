@@ -1,6 +1,6 @@
 """The table of block kinds whose structure must be known, and the lists that hold such blocks.
 
-What a block adds to its shortcut is seen in a forward pass, whatever its class (``residual_sums.py``). A kind tells
+What a block adds to its shortcut is seen in a forward pass, whatever its class (``block_sums.py``). A kind tells
 more: how its blocks are recognised without a pass, and what must be edited when one goes.
 """
 
@@ -27,8 +27,8 @@ class BlockKind(Choice):
     """Recognises a ``ModuleList`` by its name: its items are such blocks, and a removed one is deleted from it."""
     counted: Callable[[Modules, str, Sequence[int]], Iterable[Place]] = lambda modules, name, kept: ()
     """What is to be edited beside such a list when only the positions ``kept`` stay."""
-    activation: str | None = None
-    """What is always behind the sum, "relu" or None: branches of zeros hide it from a pass."""
+    is_guess: bool = False
+    """Other blocks may have parts of the same names: one that adds nothing in a forward pass is of no kind."""
     passes_input: bool = False
     """When one that is in no such list is removed its input remains, and a norm behind its sums goes too."""
 
@@ -76,13 +76,13 @@ BLOCK_KINDS = Choices(
             ),
             counted=configured,
         ),
-        BlockKind("basic block", "torchvision's BasicBlock", partial(_before_sum, "bn2"), activation="relu"),
-        BlockKind("bottleneck", "torchvision's Bottleneck", partial(_before_sum, "bn3"), activation="relu"),
+        BlockKind("basic block", "torchvision's BasicBlock", partial(_before_sum, "bn2"), is_guess=True),
+        BlockKind("bottleneck", "torchvision's Bottleneck", partial(_before_sum, "bn3"), is_guess=True),
         BlockKind(
             "branch block",
             "a block whose part branch is added to its shortcut",
-            lambda block: ("branch",) if block._modules.get("branch") is not None else None,
-            activation="relu",
+            lambda block: ("branch",) if "branch" in dict(block.named_children()) else None,
+            is_guess=True,
         ),
         RESIDUAL,
     ],

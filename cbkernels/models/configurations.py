@@ -49,6 +49,8 @@ def _is_config(config: Any) -> bool:
 
 def _counts(config: Any, name: str, length: int) -> Iterator[str]:
     """Keys of a configuration that hold the length of the list ``name``."""
+    if any(isinstance(vars(config).get(key), (list, tuple)) for key in ("depth", "depths")):
+        return  # what is counted are stages of layers
     real = getattr(config, "attribute_map", None) or {}
     decoder = [key for key in _DECODER_COUNTS if "decoder" in name and real.get(key, key) in vars(config)]
     for key in decoder or _COUNTS:

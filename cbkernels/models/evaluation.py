@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import chain
@@ -74,6 +74,17 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
 
 
 @contextmanager
+def every_layer_called() -> Iterator[None]:
+    """Keep ``nn.TransformerEncoder`` from fusing a layer into one operation and from nested tensors."""
+    was_on = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(was_on)
+
+
+@contextmanager
 def outputs_taken(model: nn.Module, names: Iterable[str], take: Take) -> Iterator[None]:
     """Call ``take(layer, name, module, output)`` whenever a chosen module returns; no hook is left behind.
 
@@ -95,13 +106,17 @@ def outputs_taken(model: nn.Module, names: Iterable[str], take: Take) -> Iterato
 def first_tensor(output: Any) -> torch.Tensor | None:
     """The tensor that an output stands for: itself, or the first one in a tuple, list, dict or ModelOutput.
 
-    In a mapping ``last_hidden_state`` comes first; None when there is no tensor.
+    None when there is no tensor.
     """
-    if isinstance(output, torch.Tensor):
-        return output
-    if isinstance(output, dict) or hasattr(output, "keys"):
-        preferred = [output[k] for k in ("last_hidden_state",) if k in output.keys()]  # noqa: SIM118
-        output = [*preferred, *output.values()]
-    if isinstance(output, (tuple, list)):
-        return next((t for t in map(first_tensor, output) if t is not None), None)
-    return None
+    return next(tensors_in(output), None)
+
+
+def tensors_in(x: Any) -> Iterator[torch.Tensor]:
+    """All tensors in a nest of tuples, lists and mappings, ``last_hidden_state`` first."""
+    if isinstance(x, torch.Tensor):
+        yield x
+    elif isinstance(x, (tuple, list)):
+        for part in x:
+            yield from tensors_in(part)
+    elif isinstance(x, Mapping):
+        yield from tensors_in([x[key] for key in sorted(x, key=lambda key: key != "last_hidden_state")])

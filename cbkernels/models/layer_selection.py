@@ -7,22 +7,18 @@ Read next: ``residual_blocks.py``.
 from __future__ import annotations
 
 import difflib
+import math
 import re
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from torch import nn
 
-from .evaluation import first_tensor, outputs_taken
-from .probe import tensors_in
-from .residual_blocks import find_residual_blocks
+from .dataflow import Recording
+from .residual_blocks import findings
 
 _ACTIVATION = re.compile(r"relu|[gs]elu|silu|swish|mish|tanh|sigmoid|softplus|softsign|hardtanh|[a-z]*activation", re.I)
-_MOST_OF_OUTPUT = 4
-"""Calls behind the logits that return their memory: views, in-place operations."""
 _REPEATS_ITS_INPUT = re.compile(r"dropout|droppath|stochasticdepth|identity|flatten|unflatten", re.I)
 
 
@@ -34,6 +30,8 @@ class Selection:
     """As in ``named_modules``; in the order of execution for "auto"."""
     blocks: dict[str, str] = field(default_factory=dict)
     """name -> the residual block that it is, or is a branch of."""
+    notes: tuple[str, ...] = ()
+    """See ``Findings``."""
 
 
 def chosen_by_user(model: nn.Module, layers: Any) -> list[str]:
@@ -84,7 +82,7 @@ def listed(names: list[str]) -> str:
 
 
 def observe(model: nn.Module, run: Callable[[], object]) -> Selection:
-    """What "auto" chooses: residual blocks and their branches; else activation functions; else leaf layers.
+    """What "auto" chooses: residual blocks and all branches; else activation functions; else leaf layers.
 
     The model's own output, the logits, is left out.
 
@@ -95,20 +93,20 @@ def observe(model: nn.Module, run: Callable[[], object]) -> Selection:
     Raises:
         ValueError: no hidden layer was found.
     """
-    blocks = find_residual_blocks(model, run)
-    if blocks:
-        owners = {name: block.name for block in blocks.values() for name in (*block.branches, block.name)}
-        return Selection(list(owners), owners)
-    leaves = [name for name, module in model.named_modules() if name and not list(module.children())]
-    calls = _Calls(model, leaves, run)
+    found = findings(model, run)
+    called = set(found.recording.order()) if found.recording else set()
+    owned = {name: block.name for block in found.blocks.values() for name in (*block.branches, block.name)}
+    names = [name for name in (*owned, *found.unowned) if name in called]
+    if names:
+        return Selection(names, {name: owned[name] for name in names if name in owned}, found.notes)
     modules = dict(model.named_modules())
-    activations = [name for name in calls.hidden() if _is_activation(modules[name])]
-    names = activations or [
-        name for name in calls.hidden() if not _REPEATS_ITS_INPUT.search(type(modules[name]).__name__)
+    hidden = _hidden(modules, found.recording) if found.recording else []
+    names = [name for name in hidden if _is_activation(modules[name])] or [
+        name for name in hidden if not _REPEATS_ITS_INPUT.search(type(modules[name]).__name__)
     ]
     if not names:
         raise ValueError(f"layers is 'auto', but no hidden layer of {type(model).__name__} was found; name the layers")
-    return Selection(names)
+    return Selection(names, notes=found.notes)
 
 
 def _is_activation(module: nn.Module) -> bool:
@@ -118,51 +116,20 @@ def _is_activation(module: nn.Module) -> bool:
     return kind.__module__ == "torch.nn.modules.activation" or bool(_ACTIVATION.search(kind.__name__))
 
 
-class _Call(NamedTuple):
-    """What a module returned, without holding it."""
+def _hidden(modules: dict[str, nn.Module], recording: Recording) -> list[str]:
+    """Leaves in the order of their first calls, without those that made the logits.
 
-    name: str
-    has_weights: bool
-    num_values: int
-    address: int
-
-
-class _Calls:
-    """The order in which modules were called in one forward pass, and which of them made the model's output."""
-
-    def __init__(self, model: nn.Module, names: list[str], run: Callable[[], object]) -> None:
-        self._calls: list[_Call] = []
-        self._last: deque[torch.Tensor | None] = deque(maxlen=_MOST_OF_OUTPUT)
-        self._of_model: list[torch.Tensor] = []
-        with outputs_taken(model, ["", *names], self._take):
-            run()
-
-    def _take(self, layer: str, name: str, module: nn.Module, output: Any) -> None:
-        if not name:
-            self._of_model = tensors_in(output)
-            return
-        tensor = first_tensor(output)
-        has_weights = any(True for _ in module.parameters(recurse=False))
-        values, address = (0, 0) if tensor is None else (tensor.numel(), _address(tensor))
-        self._calls.append(_Call(name, has_weights, values, address))
-        self._last.append(tensor)  # held, so that no later tensor gets its address
-
-    def hidden(self) -> list[str]:
-        """Called modules in the order of their first calls, without those that made the logits.
-
-        These are the last layer with weights, if it gives as many values as the model, and what follows; and
-        what returned the memory of the model's output.
-        """
-        sizes = {tensor.numel() for tensor in self._of_model}
-        addresses = {_address(tensor) for tensor in self._of_model}
-        end = len(self._calls)
-        while end > len(self._calls) - len(self._last) and self._calls[end - 1].address in addresses:
-            end -= 1
-        with_weights = [i for i, call in enumerate(self._calls) if call.has_weights]
-        if with_weights and self._calls[with_weights[-1]].num_values in sizes:
-            end = min(end, with_weights[-1])
-        return list(dict.fromkeys(call.name for call in self._calls[:end]))
-
-
-def _address(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+    These are the last layer with weights, if it gives as many values as the model, and what follows; and what returned
+    the model's output in another shape.
+    """
+    calls = [call for call in recording.calls if call.outputs and not list(modules[call.module].children())]
+    logits = [node for call in recording.calls_of("") for node in call.outputs]
+    sizes = {math.prod(recording.nodes[node].shape) for node in logits}
+    roots = {recording.root(node) for node in logits}
+    end = len(calls)
+    while end and recording.root(calls[end - 1].outputs[0]) in roots:
+        end -= 1
+    with_weights = [i for i, call in enumerate(calls) if any(True for _ in modules[call.module].parameters())]
+    if with_weights and math.prod(recording.nodes[calls[with_weights[-1]].outputs[0]].shape) in sizes:
+        end = min(end, with_weights[-1])
+    return list(dict.fromkeys(call.module for call in calls[:end] if call.module))

@@ -20,7 +20,7 @@ from ..distributed import compute_across_ranks, told_by_all
 from ..findings.history import History
 from ..findings.layer_report import LayerReport
 from ..grid import GRID_DTYPES, UpdateGrid
-from .evaluation import device_of, evaluating, unwrapped
+from .evaluation import device_of, evaluating, every_layer_called, unwrapped
 from .layer_measurement import AcrossBatches, AtOnce, Measured
 from .layer_selection import Selection, chosen_by_user, observe
 from .probe import ProbeBatch, Reduction, as_probe, check_reduction
@@ -152,6 +152,7 @@ class LayerMonitor:
             amplitudes=measured.amplitudes,
             blocks={layer: selection.blocks[of] for layer, of in measured.modules.items() if of in selection.blocks},
             skipped=measured.skipped,
+            notes=selection.notes,
             model=type(inner).__name__,
             autocast=autocast,
             reduce=self._reduce if isinstance(self._reduce, str) else getattr(self._reduce, "__name__", "function"),
@@ -198,6 +199,7 @@ class LayerMonitor:
     def _evaluating(self) -> Iterator[nn.Module]:
         with ExitStack() as stack:
             inner = stack.enter_context(evaluating(self.model))
+            stack.enter_context(every_layer_called())
             if self._autocast is not None:
                 kind = getattr(torch, self._autocast)
                 stack.enter_context(torch.autocast(device_of(inner).type, kind))
@@ -218,7 +220,7 @@ class LayerMonitor:
             if not kept:
                 gone = ", ".join(map(repr, selection.names[:6]))
                 raise ValueError(f"none of the layers {gone} is in the model any more; make a new monitor")
-            return Selection(kept, selection.blocks)
+            return Selection(kept)
         batch = next((batch for batch in self._batches_for(inner) if batch.num_rows), None)
         if batch is None:
             raise ValueError("the probe has no sample, so 'auto' finds no layers; name them")

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from .evaluation import tensors_in
+
 REDUCTIONS = ("flatten", "cls", "last", "mean")
 """What of a sequence (N, T, C) is a sample's row, see ``LayerMonitor``."""
 
@@ -95,7 +97,7 @@ def _as_batch(batch: object, mask: object) -> ProbeBatch:
         raise ValueError(f"the probe's labels have shape {tuple(labels.shape)}; one label per sample is needed, (N,)")
     if labels.is_floating_point() or labels.is_complex():
         raise TypeError(f"the probe's labels have dtype {labels.dtype}; class labels must be integers")
-    args, kwargs = ((), dict(x)) if isinstance(x, Mapping) else (x if isinstance(x, tuple) else (x,), {})
+    args, kwargs = _detached(((), dict(x)) if isinstance(x, Mapping) else (x if isinstance(x, tuple) else (x,), {}))
     found = kwargs.get(mask) if isinstance(mask, str) else mask
     if found is not None:
         found = torch.as_tensor(found)
@@ -106,14 +108,7 @@ def _as_batch(batch: object, mask: object) -> ProbeBatch:
         raise ValueError(
             f"the probe has {len(labels)} labels and samples of shape {tuple(of_samples.shape)}; they must agree"
         )
-    return ProbeBatch(_detached(args), _detached(kwargs), labels, found)
-
-
-def tensors_in(x: Any) -> list[torch.Tensor]:
-    """All tensors in a nest of tuples, lists and dicts."""
-    found: list[torch.Tensor] = []
-    _mapped(x, found.append)
-    return found
+    return ProbeBatch(args, kwargs, labels, found)
 
 
 def _mapped(x: Any, change: Callable[[torch.Tensor], Any]) -> Any:

@@ -1,13 +1,13 @@
 """Residual blocks of a model and the branches whose outputs they add to their shortcuts.
 
-Some blocks are told by how their modules are built (``block_kinds.py``), others by what one forward pass does with
-values (``residual_sums.py``). What one of them does in a pass, of its model or alone, is told too.
+Some blocks are told by how their modules are built (``block_kinds.py``), others by what one forward pass makes
+of its input (``block_sums.py``). What one of them does in a pass, of its model or alone, is told too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,10 +15,9 @@ import torch
 from torch import nn
 
 from .block_kinds import BLOCK_KINDS, RESIDUAL, BlockKind, find_layer_stacks
+from .block_sums import ResidualSum, residual_sums, unattributed
+from .dataflow import Recording, record
 from .evaluation import evaluating
-from .residual_sums import Recording, ResidualSum, is_item, record, residual_sums
-
-_IS_ZERO = " (branch is 0)"
 
 
 @dataclass(frozen=True)
@@ -30,12 +29,12 @@ class ResidualBlock:
     branches: tuple[str, ...]
     """Modules whose output is added to the shortcut, in the order of execution; empty when unknown."""
     kind: str
-    """Name of a ``BlockKind``; " (branch is 0)" behind it says that the sum could not be told from the shortcut."""
+    """Name of a ``BlockKind``."""
 
     @property
     def structure(self) -> BlockKind:
         """What is known about its kind."""
-        return BLOCK_KINDS[self.kind.removesuffix(_IS_ZERO)]
+        return BLOCK_KINDS[self.kind]
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,10 @@ class Findings:
     blocks: dict[str, ResidualBlock]
     sums: dict[str, ResidualSum]
     recording: Recording | None
+    notes: tuple[str, ...] = ()
+    """Sentences on what was seen but belongs to no block, or to no module."""
+    unowned: tuple[str, ...] = ()
+    """Modules that made branches which belong to no block."""
 
 
 def find_residual_blocks(model: nn.Module, run: Callable[[], object] | None = None) -> dict[str, ResidualBlock]:
@@ -81,37 +84,23 @@ def findings(model: nn.Module, run: Callable[[], object] | None = None) -> Findi
     if run is None:
         return Findings(structural, {}, None)
     recording = record(model, run)
-    modules = dict(model.named_modules())
-    sums = residual_sums(model, recording, lambda name: name in structural or not _nests(name, structural))
-    chosen = _chosen(modules, {name: found for name, found in sums.items() if name not in structural})
-    blocks = {}
-    for name in dict.fromkeys([*recording.order(), *modules]):
-        seen = sums.get(name)
-        zero = _IS_ZERO if seen is not None and seen.is_zero else ""
-        if name in structural:
-            block = structural[name]
-            branches = block.branches or (seen.branches if seen is not None else ())
-            blocks[name] = ResidualBlock(name, branches, block.kind + zero)
-        elif name in chosen and seen is not None:
-            blocks[name] = ResidualBlock(name, seen.branches, RESIDUAL.name + zero)
-    return Findings(blocks, {name: sums[name] for name in blocks if name in sums}, recording)
-
-
-def _nests(name: str, others: Iterable[str]) -> bool:
-    return any(name.startswith(f"{other}.") or other.startswith(f"{name}.") for other in others)
-
-
-def _chosen(modules: dict[str, nn.Module], sums: dict[str, ResidualSum]) -> list[str]:
-    """One of every nest of candidates: items of a list before others, inner before outer ones."""
-
-    def rank(name: str) -> tuple[bool, int]:
-        return not is_item(modules, name), -name.count(".")
-
-    chosen: list[str] = []
-    for name in sorted(sums, key=rank):
-        if not _nests(name, chosen):
-            chosen.append(name)
-    return chosen
+    called, sums = recording.order(), residual_sums(model, recording, structural)
+    blocks = {name: ResidualBlock(name, found.branches, RESIDUAL.name) for name, found in sums.items()}
+    for name, block in structural.items():
+        if name in sums:
+            blocks[name] = replace(block, branches=block.branches or sums[name].branches)
+        elif name not in called or not block.structure.is_guess:
+            blocks[name] = block
+    covered = recording.covered(blocks)
+    for name in sums.keys() - structural.keys():  # a module that blocks share under another name
+        if all(call.around >= 0 and covered[call.around] for call in recording.calls_of(name)):
+            del blocks[name]
+    blocks = {name: blocks[name] for name in dict.fromkeys([*called, *structural]) if name in blocks}
+    sums = {name: sums[name] for name in blocks if name in sums}
+    notes, unowned = unattributed(model, recording, blocks)
+    unnamed = {name: found.unnamed for name, found in sums.items() if found.unnamed}
+    notes += [f"{count} of the branches of {name!r} are made by no module" for name, count in unnamed.items()]
+    return Findings(blocks, sums, recording, tuple(notes), tuple(unowned))
 
 
 def _by_structure(model: nn.Module) -> dict[str, ResidualBlock]:
@@ -150,12 +139,10 @@ class BlockAtWork:
 def at_work(found: Findings, name: str) -> BlockAtWork | None:
     """What a module did in the pass of ``findings``; None when it was not called there."""
     recording = found.recording
-    calls = [] if recording is None else [call for call in recording.calls if call.module == name]
+    calls = [] if recording is None else recording.calls_of(name)
     if recording is None or not calls:
         return None
-    shapes = [(recording.values[call.first].shape, recording.values[call.last].shape) for call in calls]
-    keeps_shape = all(before == after for before, after in shapes)
-    return BlockAtWork(found.sums.get(name), keeps_shape, calls[0].structure, f"{name}.")
+    return BlockAtWork(found.sums.get(name), all(map(recording.keeps_shape, calls)), calls[0].structure, f"{name}.")
 
 
 def tried_alone(module: nn.Module) -> BlockAtWork | None:

@@ -14,11 +14,11 @@ from typing import Any
 from torch import nn
 
 from ..models.block_kinds import RESIDUAL, BlockKind, LayerStack, find_layer_stacks
+from ..models.block_sums import ResidualSum
 from ..models.cost import call_with
 from ..models.evaluation import evaluating
 from ..models.layer_selection import listed
 from ..models.residual_blocks import BlockAtWork, Findings, at_work, findings, tried_alone
-from ..models.residual_sums import ResidualSum
 from .cut_blocks import CutBlock
 
 FORCED = BlockKind("forced", "any module whose output has the shape of its input", passes_input=True)
@@ -168,8 +168,7 @@ def _step(known: _Known, name: str, is_listed: bool) -> RemovedBlock:
     """What becomes of a block; it is deleted if it is in a list of layers."""
     block = known.found.blocks.get(name)
     kind = block.structure if block is not None else FORCED if known.force else RESIDUAL
-    told = kind.name if block is None else block.kind
-    step = RemovedBlock(name, told, type(known.modules[name]).__name__, "nothing" if is_listed else "shortcut")
+    step = RemovedBlock(name, kind.name, type(known.modules[name]).__name__, "nothing" if is_listed else "shortcut")
     if is_listed:
         return step
     seen = known.at_work(name)
@@ -182,10 +181,8 @@ def _step(known: _Known, name: str, is_listed: bool) -> RemovedBlock:
             f"{known.told(name)} returns neither a tensor nor a tuple that begins with one, "
             "so nothing can stand in its place"
         )
-    if seen.sum is not None and not kind.passes_input:
+    if seen.sum is not None and not kind.passes_input and (seen.sum.obstacle is None or not known.force):
         shortcut, activation = _remains(known, name, seen, seen.sum)
-        if seen.sum.is_zero and kind.activation is not None:
-            activation = kind.activation
         return replace(step, shortcut=shortcut, activation=activation, returns=seen.returns)
     if not seen.keeps_shape:
         raise ValueError(
@@ -194,13 +191,15 @@ def _step(known: _Known, name: str, is_listed: bool) -> RemovedBlock:
         )
     if not known.force and not kind.passes_input:
         raise ValueError(
-            f"{known.told(name)} looks like a {told} but adds no branch to its input; pass example=, or force=True"
+            f"{known.told(name)} looks like a {kind.name} but adds no branch to its input; pass example=, or force=True"
         )
     return replace(step, returns=seen.returns)
 
 
 def _remains(known: _Known, name: str, seen: BlockAtWork, made: ResidualSum) -> tuple[str | None, str | None]:
     """Shortcut and activation of a block whose output was made so, as parts of it."""
+    if made.obstacle is not None:
+        raise ValueError(f"{known.told(name)} {made.obstacle}, so nothing can stand in its place; {known.removable()}")
     shortcut, activation = seen.part(made.shortcut), seen.part(made.behind)
     if shortcut is not None and "." in shortcut:
         raise ValueError(

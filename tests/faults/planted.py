@@ -99,8 +99,8 @@ FAULTS = [
     ),
     Fault(
         "models/layer_selection.py",
-        "            end = min(end, with_weights[-1])\n",
-        "            pass\n",
+        "        end = min(end, with_weights[-1])\n",
+        "        pass\n",
         "layer selection: the logits count as hidden",
         ("models/test_layer_selection.py",),
     ),

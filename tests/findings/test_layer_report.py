@@ -55,8 +55,8 @@ def full_report(**other: Any) -> LayerReport:
     values: dict[str, Any] = {
         "step": 7, "margins": MARGINS, "amplitudes": {"conv1": 3.5, "block.2#1": math.inf},
         "blocks": {"block.2": "block"},
-        "skipped": {"lstm": "its output is a <PackedSequence>"}, "model": "Net",
-        "autocast": "bfloat16", "reduce": "mean",
+        "skipped": {"lstm": "its output is a <PackedSequence>"}, "notes": ("2 sums lie in <Net>.forward",),
+        "model": "Net", "autocast": "bfloat16", "reduce": "mean",
         "seconds": 0.12, "seconds_since_last": 14.88,
     }  # fmt: skip
     return LayerReport(RESULTS, **{**values, **other})
@@ -101,8 +101,8 @@ def test_equality_takes_all_of_it_and_nan_for_nan() -> None:
     twin = LayerReport({**RESULTS, "sick": result(float("nan"), conflicting=1, rows=2, num_nan_rows=4)}, step=7)
     assert twin == LayerReport(RESULTS, step=7)
     for other in (
-        {"step": 8}, {"margins": {}}, {"amplitudes": {}}, {"blocks": {}}, {"skipped": {}}, {"model": ""},
-        {"autocast": None}, {"reduce": "cls"}, {"seconds": 1.0}, {"seconds_since_last": None},
+        {"step": 8}, {"margins": {}}, {"amplitudes": {}}, {"blocks": {}}, {"skipped": {}}, {"notes": ()},
+        {"model": ""}, {"autocast": None}, {"reduce": "cls"}, {"seconds": 1.0}, {"seconds_since_last": None},
     ):  # fmt: skip
         assert full_report() != full_report(**other), other
     assert LayerReport({"a": result()}) != LayerReport({"a": result(device="cuda:0")})
@@ -130,6 +130,8 @@ def test_copies_and_pickles(duplicate: Any) -> None:
         ({"margins": {"a": "wide"}}, TypeError, r"margins\['a'\] is 'wide'; it must be a number"),
         ({"amplitudes": {"a": -2}}, ValueError, r"amplitudes\['a'\] is -2"),
         ({"skipped": {"b": None}}, TypeError, r"skipped\['b'\] is None; it must be a str"),
+        ({"notes": "one"}, TypeError, "notes is 'one'; pass a tuple of sentences"),
+        ({"notes": (1,)}, TypeError, r"notes is \(1,\); pass a tuple of sentences"),
         ({"step": 1.5}, TypeError, "step is 1.5; it must be an integer"),
         ({"seconds": -1}, ValueError, "seconds is -1"),
         ({"seconds_since_last": math.inf}, ValueError, "seconds_since_last is inf"),
@@ -285,6 +287,16 @@ def test_scalars_never_look_healthy_when_a_layer_is_nan() -> None:
     assert scalars["bundle_entropy_summary/num_conflicting_layers"] == 3
     assert math.isnan(LayerReport({"a": result()}).scalars()["bundle_entropy_summary/smallest_margin_bits"])
     assert len(LayerReport({}).scalars()) == 4
+
+
+def test_notes_are_told_below_the_definition_and_not_among_the_layers() -> None:
+    made = full_report()
+    lines = str(made).splitlines()
+    assert lines[lines.index("Note: 2 sums lie in <Net>.forward.") - 1] == tables.definition_note(made.equality)
+    assert made.to_csv() == full_report(notes=()).to_csv()
+    content = made.to_dict()
+    assert content.pop("notes") == ["2 sums lie in <Net>.forward"]
+    assert LayerReport.from_dict(content).notes == (), "a report of an earlier version"
 
 
 # --- JSON -------------------------------------------------------------------------------------------------
@@ -505,7 +517,7 @@ class Tags(html.parser.HTMLParser):
 
 def test_html_is_escaped_closed_and_needs_no_network() -> None:
     made = LayerReport({"<script>x</script>": result(), "b": result(0.5, conflicting=1, rows=2)},
-                       model="<b>Net", skipped={"<i>": "<u>"}, seconds=1.0)  # fmt: skip
+                       model="<b>Net", skipped={"<i>": "<u>"}, notes=("of <s>",), seconds=1.0)  # fmt: skip
     text = made._repr_html_()
     parsed = Tags()
     parsed.feed(text)
@@ -517,6 +529,7 @@ def test_html_is_escaped_closed_and_needs_no_network() -> None:
     assert "url(" not in text
     assert "Measured in 1 s." in text
     assert "&lt;i&gt; (&lt;u&gt;)" in text
+    assert "<p>Note: of &lt;s&gt;.</p>" in text
 
 
 def test_html_colours_what_conflicts_or_is_nan_and_works_on_dark_pages() -> None:

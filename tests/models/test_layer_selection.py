@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -144,6 +145,66 @@ def test_auto_on_hugging_face_models(name: str, block: str, count: int) -> None:
     changed = cb.LayerMonitor(model, (garbage, LABELS), grid=None).measure()
     if name != "gpt2_classifier":  # whose last layers see the padding through positions only
         assert changed.margins == report.margins
+
+
+def test_auto_measures_branches_that_belong_to_no_block() -> None:
+    class OfLists(nn.Module):
+        """As in vit-pytorch."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList([nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)]) for _ in range(2)])
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for one, two in self.layers:
+                x = x + one(x)
+                x = x + two(F.relu(x))
+            return x
+
+    model = nn.Sequential(nn.Linear(10, 8), OfLists(), nn.ReLU(), nn.Linear(8, 3))
+    expected = [f"1.layers.{i}.{part}" for i in range(2) for part in range(2)]
+    assert layers_of(model) == expected
+    told = "4 sums of an input and a branch lie outside of any module that could be removed: in OfLists.forward"
+    monitor = cb.LayerMonitor(model, (X, LABELS), grid=None)
+    assert [monitor.measure().notes, monitor.measure().notes] == [(told,), (told,)]
+    assert cb.LayerMonitor(model, (X, LABELS), layers=expected, grid=None).measure().notes == ()
+
+
+@pytest.mark.parametrize("name", ["nano_gpt", "resnet_basic", "resnet_bottleneck"])
+def test_auto_at_the_start_of_a_training_whose_branches_are_zero_is_what_it_would_be_later(name: str) -> None:
+    model, example = model_zoo.build(name)
+    expected = layers_of(model, example)
+    last = re.compile(r".*c_proj|.*bn2" if name != "resnet_bottleneck" else r".*bn3")
+    for part in (part for path, part in model.named_modules() if last.fullmatch(path)):
+        nn.init.zeros_(part.weight)
+        nn.init.zeros_(part.bias)
+    monitor = cb.LayerMonitor(model, (example, LABELS), grid=None)
+    assert list(monitor.measure()) == expected
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    for _ in range(3):
+        model_zoo.gradient_step(model, example, optimizer)
+    later, fresh = monitor.measure(), cb.LayerMonitor(model, (example, LABELS), grid=None).measure()
+    assert list(later) == list(fresh) == expected
+    assert (later.results, later.blocks) == (fresh.results, fresh.blocks)
+
+
+def test_auto_leaves_out_blocks_that_are_run_without_being_called() -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers: NOT TESTED HERE (not installed)")
+    sizes = {"vocab_size": 50, "hidden_size": 16, "embedding_size": 16, "num_hidden_layers": 2, "pad_token_id": 0,
+             "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 64}  # fmt: skip
+    model = transformers.SqueezeBertForSequenceClassification(transformers.SqueezeBertConfig(num_labels=3, **sizes))
+    words = {"input_ids": torch.randint(1, 50, (6, 9))}
+    parts = ("post_attention.conv1d", "output.conv1d")
+    assert layers_of(model, words) == [f"transformer.encoder.layers.{i}.{part}" for i in range(2) for part in parts]
+
+
+def test_auto_takes_blocks_and_not_the_stages_that_a_configuration_counts() -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers: NOT TESTED HERE (not installed)")
+    sizes = {"image_size": 32, "patch_size": 2, "embed_dim": 8, "depths": [2, 2], "num_heads": [2, 2], "window_size": 4}
+    model = transformers.SwinForImageClassification(transformers.SwinConfig(num_labels=3, **sizes))
+    monitor = cb.LayerMonitor(model, ({"pixel_values": torch.randn(6, 3, 32, 32)}, LABELS), grid=None)
+    blocks = [f"swin.encoder.layers.{i}.blocks.{k}" for i in range(2) for k in range(2)]
+    assert list(dict.fromkeys(monitor.measure().blocks.values())) == blocks
 
 
 def test_a_dict_with_labels_is_a_probe() -> None:

@@ -278,6 +278,37 @@ def test_sequences_are_reduced_and_padding_never_counts(reduce: Any, masked: boo
     assert dict(explicit.measure()) == dict(report)
 
 
+class Padded(nn.Module):
+    """Gives an encoder its padding mask, which nested tensors need for their fast path."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.encoder, self.fails = nn.TransformerEncoder(layer, 2), False
+
+    def forward(self, x: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
+        if self.fails:
+            raise RuntimeError("no")
+        return self.encoder(x, src_key_padding_mask=padding).mean(1)
+
+
+@pytest.mark.parametrize("layers", ["auto", r"encoder\.layers\.\d", ["encoder.layers.1.linear2"]])
+def test_an_encoder_with_a_padding_mask_is_measured_layer_by_layer(layers: Any) -> None:
+    torch.manual_seed(0)
+    model, x, padding = Padded().eval(), torch.randn(6, 5, 8), torch.zeros(6, 5, dtype=torch.bool)
+    padding[:, 3:] = True
+    monitor = plain(model, ((x, padding), LABELS), layers=layers)
+    report = monitor.measure()
+    assert list(report)
+    assert not report.skipped
+    assert {values.num_columns for values in report.values()} == {5 * 8}
+    assert torch.backends.mha.get_fastpath_enabled()
+    model.fails = True
+    with pytest.raises(RuntimeError, match="no"):
+        monitor.measure()
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
 def test_the_mean_of_a_padded_sequence_is_that_of_its_values() -> None:
     batch = as_probe(({"words": WORDS, "attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0], [1, 0, 0], [0, 0, 0]])},
                       [0, 1, 2, 3]))[0]  # fmt: skip

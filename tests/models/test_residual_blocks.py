@@ -204,21 +204,21 @@ def test_blocks_are_listed_in_the_order_of_execution() -> None:
 # --- what is hard to tell ---------------------------------------------------------------------------------
 
 
-def test_branches_that_give_zeros_are_named_and_marked() -> None:
+def test_branches_that_give_zeros_are_found_like_all_others() -> None:
     model, example = model_zoo.resnet_basic()
     nn.init.zeros_(model.layer2[0].bn2.weight)
     nn.init.zeros_(model.layer2[0].bn2.bias)
-    blocks = found(model, example)
-    assert blocks["layer2.0"].kind == "basic block (branch is 0)"
-    assert blocks["layer2.0"].branches == ("layer2.0.bn2",)
-    assert blocks["layer2.1"].kind == "basic block"
+    assert branches(model, example) == EXPECTED["resnet_basic"]
+    with evaluating(model) as inner:
+        sums = findings(inner, lambda: inner(example)).sums
+    assert {name: (found.shortcut, found.behind) for name, found in sums.items()} == {
+        name: (f"{name}.downsample" if name == "layer2.0" else None, "relu") for name in RESNET
+    }
     torch.manual_seed(0)
     model = nn.Sequential(Residual(nn.Linear(8, 8)), nn.Linear(8, 8))
     nn.init.zeros_(model[0].fn.weight)
     nn.init.zeros_(model[0].fn.bias)
-    blocks = found(model, torch.randn(6, 8))
-    assert blocks["0"].kind == "residual block (branch is 0)"
-    assert blocks["0"].branches == ("0.fn",)
+    assert branches(model, torch.randn(6, 8)) == {"0": ("0.fn",)}
 
 
 class TwoPaths(nn.Module):
@@ -280,12 +280,12 @@ def test_a_look_alike_of_torchvisions_block_with_more_parts_is_judged_by_what_it
 
 
 def test_what_is_around_of_blocks_is_not_searched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The search grows with the square of what a module holds: a stack of 48 blocks would take minutes."""
-    from cbkernels.models import residual_sums
+    """What blocks are made of would be searched once more for every module around them."""
+    from cbkernels.models import block_sums
 
     searched: list[str] = []
-    explain = residual_sums._Inside.explain
-    monkeypatch.setattr(residual_sums._Inside, "explain", lambda self: searched.append(self._name) or explain(self))
+    explain = block_sums._Inside.explain
+    monkeypatch.setattr(block_sums._Inside, "explain", lambda self: searched.append(self._name) or explain(self))
     torch.manual_seed(0)
     model = nn.Sequential(Residual(nn.Sequential(*[model_zoo.Block(8, 2) for _ in range(3)])), nn.Linear(8, 2))
     assert list(found(model, torch.randn(2, 5, 8))) == ["0.fn.0", "0.fn.1", "0.fn.2"]
