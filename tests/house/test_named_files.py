@@ -17,7 +17,7 @@ TESTS = Path(__file__).resolve().parents[1]
 ROOT = TESTS.parent
 IN_SOURCE_TREE = (ROOT / "pyproject.toml").is_file() and (ROOT / "csrc").is_dir()
 _IN_PYTHON = re.compile(r"``((?:[\w.-]+/)*[\w-]+\.py)``")
-_IN_DOCUMENTS = re.compile(r"(?<![\w/.-])((?:cbkernels|tests)/[\w./-]*\w)(?![\w*<{])")
+_IN_DOCUMENTS = re.compile(r"(?<![\w/.-])((?:cbkernels|tests)/[\w./-]*\w)(?![\w*<{}])")
 
 
 def named_in_python(text: str) -> Iterator[str]:
@@ -51,6 +51,8 @@ def test_files_that_modules_name_are_there() -> None:
 @pytest.mark.skipif(not IN_SOURCE_TREE, reason="the source tree: NOT TESTED HERE (only tests/ is here)")
 def test_files_that_documents_name_are_there() -> None:
     documents = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "bench").rglob("*.md")]
+    documents += [ROOT / ".ci" / "run", ROOT / "Makefile", *TESTS.rglob("*.sh")]
+    documents = [path for path in documents if path.is_file()]  # a source archive has no .ci
     missing = {path.name: names for path in documents if (names := missing_in_document(path, ROOT))}
     assert not missing
 
