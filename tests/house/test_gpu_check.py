@@ -578,6 +578,7 @@ def test_a_file_in_which_nothing_passed_has_tested_nothing(testing: Any, place: 
 def test_every_named_test_file_is_there_and_has_tests_of_the_gpu(gpu_check: Any) -> None:
     parts = sys.modules["gpu_checks.parts"]
     assert all((ROOT / "tests" / "gpu" / f"{name}.py").is_file() for name in (*parts.OWN_FILES, *parts.ALONE))
+    assert all((ROOT / "tests" / f"{name}.py").is_file() for name in parts.SUITE_FILES)
     with_a_backend = {
         path.stem
         for path in (ROOT / "tests").rglob("test_*.py")
