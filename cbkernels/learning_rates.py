@@ -89,7 +89,7 @@ def _scheduled(group: Mapping[str, Any]) -> list[Any]:
 
 
 def _trains(group: Mapping[str, Any]) -> bool:
-    return any(parameter.requires_grad and parameter.numel() for parameter in group.get("params", ()))
+    return any(parameter.requires_grad for parameter in group.get("params", ()))  # a rank's shard of it may be empty
 
 
 def in_words(rates: Mapping[str, float], taken: float) -> str:

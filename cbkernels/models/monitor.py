@@ -104,7 +104,7 @@ class LayerMonitor:
         inner = unwrapped(model)
         check_reduction(reduce)
         backends.require_name(backend)
-        taken_anew = TrainingGrid(optimizer, batch_size or 0, learning_rate)
+        taken_anew = TrainingGrid(optimizer, 0 if batch_size is None else batch_size, learning_rate)
         _check_grid(grid, optimizer, batch_size, learning_rate)
         _check_dtype(dtype, grid)
         if autocast not in (None, "bfloat16", "float16"):
