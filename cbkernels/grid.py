@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .learning_rates import LearningRates
+
 if TYPE_CHECKING:
     import torch
 
@@ -82,20 +84,26 @@ class UpdateGrid:
 
     @classmethod
     def from_optimizer(
-        cls, model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch_size: int, *, dtype: str | None = None
-    ) -> UpdateGrid:
+        cls, model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch_size: int, *, dtype: str | None = None,
+        learning_rate: str | float = "peak",
+    ) -> UpdateGrid:  # fmt: skip
         """Take the grid of a training that is under way, as the paper does.
 
         Args:
             model: its largest absolute trainable parameter (batch norm scales included) is ``w``.
-            optimizer: its learning rate; all parameter groups must agree on it.
+            optimizer: its learning rate; of several groups that train something the smallest, which gives the
+                coarsest grid (``step``).
             batch_size: the training's batch size.
             dtype: defaults to the type the trainable parameters are stored in, the coarsest if
                 they differ.
+            learning_rate: "peak": the largest of a group's ``max_lr`` and ``initial_lr``, which the schedulers of
+                torch leave there, and its rate of now, so that a schedule does not change the grid. "current": the
+                rate of now. Or the rate itself, for a schedule whose peak is none of these (one that scales a rate
+                of 1, or a cycle).
 
         Raises:
-            ValueError: no trainable parameter, a parameter that is not finite, or groups whose
-                learning rates differ.
+            TypeError, ValueError: no trainable parameter, a parameter that is not finite, no learning rate but 0, or
+                another ``learning_rate``.
         """
         trainable = [p.detach() for p in model.parameters() if p.requires_grad and p.numel()]
         if not trainable:
@@ -103,15 +111,11 @@ class UpdateGrid:
         amplitude = _largest_absolute_value(trainable)
         if not math.isfinite(amplitude):
             raise ValueError(f"the largest absolute weight is {amplitude}; the training has diverged")
-        rates = sorted({float(group["lr"]) for group in optimizer.param_groups})
-        if len(rates) != 1:
-            raise ValueError(
-                f"the optimizer's groups have learning rates {rates}; pass UpdateGrid(...) with one of them"
-            )
+        rate, _ = LearningRates(learning_rate).taken(optimizer.param_groups)
         if dtype is None:
             stored = {str(p.dtype).removeprefix("torch.") for p in trainable}
             dtype = next((d for d in ("bfloat16", "float16", "float32", "float64") if d in stored), "float32")
-        return cls(learning_rate=rates[0], batch_size=batch_size, weight_amplitude=amplitude, dtype=dtype)
+        return cls(learning_rate=rate, batch_size=batch_size, weight_amplitude=amplitude, dtype=dtype)
 
     def step(self, amplitude: float = 0.0) -> float:
         """Smallest difference of two activations that is certain to survive the grid.

@@ -237,13 +237,52 @@ def test_from_optimizer_takes_the_coarsest_of_several_types(first: str, second: 
     assert cb.UpdateGrid.from_optimizer(model, torch.optim.SGD(model.parameters(), lr=0.1), 8).dtype == coarsest
 
 
+def test_from_optimizer_takes_the_peak_of_a_schedule() -> None:
+    torch = pytest.importorskip("torch", reason="torch: NOT TESTED HERE")
+    schedules, model = torch.optim.lr_scheduler, torch.nn.Linear(2, 2)
+    for make, peak, current in (
+        (lambda o: None, 0.1, 0.1),
+        (lambda o: schedules.OneCycleLR(o, max_lr=0.4, total_steps=8), 0.4, 0.016),
+        (lambda o: schedules.LambdaLR(o, lambda step: step / 4), 0.1, 0.0),
+        (lambda o: schedules.LambdaLR(o, lambda step: 2.0), 0.2, 0.2),  # never smaller than the rate of now
+    ):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        make(optimizer)
+        assert cb.UpdateGrid.from_optimizer(model, optimizer, 8).learning_rate == pytest.approx(peak)
+        if current:
+            now = cb.UpdateGrid.from_optimizer(model, optimizer, 8, learning_rate="current")
+            assert now.learning_rate == pytest.approx(current)
+
+
+def test_from_optimizer_takes_the_coarsest_grid_of_the_groups_that_train() -> None:
+    torch = pytest.importorskip("torch", reason="torch: NOT TESTED HERE")
+    model, frozen = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2).requires_grad_(False)
+    given = [(model.weight, 0.2), (model.bias, 0.1), (frozen.weight, 1e-9)]
+    optimizer = torch.optim.SGD([{"params": [p], "lr": lr} for p, lr in given])
+    optimizer.add_param_group({"params": [torch.zeros(1, requires_grad=True)], "lr": 0.0})  # not trained so far
+    grid = cb.UpdateGrid.from_optimizer(model, optimizer, 8)
+    assert grid.learning_rate == 0.1
+    others = [cb.UpdateGrid(lr, 8, grid.weight_amplitude) for lr in (0.1, 0.2)]
+    assert grid.step() == max(other.step() for other in others) > min(other.step() for other in others)
+    model.bias.requires_grad_(False)
+    assert cb.UpdateGrid.from_optimizer(model, optimizer, 8).learning_rate == 0.2
+
+
 def test_from_optimizer_refuses() -> None:
     torch = pytest.importorskip("torch", reason="torch: NOT TESTED HERE")
     model = torch.nn.Linear(2, 2)
-    groups = torch.optim.SGD([{"params": [model.weight], "lr": 0.1}, {"params": [model.bias], "lr": 0.2}])
-    with pytest.raises(ValueError, match=r"learning rates \[0\.1, 0\.2\]"):
-        cb.UpdateGrid.from_optimizer(model, groups, 32)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for choice in ("largest", -1.0, math.nan):
+        with pytest.raises(ValueError, match=f"learning_rate is {choice!r}; pass 'peak', 'current' or a positive num"):
+            cb.UpdateGrid.from_optimizer(model, optimizer, 32, learning_rate=choice)
+    with pytest.raises(TypeError, match="learning_rate is None; pass 'peak', 'current' or a positive number"):
+        cb.UpdateGrid.from_optimizer(model, optimizer, 32, learning_rate=None)  # type: ignore[arg-type]
+    optimizer.param_groups[0]["lr"] = 0.0
+    with pytest.raises(ValueError, match=r"the learning rate is 0; pass learning_rate='peak' or an UpdateGrid\(...\)"):
+        cb.UpdateGrid.from_optimizer(model, optimizer, 32, learning_rate="current")
+    with pytest.raises(ValueError, match="the learning rate is 0, and no larger one is known yet; pass the schedule's"):
+        cb.UpdateGrid.from_optimizer(model, optimizer, 32)
+    assert cb.UpdateGrid.from_optimizer(model, optimizer, 32, learning_rate=0.5).learning_rate == 0.5
     with torch.no_grad():
         model.weight[0, 0] = math.nan
     with pytest.raises(ValueError, match="largest absolute weight is nan"):

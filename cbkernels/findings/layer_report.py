@@ -16,6 +16,7 @@ from types import MappingProxyType, NoneType
 from typing import TYPE_CHECKING, Any
 
 from ..grid import UpdateGrid
+from ..learning_rates import in_words
 from ..result import BundleResult
 from ..tables import definition_note
 from . import columns, records, tables
@@ -42,6 +43,8 @@ class LayerReport(Mapping[str, BundleResult]):
         blocks: layer -> the residual block that it is, or is a branch of.
         skipped: layer -> why it could not be measured.
         notes: sentences on what "auto" saw in the model but could not attribute to a module.
+        learning_rates: where the grid is that of a training: "peak", "current" or "given" -> the rate that it takes;
+            and where they differ from it the "current" rate (or the "peak"), and the "largest" of the groups.
         model: name of the model's class.
         autocast: type of the autocast that was on, e.g. "bfloat16".
         reduce: what of a sequence was a row, as in ``LayerMonitor``.
@@ -69,6 +72,7 @@ class LayerReport(Mapping[str, BundleResult]):
     blocks: Mapping[str, str] = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    learning_rates: Mapping[str, float] = field(default_factory=dict)
     model: str = ""
     autocast: str | None = None
     reduce: str = "flatten"
@@ -85,6 +89,7 @@ class LayerReport(Mapping[str, BundleResult]):
             "blocks": _copied("blocks", self.blocks, str),
             "skipped": _copied("skipped", self.skipped, str),
             "notes": _sentences(self.notes),
+            "learning_rates": _numbers("learning_rates", self.learning_rates),
             "seconds": _duration("seconds", self.seconds),
         }
         if self.seconds_since_last is not None:
@@ -258,6 +263,7 @@ class LayerReport(Mapping[str, BundleResult]):
             "blocks": dict(self.blocks),
             "skipped": dict(self.skipped),
             "notes": list(self.notes),
+            "learning_rates": dict(self.learning_rates),
         }
 
     @classmethod
@@ -280,6 +286,7 @@ class LayerReport(Mapping[str, BundleResult]):
                 blocks=content["blocks"],
                 skipped=content["skipped"],
                 notes=content.get("notes", ()),
+                learning_rates=content.get("learning_rates", {}),
                 **{name: content[name] for name in _AS_THEY_ARE},
             )
         except KeyError as error:
@@ -333,7 +340,7 @@ class LayerReport(Mapping[str, BundleResult]):
         """
         from ..drawing import layer_figures
 
-        notes = [definition_note(self.equality)]
+        notes = [definition_note(self.equality), *self._rates_in_words()]
         notes += [columns.margin_words(findings_of(self))] if show == "margin" else []
         if names := list(self.skipped):
             more = f" and {len(names) - 6} more" if len(names) > 6 else ""
@@ -351,9 +358,13 @@ class LayerReport(Mapping[str, BundleResult]):
         words = [f"{' or '.join(counts)} rows", conflicting] if counts else ["no layer was measured"]
         return ", ".join([*self._moment(), *words])
 
+    def _rates_in_words(self) -> list[str]:
+        words = "" if self.grid is None else in_words(self.learning_rates, self.grid.learning_rate)
+        return [words] if words else []
+
     def _below(self) -> list[str]:
         lines = [f"not measured: {layer} ({why})" for layer, why in self.skipped.items()]
-        lines += [definition_note(self.equality)] if self.results else []
+        lines += [definition_note(self.equality), *self._rates_in_words()] if self.results else []
         lines += [f"Note: {note}." for note in self.notes]
         lines += [columns.margin_words(findings_of(self))] if self.margins and self.grid else []
         if self.seconds > 0:
@@ -418,16 +429,21 @@ def _sentences(given: Any) -> tuple[str, ...]:
 
 
 def _measured_layers(name: str, given: Any, results: Mapping[str, BundleResult]) -> dict[str, float]:
+    numbers = _numbers(name, given)
+    if unknown := [layer for layer in numbers if layer not in results]:
+        raise ValueError(f"{name} has the layer {unknown[0]!r}, of which there is no result")
+    return numbers
+
+
+def _numbers(name: str, given: Any) -> dict[str, float]:
     numbers: dict[str, float] = {}
-    for layer, value in _copied(name, given, object).items():
-        if layer not in results:
-            raise ValueError(f"{name} has the layer {layer!r}, of which there is no result")
+    for key, value in _copied(name, given, object).items():
         try:
-            numbers[layer] = float(value)
+            numbers[key] = float(value)
         except (TypeError, ValueError):
-            raise TypeError(f"{name}[{layer!r}] is {value!r}; it must be a number") from None
-        if not numbers[layer] >= 0:
-            raise ValueError(f"{name}[{layer!r}] is {value!r}; it must not be negative or NaN")
+            raise TypeError(f"{name}[{key!r}] is {value!r}; it must be a number") from None
+        if not numbers[key] >= 0:
+            raise ValueError(f"{name}[{key!r}] is {value!r}; it must not be negative or NaN")
     return numbers
 
 

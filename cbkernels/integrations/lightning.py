@@ -45,13 +45,14 @@ class LayerMonitorCallback(OfTrainingMonitor, _lightning().Callback):  # type: i
             times ranks, times accumulated batches.
         log_layers: log the entropy of every layer too, not only the four summary numbers.
         name: prefix of what is logged; two callbacks on one trainer need two names.
-        strict: raise when a measurement is impossible (learning rate 0, diverged weights, groups with several
-            learning rates) instead of warning once and leaving it out.
-        **options: of ``LayerMonitor``: grid, dtype, reduce, mask, margin, process_group, autocast, backend.
+        strict: raise when a measurement is impossible (learning rate 0 and no peak known, diverged weights) instead
+            of warning once and leaving it out.
+        **options: of ``LayerMonitor``: grid, learning_rate, dtype, reduce, mask, margin, process_group, autocast,
+            backend.
 
-    The grid is that of the trainer's optimizer; when a schedule has ended at learning rate 0, that of its last
-    update. The probe runs in the trainer's precision. Only rank 0 measures, unless ``process_group`` is given.
-    The history is part of checkpoints.
+    The grid is that of the trainer's optimizer, at the peak of the learning rate (of all updates so far, where no
+    scheduler tells it) unless ``learning_rate`` says otherwise. The probe runs in the trainer's precision. Only rank 0
+    measures, unless ``process_group`` is given. The history is part of checkpoints.
 
     Raises:
         TypeError, ValueError: one sentence that quotes the argument; what needs the model when training starts.

@@ -1,7 +1,7 @@
 """What the callbacks of all trainers share: a monitor of a training that it does not own, and must not end.
 
-A measurement that is impossible (learning rate 0 in a warm-up, diverged weights, groups with several learning
-rates) is left out, with one warning in a training. Read next: ``lightning.py``, ``transformers.py``.
+A measurement that is impossible (learning rate 0 and no peak known, diverged weights) is left out, with one warning in
+a training. Read next: ``lightning.py``, ``transformers.py``.
 """
 
 from __future__ import annotations
@@ -9,14 +9,12 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Iterable
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from ..findings.history import History
 from ..findings.layer_report import LayerReport
-from ..grid import UpdateGrid
-from ..models.evaluation import unwrapped
 from ..models.monitor import LayerMonitor
+from ..models.training_grid import TrainingGrid
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,10 +27,11 @@ class TrainingMonitor:
         probe: as in ``LayerMonitor``.
         layers: as in ``LayerMonitor``.
         strict: raise what makes a measurement impossible instead of warning once.
-        **options: of ``LayerMonitor``: grid, dtype, reduce, mask, margin, process_group, autocast, backend.
+        **options: of ``LayerMonitor``: grid, learning_rate, dtype, reduce, mask, margin, process_group, autocast,
+            backend.
 
     Raises:
-        TypeError: an option that ``LayerMonitor`` does not have.
+        TypeError, ValueError: an option that ``LayerMonitor`` does not have, or another ``learning_rate``.
     """
 
     def __init__(
@@ -47,9 +46,7 @@ class TrainingMonitor:
         """step -> why it is missing in the history."""
         self._probe, self._layers, self._strict, self._options = probe, layers, strict, options
         self._monitor: LayerMonitor | None = None
-        self._optimizer: Any = None
-        self._batch_size = 0
-        self._last_rates: list[float] = []
+        self._grid = self._new_grid()
 
     @property
     def takes_grid_from_optimizer(self) -> bool:
@@ -76,19 +73,20 @@ class TrainingMonitor:
         if not self.is_distributed:
             _refuse_shards(model)
         options = {**defaults, **self._options}
+        self._grid = self._new_grid()
         if self.takes_grid_from_optimizer:
             options["grid"] = self._grid
+            options.pop("learning_rate", None)
         self._monitor = LayerMonitor(model, prepare(self._probe), layers=self._layers, **options)
-        self.not_measured, self._last_rates = {}, []
+        self.not_measured = {}
 
     def end(self) -> None:
         """Let go of the model and the optimizer."""
-        self._monitor, self._optimizer = None, None
+        self._monitor, self._grid.optimizer = None, None
 
     def before_update(self, optimizer: Any) -> None:
         """Remember the learning rates of the update that comes now; never waits for a GPU."""
-        rates = [group["lr"] for group in optimizer.param_groups]
-        self._last_rates = [float(rate) for rate in rates if isinstance(rate, (int, float))]
+        self._grid.see(optimizer)
 
     def measure(self, step: int, optimizer: Any, batch_size: int) -> LayerReport | None:
         """Measure, unless the history has this step; None when there is nothing new.
@@ -103,7 +101,7 @@ class TrainingMonitor:
         """
         if self._monitor is None or step in self.history.steps:
             return None
-        self._optimizer, self._batch_size = optimizer, batch_size
+        self._grid.optimizer, self._grid.batch_size = optimizer, batch_size
         self._monitor.history = self.history
         try:
             return self._monitor.measure(step)
@@ -119,14 +117,8 @@ class TrainingMonitor:
             self.not_measured[step] = str(error)
             return None
 
-    def _grid(self) -> UpdateGrid:
-        optimizer = self._optimizer
-        is_over = all(group["lr"] == 0 for group in optimizer.param_groups)
-        if is_over and any(self._last_rates):
-            # a schedule that ends at 0: what was updated last was updated with these
-            optimizer = SimpleNamespace(param_groups=[{"lr": rate} for rate in self._last_rates])
-        assert self._monitor is not None
-        return UpdateGrid.from_optimizer(unwrapped(self._monitor.model), optimizer, self._batch_size)
+    def _new_grid(self) -> TrainingGrid:
+        return TrainingGrid(learning_rate=self._options.get("learning_rate", "peak"))
 
 
 class OfTrainingMonitor:

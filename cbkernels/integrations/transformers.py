@@ -35,16 +35,18 @@ class LayerMonitorCallback(OfTrainingMonitor, _transformers.TrainerCallback):  #
             devices, times ranks, times accumulated batches.
         log_layers: log the entropy of every layer too, not only the four summary numbers.
         name: prefix of what is logged.
-        strict: raise when a measurement is impossible (learning rate 0, diverged weights, groups with several
-            learning rates) instead of warning once and leaving it out.
-        **options: of ``LayerMonitor``: grid, dtype, reduce, mask, margin, process_group, autocast, backend.
+        strict: raise when a measurement is impossible (learning rate 0 and no peak known, diverged weights) instead
+            of warning once and leaving it out.
+        **options: of ``LayerMonitor``: grid, learning_rate, dtype, reduce, mask, margin, process_group, autocast,
+            backend.
 
     ``attach`` it to a trainer and numbers go through ``Trainer.log``: to ``log_history`` and every reporter.
     Passed as ``callbacks=[callback]``, which does not tell it its trainer, they go to ``log_history`` alone.
     Steps of the history are updates. It is kept in each checkpoint's trainer_state.json, from where resuming takes
     it, and written to ``<output_dir>/<name>.json`` (``History.load``) with every checkpoint and at the end.
-    The grid is that of the trainer's optimizer; when a schedule has ended at learning rate 0, as the Trainer's
-    own does, that of its last update. Only rank 0 measures, unless ``process_group`` is given.
+    The grid is that of the trainer's optimizer, at the peak of the learning rate (of all updates so far, where no
+    scheduler tells it) unless ``learning_rate`` says otherwise. Only rank 0 measures, unless ``process_group`` is
+    given.
 
     Raises:
         TypeError, ValueError: one sentence that quotes the argument; what needs the model when training starts.

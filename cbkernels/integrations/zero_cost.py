@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -82,8 +82,8 @@ def bundle_score(
         [1.0, 0.0]
     """
     inner = unwrapped(model)
-    training: Any = SimpleNamespace(param_groups=[{"lr": learning_rate}])
-    grid = UpdateGrid.from_optimizer(inner, training, batch_size)
+    training: Any = SimpleNamespace(param_groups=[{"lr": 1.0}])
+    grid = replace(UpdateGrid.from_optimizer(inner, training, batch_size), learning_rate=learning_rate)
     probe = x_or_probe if labels is None else (x_or_probe, labels)
     monitor = LayerMonitor(inner, probe, layers=layers, grid=grid)
     if len(monitor.probe) != 1:

@@ -24,6 +24,7 @@ from .evaluation import device_of, evaluating, every_layer_called, unwrapped
 from .layer_measurement import AcrossBatches, AtOnce, Measured
 from .layer_selection import Selection, chosen_by_user, observe
 from .probe import ProbeBatch, Reduction, as_probe, check_reduction
+from .training_grid import TrainingGrid
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -45,6 +46,9 @@ class LayerMonitor:
         batch_size: of the training, not of the probe.
         grid: "optimizer" takes the paper's grid anew at every measurement, at the precision that the weights
             are stored in; None compares values as they are; an ``UpdateGrid``, or a function that returns one.
+        learning_rate: of the grid "optimizer". "peak": as in ``UpdateGrid.from_optimizer``, or the largest that
+            this monitor has seen at its measurements, so that all steps of a schedule are measured on one
+            resolution; "current": that of the moment; or the rate itself. The report says how they differ.
         dtype: measures as if the weights were stored in "bfloat16", "float16", "float32" or "float64".
         reduce: what of a sequence output (N, T, C) is a sample's row: "flatten", the first value "cls",
             the "last" one, the "mean", or a function of (output, mask) that returns (N, ...).
@@ -87,7 +91,8 @@ class LayerMonitor:
         layers: str | Iterable[str] | Callable[[str, nn.Module], bool] = "auto",
         optimizer: torch.optim.Optimizer | None = None,
         batch_size: int | None = None,
-        grid: UpdateGrid | str | Callable[[], UpdateGrid] | None = "optimizer",
+        grid: UpdateGrid | TrainingGrid | str | Callable[[], UpdateGrid] | None = "optimizer",
+        learning_rate: str | float = "peak",
         dtype: str | None = None,
         reduce: str | Reduction = "flatten",
         mask: torch.Tensor | str | None = "attention_mask",
@@ -99,7 +104,8 @@ class LayerMonitor:
         inner = unwrapped(model)
         check_reduction(reduce)
         backends.require_name(backend)
-        _check_grid(grid, optimizer, batch_size)
+        taken_anew = TrainingGrid(optimizer, 0 if batch_size is None else batch_size, learning_rate)
+        _check_grid(grid, optimizer, batch_size, learning_rate)
         _check_dtype(dtype, grid)
         if autocast not in (None, "bfloat16", "float16"):
             raise ValueError(f"autocast is {autocast!r}; choose 'bfloat16', 'float16' or None")
@@ -108,8 +114,7 @@ class LayerMonitor:
         self.probe = as_probe(probe, mask)
         self._is_auto = isinstance(layers, str) and layers == "auto"
         self._selection = None if self._is_auto else Selection(chosen_by_user(inner, layers))
-        self._optimizer, self._batch_size = optimizer, batch_size
-        self._grid, self._dtype = grid, dtype
+        self._grid, self._dtype = taken_anew if isinstance(grid, str) else grid, dtype
         self._reduce, self._margin = reduce, margin
         self._process_group, self._autocast, self._backend = process_group, autocast, backend
         self._overwritten: set[str] = set()
@@ -132,7 +137,7 @@ class LayerMonitor:
             The report, which the history keeps unless ``dtype`` was given.
 
         Raises:
-            ValueError: no grid can be taken (learning rate 0, diverged weights), no chosen layer was
+            ValueError: no grid can be taken (learning rate 0 and no peak known, diverged weights), no chosen layer was
                 called, or the model's own error; the model and the history are then as before.
         """
         _check_dtype(dtype, self._grid)
@@ -141,7 +146,7 @@ class LayerMonitor:
             step = steps[-1] + 1 if steps else 0
         started = time.perf_counter()
         with self._evaluating() as inner:
-            grid = self._current_grid(dtype or self._dtype)
+            grid, rates = self._current_grid(dtype or self._dtype)
             measured, selection = self._measured(inner, grid)
             autocast = _autocast_in_use(inner)
         ended = time.perf_counter()
@@ -153,6 +158,7 @@ class LayerMonitor:
             blocks={layer: selection.blocks[of] for layer, of in measured.modules.items() if of in selection.blocks},
             skipped=measured.skipped,
             notes=selection.notes,
+            learning_rates=rates,
             model=type(inner).__name__,
             autocast=autocast,
             reduce=self._reduce if isinstance(self._reduce, str) else getattr(self._reduce, "__name__", "function"),
@@ -227,23 +233,24 @@ class LayerMonitor:
         self._selection = observe(inner, lambda: inner(*batch.args, **batch.kwargs))
         return self._selection
 
-    def _current_grid(self, dtype: str | None) -> UpdateGrid | None:
+    def _current_grid(self, dtype: str | None) -> tuple[UpdateGrid | None, dict[str, float]]:
         grid = self._grid
-        if isinstance(grid, str):
-            assert self._optimizer is not None
-            assert self._batch_size is not None
-            return UpdateGrid.from_optimizer(unwrapped(self.model), self._optimizer, self._batch_size, dtype=dtype)
+        assert not isinstance(grid, str)
+        if isinstance(grid, TrainingGrid):
+            return grid.of(unwrapped(self.model), dtype)
         if callable(grid):
             grid = grid()
             if not isinstance(grid, UpdateGrid):
                 raise TypeError(f"the function grid returned {grid!r}; it must return an UpdateGrid")
-        if grid is None or dtype is None:
-            return grid
-        return UpdateGrid(grid.learning_rate, grid.batch_size, grid.weight_amplitude, dtype)
+        if grid is not None and dtype is not None:
+            grid = UpdateGrid(grid.learning_rate, grid.batch_size, grid.weight_amplitude, dtype)
+        return grid, {}
 
 
-def _check_grid(grid: object, optimizer: object, batch_size: object) -> None:
-    if grid is None or isinstance(grid, UpdateGrid) or callable(grid):
+def _check_grid(grid: object, optimizer: object, batch_size: object, learning_rate: object) -> None:
+    if grid is None or isinstance(grid, (UpdateGrid, TrainingGrid)) or callable(grid):
+        if learning_rate != "peak":
+            raise ValueError(f"learning_rate is {learning_rate!r} but grid is not 'optimizer'; leave one of them out")
         return
     if grid != "optimizer":
         raise ValueError(f"grid is {grid!r}; pass 'optimizer', an UpdateGrid, a function that returns one, or None")

@@ -102,6 +102,7 @@ def test_equality_takes_all_of_it_and_nan_for_nan() -> None:
     assert twin == LayerReport(RESULTS, step=7)
     for other in (
         {"step": 8}, {"margins": {}}, {"amplitudes": {}}, {"blocks": {}}, {"skipped": {}}, {"notes": ()},
+        {"learning_rates": {"peak": 1e-3, "current": 0.0}},
         {"model": ""}, {"autocast": None}, {"reduce": "cls"}, {"seconds": 1.0}, {"seconds_since_last": None},
     ):  # fmt: skip
         assert full_report() != full_report(**other), other
@@ -131,6 +132,12 @@ def test_copies_and_pickles(duplicate: Any) -> None:
         ({"amplitudes": {"a": -2}}, ValueError, r"amplitudes\['a'\] is -2"),
         ({"skipped": {"b": None}}, TypeError, r"skipped\['b'\] is None; it must be a str"),
         ({"notes": "one"}, TypeError, "notes is 'one'; pass a tuple of sentences"),
+        (
+            {"learning_rates": {"peak": -1}},
+            ValueError,
+            r"learning_rates\['peak'\] is -1; it must not be negative or NaN",
+        ),
+        ({"learning_rates": 0.1}, TypeError, "learning_rates is a float; pass a mapping"),
         ({"notes": (1,)}, TypeError, r"notes is \(1,\); pass a tuple of sentences"),
         ({"step": 1.5}, TypeError, "step is 1.5; it must be an integer"),
         ({"seconds": -1}, ValueError, "seconds is -1"),
@@ -287,6 +294,38 @@ def test_scalars_never_look_healthy_when_a_layer_is_nan() -> None:
     assert scalars["bundle_entropy_summary/num_conflicting_layers"] == 3
     assert math.isnan(LayerReport({"a": result()}).scalars()["bundle_entropy_summary/smallest_margin_bits"])
     assert len(LayerReport({}).scalars()) == 4
+
+
+@pytest.mark.parametrize(
+    ("rates", "words"),
+    [
+        ({}, ""),
+        ({"peak": 1e-3}, ""),
+        (
+            {"peak": 1e-3, "current": 1.26e-6},
+            "The grid takes the peak learning rate 0.001; the current one is 1.26e-06.",
+        ),
+        ({"current": 1e-3, "peak": 0.1}, "The grid takes the current learning rate 0.001; the peak is 0.1."),
+        ({"given": 1e-3, "current": 0.1}, "The grid takes the given learning rate 0.001; the current one is 0.1."),
+        (
+            {"peak": 1e-3, "current": 0.0, "largest": 0.1},
+            "The grid takes the peak learning rate 0.001, the smallest of the optimizer's groups (the largest is 0.1); "
+            "the current one is 0.",
+        ),
+    ],
+)
+def test_which_learning_rate_the_grid_takes_is_told_where_another_one_differs(
+    rates: dict[str, float], words: str
+) -> None:
+    made = full_report(learning_rates=rates)
+    for text in (str(made), made._repr_html_().replace("&#x27;", "'")):
+        assert text.count("The grid takes") == bool(words)
+        assert words in text
+    shuffled = json.loads(json.dumps(made.to_dict(), sort_keys=True))
+    assert shuffled["learning_rates"] == rates
+    assert str(LayerReport.from_dict(shuffled)) == str(made)
+    del shuffled["learning_rates"]
+    assert LayerReport.from_dict(shuffled).learning_rates == {}, "a report of an earlier version"
 
 
 def test_notes_are_told_below_the_definition_and_not_among_the_layers() -> None:

@@ -18,7 +18,7 @@ import cbkernels
 PACKAGE = Path(cbkernels.__file__).parent
 ORDER = (
     ("_version", "_core"),
-    ("grid", "entropy", "result", "choices", "lazy"),
+    ("grid", "learning_rates", "entropy", "result", "choices", "lazy"),
     ("arrays", "options"),
     ("reference", "device_arrays", "row_store"),
     ("backends", "gpu_row_store"),

@@ -178,7 +178,7 @@ def test_after_the_training_it_holds_neither_model_nor_optimizer(tmp_path: Path)
         with contextlib.suppress(KeyError):
             fit(tmp_path, [callback], module, epochs=1)
         assert len(callback.history) == 1
-        assert (callback._monitor._monitor, callback._monitor._optimizer) == (None, None)
+        assert (callback._monitor._monitor, callback._monitor._grid.optimizer) == (None, None)
 
 
 # --- when -------------------------------------------------------------------------------------------------
@@ -326,25 +326,52 @@ def test_two_callbacks_of_two_names_resume_side_by_side(tmp_path: Path) -> None:
 # --- what cannot be measured ------------------------------------------------------------------------------
 
 
+class WithoutScheduler(Module):
+    """Sets its learning rate itself."""
+
+    def on_train_batch_start(self, batch: Any, index: int) -> None:
+        self.optimizers().param_groups[0]["lr"] = self.schedule(self.trainer.global_step)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
 def test_learning_rate_0_is_one_warning_and_a_gap(tmp_path: Path) -> None:
     callback = LayerMonitorCallback((X, Y), every_n_steps=1)
-    warm_up = Module(schedule=lambda step: 0.0 if step < 3 else 1.0)
-    with pytest.warns(UserWarning, match="not measured at step 1: learning_rate is 0.0; it must be positive") as caught:
+    warm_up = WithoutScheduler(schedule=lambda step: 0.0 if step < 2 else 0.1)
+    with pytest.warns(UserWarning, match="not measured at step 1: the learning rate is 0, and no larger") as caught:
         fit(tmp_path, [callback], warm_up, epochs=2)
     assert len([w for w in caught if "bundle entropy" in str(w.message)]) == 1
     assert callback.history.steps == [3, 4, 5, 6, 7, 8]
     assert list(callback.not_measured) == [1, 2]
 
 
-def test_a_schedule_that_ends_at_0_is_measured_with_its_last_update(tmp_path: Path) -> None:
-    callback = LayerMonitorCallback((X, Y))
-    fit(tmp_path, [callback], Module(schedule=lambda step: 1 - step / 8), epochs=2)
-    rates = [report.grid.learning_rate for report in callback.history if report.grid is not None]
-    assert rates == pytest.approx([0.05, 0.0125])
+def test_every_step_of_a_schedule_is_measured_on_the_grid_of_its_peak(tmp_path: Path) -> None:
+    """A warm-up from 0 and a decay to 0; without a scheduler the peak is the largest rate of an update so far."""
+    warm_up, decay = (lambda step: 0.0 if step < 3 else 1.0), (lambda step: 1 - step / 8)
+    for module, current in (
+        (Module(schedule=warm_up), [0, 0, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1]),
+        (Module(schedule=decay), [0.0875, 0.075, 0.0625, 0.05, 0.0375, 0.025, 0.0125, 0]),
+        (WithoutScheduler(schedule=lambda step: 0.1 * (1 - step / 7)), [0.1 * (1 - step / 7) for step in range(8)]),
+    ):
+        fit(tmp_path, [callback := LayerMonitorCallback((X, Y), every_n_steps=1)], module, epochs=2)
+        assert [report.grid.learning_rate for report in callback.history if report.grid is not None] == [0.1] * 8
+        found = [report.learning_rates.get("current", 0.1) for report in callback.history]
+        assert found == pytest.approx(current, abs=1e-12)
+    decay_by_hand = WithoutScheduler(schedule=lambda step: 0.1 * (1 - step / 7))
+    fit(tmp_path, [callback := LayerMonitorCallback((X, Y))], decay_by_hand, epochs=2)
+    assert [report.learning_rates["peak"] for report in callback.history] == [0.1, 0.1], "of the first update"
+
+
+def test_the_current_learning_rate_may_be_asked_for(tmp_path: Path) -> None:
+    callback = LayerMonitorCallback((X, Y), learning_rate="current")
+    with pytest.warns(UserWarning, match="not measured at step 1: the learning rate is 0; pass learning_rate='peak'"):
+        fit(tmp_path, [callback], Module(schedule=lambda step: 1 - step / 8), epochs=2)
+    assert callback.history[0].learning_rates == {"current": 0.05, "peak": 0.1}
 
 
 @pytest.mark.filterwarnings("ignore:bundle entropy was not measured")
-def test_diverged_weights_and_differing_groups_do_not_end_a_training(tmp_path: Path) -> None:
+def test_diverged_weights_do_not_end_a_training_and_differing_groups_are_measured(tmp_path: Path) -> None:
     class Diverging(Module):
         def on_before_optimizer_step(self, optimizer: Any) -> None:
             self.net[4].weight.grad.fill_(math.inf)
@@ -355,17 +382,20 @@ def test_diverged_weights_and_differing_groups_do_not_end_a_training(tmp_path: P
                 [{"params": self.net[0].parameters(), "lr": 0.1}, {"params": self.net[4].parameters(), "lr": 0.2}]
             )
 
-    for kind, words in ((Diverging, "the training has diverged"), (TwoRates, r"learning rates [0.1, 0.2]")):
-        callback = LayerMonitorCallback((X, Y))
-        trainer = fit(tmp_path, [callback], kind())
-        assert trainer.current_epoch == 2
-        assert (len(callback.history), list(callback.not_measured)) == (0, [0, 1])
-        assert words in callback.not_measured[1]
+    callback = LayerMonitorCallback((X, Y))
+    trainer = fit(tmp_path, [callback], Diverging())
+    assert trainer.current_epoch == 2
+    assert (len(callback.history), list(callback.not_measured)) == (0, [0, 1])
+    assert "the training has diverged" in callback.not_measured[1]
+    fit(tmp_path, [callback], TwoRates())
+    assert [report.learning_rates for report in callback.history] == [{"peak": 0.1, "largest": 0.2}] * 2
 
 
 def test_strict_raises(tmp_path: Path) -> None:
     module = Module(rate=0.0)
-    with pytest.raises(ValueError, match=r"learning_rate is 0\.0; it must be positive and finite"):
+    with pytest.raises(
+        ValueError, match="the learning rate is 0, and no larger one is known yet; pass the schedule's peak"
+    ):
         fit(tmp_path, [LayerMonitorCallback((X, Y), strict=True)], module)
     assert not any(m._forward_hooks for m in module.modules())
 

@@ -252,19 +252,27 @@ def test_as_an_argument_it_logs_to_the_log_history(tmp_path: Path) -> None:
 # --- what cannot be measured ------------------------------------------------------------------------------
 
 
-def test_a_schedule_that_ends_at_0_is_measured_with_its_last_update(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("warm_up", "first"), [(0, 5e-4), (4, 1e-3)])
+def test_a_schedule_that_ends_at_0_is_measured_on_the_grid_of_its_peak(
+    tmp_path: Path, warm_up: int, first: float
+) -> None:
     """The Trainer's own default."""
     callback = LayerMonitorCallback(PROBE, reduce="cls")
-    trainer = train(tmp_path, callback, lr_scheduler_type="linear")
+    trainer = train(tmp_path, callback, lr_scheduler_type="linear", warmup_steps=warm_up)
     assert {group["lr"] for group in trainer.optimizer.param_groups} == {0.0}
-    rates = [report.grid.learning_rate for report in callback.history if report.grid is not None]
-    assert rates == pytest.approx([5e-4, 1.25e-4])
+    assert [report.grid.learning_rate for report in callback.history if report.grid is not None] == [1e-3] * 2
+    assert [report.learning_rates.get("current", 1e-3) for report in callback.history] == [first, 0.0]
+    assert "The grid takes the peak learning rate 0.001; the current one is 0." in str(callback.history[1])
 
 
 class NoUpdates(transformers.Trainer):  # type: ignore[misc,name-defined]
+    """A schedule that tells no optimizer where it began: the rate is 0 until the second epoch."""
+
     def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
         super().create_scheduler(*args, **kwargs)
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 1.0 if step > 4 else 0.0)
+        for group in self.optimizer.param_groups:
+            del group["initial_lr"]
         return self.lr_scheduler
 
 
@@ -275,9 +283,25 @@ class TwoRates(transformers.Trainer):  # type: ignore[misc,name-defined]
         return self.optimizer
 
 
+class Diverging(transformers.Trainer):  # type: ignore[misc,name-defined]
+    def training_step(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+        loss = super().training_step(model, *args, **kwargs)
+        next(model.parameters()).grad.fill_(float("nan"))
+        return loss
+
+
+def test_groups_of_two_learning_rates_are_measured_on_the_coarsest_grid(tmp_path: Path) -> None:
+    callback = LayerMonitorCallback(PROBE, reduce="cls")
+    train(tmp_path, callback, trainer=TwoRates)
+    assert [report.learning_rates for report in callback.history] == [{"peak": 0.1, "largest": 0.2}] * 2
+
+
 @pytest.mark.parametrize(
     ("trainer", "words", "steps"),
-    [(NoUpdates, r"learning_rate is 0\.0; it must be positive", [8]), (TwoRates, r"learning rates \[0\.1, 0\.2\]", [])],
+    [
+        (NoUpdates, "the learning rate is 0, and no larger one is known yet; pass the schedule's peak", [8]),
+        (Diverging, "the training has diverged", []),
+    ],
 )
 def test_what_cannot_be_measured_is_one_warning_and_a_gap(
     tmp_path: Path, trainer: type[Any], words: str, steps: list[int]

@@ -73,7 +73,7 @@ def test_results_are_those_of_bundle_entropy_on_the_outputs() -> None:
 def test_grid_is_taken_anew_from_the_optimizer() -> None:
     model = mlp()
     optimizer = sgd(model, lr=1e-3)
-    monitor = cb.LayerMonitor(model, (X, LABELS), optimizer=optimizer, batch_size=64)
+    monitor = cb.LayerMonitor(model, (X, LABELS), optimizer=optimizer, batch_size=64, learning_rate="current")
     first = monitor.measure()
     assert first["1"].grid == cb.UpdateGrid.from_optimizer(model, optimizer, 64)
     with torch.no_grad():
@@ -651,7 +651,9 @@ def test_no_grid_can_be_taken() -> None:
     optimizer = sgd(model)
     monitor = cb.LayerMonitor(model, (X, LABELS), optimizer=optimizer, batch_size=64)
     optimizer.param_groups[0]["lr"] = 0.0  # a warm-up's first step
-    with pytest.raises(ValueError, match=r"learning_rate is 0\.0; it must be positive"):
+    with pytest.raises(
+        ValueError, match="the learning rate is 0, and no larger one is known yet; pass the schedule's peak as"
+    ):
         monitor.measure()
     assert len(monitor.history) == 0
     with pytest.raises(TypeError, match="the function grid returned 3; it must return an UpdateGrid"):

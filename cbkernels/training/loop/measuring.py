@@ -11,11 +11,11 @@ from typing import Any
 from torch import nn
 
 from ...findings.layer_report import LayerReport
-from ...grid import UpdateGrid
 from ...models.branches import measure_blocks
 from ...models.cost import measure_cost
 from ...models.evaluation import unwrapped
 from ...models.monitor import LayerMonitor
+from ...models.training_grid import TrainingGrid
 from ..config import TrainConfig
 from ..data.samples import Samples
 from ..networks.residual import ResidualBlock
@@ -31,7 +31,8 @@ class Measuring:
     """
 
     def __init__(self, training: Training, block_names: Sequence[Sequence[str]]) -> None:
-        self._model, self._optimizer, self._config = training.model, training.optimizer, training.config
+        self._model, self._config = training.model, training.config
+        self._grid = TrainingGrid(training.optimizer, self._config.batch_size)
         self._block_names, self._probe = block_names, training.samples.probe()
         model, config = self._model, self._config
         names = [name for stage in block_names for name in stage]
@@ -39,8 +40,8 @@ class Measuring:
         self._monitor: LayerMonitor | None = None
         if names and not self._has_branches:
             self._monitor = LayerMonitor(
-                model, self._probe, layers=names, optimizer=self._optimizer, batch_size=config.batch_size,
-                margin=config.margin, autocast="bfloat16" if config.amp else None,
+                model, self._probe, layers=names, grid=self._grid, margin=config.margin,
+                autocast="bfloat16" if config.amp else None,
             )  # fmt: skip
 
     def __call__(self, epoch: int) -> list[LayerReport]:
@@ -52,12 +53,12 @@ class Measuring:
 
     def _branches(self, epoch: int, dtype: str | None) -> LayerReport:
         inner = unwrapped(self._model)
-        grid = UpdateGrid.from_optimizer(inner, self._optimizer, self._config.batch_size, dtype=dtype)
+        grid, rates = self._grid.of(inner, dtype)
         measured = measure_blocks(inner, self._block_names, *self._probe, grid)
         return LayerReport(
             {m.branch: m.result for m in measured}, step=epoch, model=type(inner).__name__,
             margins={m.branch: m.margin for m in measured}, amplitudes={m.branch: m.amplitude for m in measured},
-            blocks={m.branch: m.block for m in measured},
+            blocks={m.branch: m.block for m in measured}, learning_rates=rates,
         )  # fmt: skip
 
 

@@ -98,7 +98,8 @@ def test_schedulers_and_the_update_grid_see_one_learning_rate() -> None:
         one_step(optimizer, *model.parameters())
         scheduler.step()
     assert optimizer.inner.param_groups[0]["lr"] == 0.2
-    assert UpdateGrid.from_optimizer(model, optimizer, 64).learning_rate == 0.2
+    assert UpdateGrid.from_optimizer(model, optimizer, 64, learning_rate="current").learning_rate == 0.2
+    assert UpdateGrid.from_optimizer(model, optimizer, 64).learning_rate == 0.8
     optimizer.load_state_dict(optimizer.state_dict())
     optimizer.param_groups[0]["lr"] = 0.1
     assert optimizer.inner.param_groups[0]["lr"] == 0.1

@@ -1,0 +1,106 @@
+"""Which learning rate an update grid takes, when a schedule changes it: the peak, the current one, or a given number.
+
+The papers train at a constant rate. A grid of the momentary rate grows coarser as a schedule decays, until every layer
+conflicts at its last steps, whatever the network has learnt. Read next: ``grid.py``, ``models/training_grid.py``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+CHOICES = ("peak", "current")
+SCHEDULED = ("max_lr", "initial_lr")
+"""What torch's schedulers leave in an optimizer's groups."""
+
+
+class LearningRates:
+    """The learning rates of an optimizer's groups, and the largest that each of them has had.
+
+    The peak of a group is the largest of its ``max_lr`` and ``initial_lr``, which schedulers leave there, of its rate
+    now, and of those seen since that schedule began. Of several groups the smallest rate counts, which gives the
+    coarsest grid (``UpdateGrid.step``); groups without trainable parameters, and those of rate 0, do not count.
+
+    Args:
+        choice: "peak", "current", or the learning rate itself.
+
+    Raises:
+        TypeError, ValueError: another choice.
+    """
+
+    def __init__(self, choice: str | float = "peak") -> None:
+        ways_out = f"pass {', '.join(map(repr, CHOICES))} or a positive number"
+        if isinstance(choice, bool) or not isinstance(choice, (str, int, float)):
+            raise TypeError(f"learning_rate is {choice!r}; {ways_out}")
+        if choice not in CHOICES if isinstance(choice, str) else not 0 < choice < math.inf:
+            raise ValueError(f"learning_rate is {choice!r}; {ways_out}")
+        self._choice = choice
+        self._seen: dict[int, tuple[list[float], float]] = {}
+
+    def see(self, groups: Iterable[Mapping[str, Any]]) -> None:
+        """Remember the rates that a group has now, unless they are tensors: never waits for a GPU."""
+        for position, group in enumerate(groups):
+            if all(isinstance(rate, (int, float)) for rate in (group.get("lr"), *_scheduled(group))):
+                self._peak(position, group)
+
+    def taken(self, groups: Iterable[Mapping[str, Any]]) -> tuple[float, dict[str, float]]:
+        """The rate of the grid now.
+
+        Args:
+            groups: ``param_groups`` of an optimizer.
+
+        Returns:
+            The rate; and what a report tells of it: under "peak", "current" or "given" the rate itself, under "current"
+            (or "peak") the other one where it differs, under "largest" that of the other groups where they differ.
+
+        Raises:
+            ValueError: no group, or no rate but 0.
+        """
+        groups = list(groups)
+        pairs = [(self._peak(position, group), float(group["lr"])) for position, group in enumerate(groups)]
+        if not pairs:
+            raise ValueError("the optimizer has no group of parameters; pass an UpdateGrid(...) instead")
+        pairs = [pair for pair, group in zip(pairs, groups, strict=True) if _trains(group)] or pairs
+        name, other = ("current", "peak") if self._choice == "current" else ("peak", "current")
+        if not isinstance(self._choice, str):
+            name, pairs = "given", [(float(self._choice), current) for _, current in pairs]
+        elif name == "current":
+            pairs = [(current, peak) for peak, current in pairs]
+        moving = [(rate, beside) for rate, beside in pairs if rate != 0]
+        if not moving:
+            more = "learning_rate='peak' or " if name == "current" else "the schedule's peak as learning_rate=, or "
+            known = "" if name == "current" else ", and no larger one is known yet"
+            raise ValueError(f"the learning rate is 0{known}; pass {more}an UpdateGrid(...) as grid=")
+        (rate, beside), (largest, _) = min(moving), max(moving)
+        told = {name: rate, other: beside, "largest": largest}
+        return rate, {key: r for key, r in told.items() if key == name or not math.isclose(r, rate, rel_tol=1e-6)}
+
+    def _peak(self, position: int, group: Mapping[str, Any]) -> float:
+        current, scheduled = float(group["lr"]), [float(rate) for rate in _scheduled(group)]
+        schedule, largest = self._seen.get(position, (scheduled, current))
+        largest = max(current, largest) if schedule == scheduled else current  # another schedule has a peak of its own
+        self._seen[position] = scheduled, largest
+        return max([largest, *scheduled])
+
+
+def _scheduled(group: Mapping[str, Any]) -> list[Any]:
+    return [group[name] for name in SCHEDULED if group.get(name) is not None]
+
+
+def _trains(group: Mapping[str, Any]) -> bool:
+    return any(parameter.requires_grad for parameter in group.get("params", ()))  # a rank's shard of it may be empty
+
+
+def in_words(rates: Mapping[str, float], taken: float) -> str:
+    """One sentence on what ``LearningRates.taken`` returned; "" where no other rate differs from the taken one."""
+    name = next((name for name in ("given", "peak", "current") if rates.get(name) == taken), None)
+    if name is None or len(rates) == 1:
+        return ""
+    other = "peak" if name == "current" else "current"
+    words = f"The grid takes the {name} learning rate {taken:.3g}"
+    if "largest" in rates:
+        words += f", the smallest of the optimizer's groups (the largest is {rates['largest']:.3g})"
+    if other in rates:
+        words += f"; the {'peak' if other == 'peak' else 'current one'} is {rates[other]:.3g}"
+    return f"{words}."
