@@ -193,6 +193,8 @@ def _torch_view(torch: Any, x: Any, name: str) -> Rows:
     kind = type(x)
     if kind is not torch.Tensor and kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
         raise TypeError(f"{name} is a {kind.__name__}, which may have no memory of its own; pass a plain tensor")
+    if torch._C._functorch.is_functorch_wrapped_tensor(x):
+        raise TypeError(f"{name} is a tensor inside of a transform of torch.func, which has no values; pass it outside")
     device = "cpu" if x.is_cpu else str(x.device)
     if device != "cpu" and not device.startswith("cuda"):
         if device == "meta":

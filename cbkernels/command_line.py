@@ -21,7 +21,7 @@ EXIT_BROKEN_PIPE = 141
 
 _EPILOG = """\
 exit codes: 0 done; 1 an error, wrong usage included (one sentence on stderr);
-2 a layer is above --fail-above; 130 interrupted."""
+2 (of measure) a layer is above --fail-above or NaN; 130 interrupted."""
 
 
 class _Parser(argparse.ArgumentParser):

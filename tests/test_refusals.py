@@ -262,6 +262,19 @@ def test_fake_tensors() -> None:
     still_works()
 
 
+def test_tensors_inside_of_transforms() -> None:
+    torch = pytest.importorskip("torch", reason="torch: NOT TESTED HERE")
+
+    def refused(x: Any) -> Any:
+        with pytest.raises(TypeError, match=r"acts is a tensor inside of a transform of torch\.func, which"):
+            cb.bundle_entropy(x, LABELS[:2])
+        return x.sum()
+
+    torch.func.grad(refused)(torch.zeros(2, 3))
+    torch.func.vmap(refused)(torch.zeros(4, 2, 3))
+    still_works()
+
+
 def test_compressed_sparse_tensors() -> None:
     torch = pytest.importorskip("torch", reason="torch: NOT TESTED HERE")
     with pytest.warns(UserWarning, match=r"(?i)sparse"):

@@ -60,7 +60,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     size.add_argument("--chunk-rows", type=_positive_integer, metavar="N",
                       help="rows read at a time, implies --stream (default: about 64 MiB)")  # fmt: skip
     parser.add_argument("--margin", action="store_true",
-                        help="also the conflict margin, and how many bits above the grid's step it is")  # fmt: skip
+                        help="measure the conflict margin too, also in bits above the grid's step")  # fmt: skip
     parser.add_argument("--fail-above", type=_threshold, metavar="X",
                         help="exit code 2 if a layer's entropy is NaN or above X nats")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -71,13 +71,13 @@ def _add_equality(parser: argparse.ArgumentParser) -> None:
     equal = parser.add_argument_group(
         "which rows are equal", "plain equality; or, with the first three, the training's update grid"
     )
-    equal.add_argument("--learning-rate", type=float, metavar="LR", help="of the training")
-    equal.add_argument("--batch-size", type=float, metavar="B", help="of the training")
+    equal.add_argument("--learning-rate", type=float, metavar="LR", help="learning rate of the training")
+    equal.add_argument("--batch-size", type=float, metavar="B", help="batch size of the training")
     equal.add_argument("--weight-amplitude", type=float, metavar="W", help="largest absolute weight")
     equal.add_argument("--grid-dtype", metavar="DTYPE",
                        help="type of the weights: float32 (default), float64, float16, bfloat16")  # fmt: skip
     equal.add_argument("--tolerance", type=float, nargs=2, metavar=("RTOL", "ATOL"),
-                       help="instead: close to the bundle's first row (depends on the order of rows)")  # fmt: skip
+                       help="equal: close to a bundle's first row (depends on the order of rows)")  # fmt: skip
     equal.add_argument("--log-epsilon", type=float, metavar="EPS",
                        help="the authors' logarithm ln(p + EPS), 1e-5 in their code")  # fmt: skip
 

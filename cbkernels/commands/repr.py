@@ -18,8 +18,8 @@ DEFAULTS: dict[str, Any] = {"model": "cnn", "depth": 3, "width": 32, "epochs": 1
 """The paper's small network; options that are named go first."""
 _DESCRIPTION = """\
 Train the same network with equal numbers of epochs: standard, and with RePr dropping random filters, those of small
-weights and those that overlap; several seeds each. Says plainly when a difference is within the spread. By default
-three convolutions of 32 filters for 100 epochs; runs that are in DIR already are not trained again."""
+weights and those that overlap, with several seeds each. The tables say when a difference is within the spread.
+By default three convolutions of 32 filters train for 100 epochs. Runs that are in DIR already are not trained again."""
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -29,9 +29,13 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("what", choices=("compare",), help="the comparison")
     parser.add_argument("--out", default="runs/repr", metavar="DIR", help="folder to write (default runs/repr)")
-    says = f"{STANDARD}: without RePr; {CRITERIA.told()} (default {' '.join(COMPARED)})".replace("%", "%%")
+    says = f"what is compared; {STANDARD}: without RePr; {CRITERIA.told()} (default {' '.join(COMPARED)})".replace(
+        "%", "%%"
+    )
     parser.add_argument("--criteria", nargs="+", default=COMPARED, metavar="NAME", help=says)
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="how many, from --seed on (default 3)")
+    parser.add_argument(
+        "--seeds", type=int, default=3, metavar="N", help="number of seeds, counted upward from --seed (default 3)"
+    )
     parser.add_argument("--json", action="store_true", help="print comparison.json instead of tables")
     add_config_options(parser, TrainConfig)
     return parser

@@ -22,9 +22,11 @@ def add_run_options(parser: argparse.ArgumentParser, kind: type[Any], out: str) 
     """The options of a config, and where its run goes."""
     run = parser.add_argument_group("the run")
     run.add_argument("--out", default=out, metavar="DIR", help=f"folder to write (default {out})")
-    run.add_argument("--config", metavar="FILE", help="options from a config.json; those named here go first")
+    run.add_argument(
+        "--config", metavar="FILE", help="config.json to take options from; options on the command line win"
+    )
     again = run.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="go on with the run in DIR after its last whole epoch")
+    again.add_argument("--resume", action="store_true", help="go on with the run in DIR after its last complete epoch")
     again.add_argument("--overwrite", action="store_true", help="delete the run in DIR")
     run.add_argument("--json", action="store_true", help="print result.json instead of a table")
     add_config_options(parser, kind)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import functools
 import math
 import re
+import sys
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -144,7 +146,7 @@ def record(model: nn.Module, run: Callable[[], object]) -> Recording:
             if not isinstance(module, torch.jit.ScriptModule):  # takes no hooks
                 enter, leave = functools.partial(recorder.enter, name), functools.partial(recorder.leave, name)
                 stack.enter_context(module.register_forward_pre_hook(enter, with_kwargs=True))
-                stack.enter_context(module.register_forward_hook(leave))
+                stack.enter_context(module.register_forward_hook(leave, always_call=True))
         stack.enter_context(recorder)
         run()
     return recorder.recording
@@ -185,6 +187,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.recording = Recording()
         self._memories: dict[int, _Memory] = {}
         self._open = [-1]
+        self._thread = threading.get_ident()
         self._constants = {id(buffer) for buffer in model.buffers() if buffer.is_floating_point()}
         self._parameters = {id(parameter) for parameter in model.parameters()} | self._constants
 
@@ -216,16 +219,22 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def enter(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
         """What a hook does before a module."""
+        if threading.get_ident() != self._thread:  # where the dispatch mode is off
+            return
         given = [(t, self._node_of(t, is_data=True, is_new=not name)) for t in tensors_in([*args, *kwargs.values()])]
         inputs = tuple(node for tensor, node in given if tensor.is_floating_point() or tensor.is_complex())
         self.recording.calls.append(Call(name, self._open[-1], inputs, len(self.recording.nodes)))
         self._open.append(len(self.recording.calls) - 1)
 
     def leave(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
-        """What a hook does behind a module."""
+        """What a hook does behind a module, also behind one that raised."""
+        if threading.get_ident() != self._thread:
+            return
         calls, nodes = self.recording.calls, self.recording.nodes
-        while calls[self._open[-1]].module != name:  # a call that raised, and was caught by its caller
-            self._open.pop()
+        if output is None and sys.exc_info()[0] is not None:  # it raised, unless a user's hook did before ``enter``
+            if self._open[-1] >= 0 and calls[self._open[-1]].module == name:
+                self._open.pop()
+            return
         call, outputs = calls[self._open.pop()], []
         for tensor in tensors_in(output):
             node = self._node_of(tensor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -249,3 +250,70 @@ def test_scripted_parts_and_weights_of_eight_bits_make_no_difference() -> None:
     plain = nn.Sequential(nn.Linear(4, 4), Shortcut(nn.Linear(4, 4)))
     quantized = torch.ao.quantization.quantize_dynamic(plain, {nn.Linear}, dtype=torch.qint8)
     assert branches(quantized, x) == {"1": ("1.f",)}
+
+
+class Calls(nn.Module):
+    """A model that calls its blocks as a function says."""
+
+    def __init__(self, how: Callable[[nn.ModuleList, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.blocks, self.head, self.how = (
+            nn.ModuleList(Shortcut(nn.Linear(4, 4)) for _ in range(3)),
+            nn.Linear(4, 2),
+            how,
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.how(self.blocks, x))
+
+
+def test_a_call_that_raises_and_is_caught_holds_nothing_that_comes_after_it() -> None:
+    def after_a_failure(blocks: nn.ModuleList, x: torch.Tensor) -> torch.Tensor:
+        with pytest.raises(RuntimeError, match="shapes"):
+            blocks[0](x[:, :3])
+        return blocks[1](blocks[0](x))
+
+    recording = recorded_calls(after_a_failure)
+    assert [recording.calls[call.around].module for call in recording.calls_of("blocks.0")] == [""]
+    assert branches(Calls(after_a_failure), torch.randn(3, 4)) == {f"blocks.{i}": (f"blocks.{i}.f",) for i in (0, 1)}
+
+    def refuse(*_: Any) -> None:
+        raise RuntimeError("not today")
+
+    def after_a_refusal(blocks: nn.ModuleList, x: torch.Tensor) -> torch.Tensor:
+        with blocks[0].f.register_forward_pre_hook(refuse), pytest.raises(RuntimeError, match="not today"):
+            blocks[0](x)
+        with (
+            blocks[0].f.register_forward_pre_hook(refuse, prepend=True),
+            pytest.raises(RuntimeError, match="not today"),
+        ):
+            blocks[0](x)
+        return blocks[1](blocks[0](x))
+
+    assert branches(Calls(after_a_refusal), torch.randn(3, 4)) == {f"blocks.{i}": (f"blocks.{i}.f",) for i in (0, 1)}
+
+
+def test_calls_of_other_threads_are_passed_over() -> None:
+    def side_by_side(blocks: nn.ModuleList, x: torch.Tensor) -> torch.Tensor:
+        together = threading.Barrier(2, timeout=20)
+
+        def held(module: nn.Module, args: Any) -> None:
+            together.wait()
+
+        with blocks[0].f.register_forward_pre_hook(held), blocks[1].f.register_forward_pre_hook(held):
+            threads = [threading.Thread(target=blocks[i], args=(x,)) for i in (0, 1)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        return blocks[2](x)
+
+    recording = recorded_calls(side_by_side)
+    assert recording.order() == ["", "blocks.2", "blocks.2.f", "head"]
+    assert branches(Calls(side_by_side), torch.randn(3, 4)) == {"blocks.2": ("blocks.2.f",)}
+
+
+def recorded_calls(how: Callable[[nn.ModuleList, torch.Tensor], torch.Tensor]) -> Recording:
+    model, x = Calls(how), torch.randn(3, 4)
+    with evaluating(model) as inner:
+        return record(inner, lambda: inner(x))
