@@ -354,6 +354,7 @@ def ends(pid: int) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_a_child_that_does_not_end_is_ended(gpu_check: Any, place: Any) -> None:
     """Politely first; then with everything it has started."""
     running, python = running_of(gpu_check), [sys.executable, "-S", "-E"]
@@ -523,6 +524,7 @@ def testing(gpu_check: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     return module
 
 
+@pytest.mark.slow
 def test_test_files_are_counted_each_and_together(testing: Any, place: Any, tmp_path: Path) -> None:
     """One that fails, one that passes, one that kills its process, one that does not end."""
     bodies = {

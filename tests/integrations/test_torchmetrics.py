@@ -433,6 +433,7 @@ def groups_and_switches(rank: int, mine: list[Any], everything: list[Any]) -> No
 
 
 @pytest.mark.xdist_group("ranks")
+@pytest.mark.slow
 def test_any_rank_gets_the_result_of_one_process() -> None:
     if not torch.distributed.is_available():
         pytest.skip("ranks of torchmetrics: NOT TESTED HERE (torch is built without torch.distributed)")

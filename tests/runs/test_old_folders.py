@@ -59,6 +59,7 @@ def test_they_are_read_whole() -> None:
                 assert len(run.layers) == (2 if name == "train_resnet" else rounds)  # as if in bfloat16 too
 
 
+@pytest.mark.slow
 def test_they_are_reported(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="old reports: NOT TESTED HERE (no matplotlib)")
     pytest.importorskip("jinja2", reason="old reports: NOT TESTED HERE (no Jinja2)")

@@ -74,6 +74,7 @@ for name in names:
 """
 
 
+@pytest.mark.slow
 def test_a_fresh_process_gives_the_same_bits(tmp_path: Path) -> None:
     names = list(REMOVED)
     try:

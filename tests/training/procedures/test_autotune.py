@@ -320,6 +320,7 @@ def timeless(value: Any) -> Any:
     return [timeless(v) for v in value] if isinstance(value, list) else value
 
 
+@pytest.mark.slow
 def test_killed_at_every_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the first network after its conflict was seen, between two rounds, before the result: it goes on the same.
 

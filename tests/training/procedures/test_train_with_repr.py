@@ -246,6 +246,7 @@ def test_what_repr_refuses_is_refused_before_any_training(
         compare(replace(COMPARED, **options), tmp_path / "new", criteria=criteria)
 
 
+@pytest.mark.slow
 def test_the_command_prints_table_verdicts_and_cycles(compared: Any, capsys: pytest.CaptureFixture[str]) -> None:
     out, content = compared
     options = [
