@@ -13,8 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from ..files.checkpoints import load_checkpoint
 from ..ranks import device_named
-from ..runs.checkpoints import load_checkpoint
 from ..runs.log import RunLog
 from ..runs.reader import read_config, read_run
 from ..runs.schema import CHECKPOINT, RESULT

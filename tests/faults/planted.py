@@ -142,7 +142,7 @@ FAULTS = [
         ("training/test_shrinking.py",),
     ),
     Fault(
-        "runs/checkpoints.py",
+        "files/checkpoints.py",
         "content.detach().cpu().clone().contiguous()",
         "content.detach().cpu().contiguous()",
         "checkpoints: tensors that share memory are refused",
