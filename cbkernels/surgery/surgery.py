@@ -129,6 +129,18 @@ def carried_out(model: nn.Module, operations: Iterable[Sequence[RemovedBlock]], 
     return Surgery(model, steps, sum(p.numel() for p in before), entries, of_optimizer, gone)
 
 
+def joined(model: nn.Module, surgeries: Sequence[Surgery], parameters_before: int) -> Surgery:
+    """Surgeries of one unwrapped model, one after the other, as one that undoes all; they are then forgotten."""
+    parts = [(each._entries, each._of_optimizer, each._gone) for each in surgeries]
+    entries, of_optimizer, gone = ([one for part in parts for one in part[i]] for i in range(3))
+    whole = Surgery(
+        model, [step for each in surgeries for step in each.steps], parameters_before, entries, of_optimizer, gone
+    )
+    for each in surgeries:
+        each.forget()
+    return whole
+
+
 class Surgery:
     """What ``remove_layers`` did. Holds the removed blocks, and so their memory, until ``forget()``.
 
@@ -262,7 +274,7 @@ class Surgery:
         return model, surgery
 
     def _require_latest(self, verb: str) -> None:
-        record = next((entry for entry in self._entries if entry.key == RECORD), None)
+        record = next((entry for entry in reversed(self._entries) if entry.key == RECORD), None)
         if record is not None and vars(self._model).get(RECORD, MISSING) is not record.new:
             raise ValueError(
                 f"a later surgery changed the model after {self.removed} went; {verb} or undo that one first"
