@@ -71,9 +71,9 @@ class TrainConfig:
     distill_weight: float = _training(0.9, "share of the loss that is the teacher's", "X", least=0, most=1)
     distill_temperature: float = _training(4.0, "temperature, which divides both networks' logits", "T", above=0)
     learning_rate: float = _training(1e-3, "learning rate, the highest of the schedule", "LR", above=0)
-    schedule: str = _training("constant", "how the learning rate goes, a step an update", choices=SCHEDULES)
+    schedule: str = _training("constant", "how the learning rate changes from update to update", choices=SCHEDULES)
     warmup_epochs: float | None = _training(
-        None, "epochs in which it rises first, also a part of one (default 0; of onecycle 0.3 of all)", "X",
+        None, "epochs in which the learning rate rises first, a part of one too (default 0; onecycle: 0.3 of all)", "X",
         kind=float, least=0,
     )  # fmt: skip
     weight_decay: float = _training(1e-2, "weight decay, decoupled for radam and adamw", "X", least=0)
