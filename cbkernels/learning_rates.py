@@ -100,7 +100,7 @@ def in_words(*told: tuple[Mapping[str, float], float]) -> str:
     """
     names = {name for rates, taken in told for name in rates if rates[name] == taken}
     name = next((name for name in ("given", *CHOICES) if name in names), None)
-    if name is None or all(len(rates) == 1 for rates, _ in told):
+    if name is None or all(len(rates) < 2 for rates, _ in told):
         return ""
 
     def values(which: str) -> str:

@@ -1,6 +1,6 @@
-"""How the learning rate goes over a training: a table; ``--schedule`` names one. Torch is imported when one is built.
+"""How the learning rate changes over a training: a table, from which ``--schedule`` names one. Torch is imported late.
 
-A step is taken after every update. Which rate the update grid takes then: ``cbkernels/learning_rates.py``.
+A step is taken after every update. Which rate the update grid takes then: ``learning_rates.py``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Schedule(Choice):
-    """A way of the learning rate from update to update.
+    """How the learning rate changes from update to update.
 
     Args:
         build: (optimizer, updates of the whole training, updates of the warm-up) -> the scheduler. The optimizer's
