@@ -20,6 +20,7 @@ from ..files.json_files import json_text, json_value
 from ..files.tensor_files import require_safetensors
 from ..files.whole_files import write_whole, written_aside
 from ..models.block_kinds import find_layer_stacks
+from .cut_blocks import CutBlock
 from .plan import RemovedBlock
 from .record import RECORD, described, record_of
 
@@ -217,10 +218,9 @@ def _require_applicable(path: Path, model: nn.Module, steps: list[RemovedBlock])
         block = modules.get(step.name)
         if not step.name or block is None:
             raise ValueError(f"{path} removes {step.name!r}, and the model has no such module")
-        if type(block).__name__ != step.class_name:
-            raise ValueError(
-                f"{path} removes {step.name!r}, a {step.class_name}, and the model has a {type(block).__name__} there"
-            )
+        here = (CutBlock if isinstance(block, CutBlock) else type(block)).__name__
+        if here != step.class_name:
+            raise ValueError(f"{path} removes {step.name!r}, a {step.class_name}, and the model has a {here} there")
         parts = [part for part in (step.shortcut, step.activation) if part not in (None, "relu")]
         absent = [part for part in parts if not part or "." in part or part not in block._modules]
         if absent or (step.remains == "nothing") != (step.name in items):
