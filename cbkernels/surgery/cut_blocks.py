@@ -48,7 +48,7 @@ class CutBlock(nn.Module):
         plain = (bool, int, float, str, type(None))
         kept = {key: value for key, value in vars(block).items() if key[0] != "_" and isinstance(value, plain)}
         vars(self).update(kept)
-        self._returns, self._stands_for = returns, type(block).__name__
+        self._returns, self._stands_for = returns, class_name(block)
         self._told = shortcut or "x"
         if shortcut is not None:
             self.add_module(shortcut, block.get_submodule(shortcut))
@@ -95,7 +95,7 @@ class CutChain(CutBlock, nn.Sequential):
         return True  # like the block, also when nothing is in it
 
     def _get_name(self) -> str:
-        return CutBlock.__name__
+        return class_name(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """As in ``CutBlock``."""
@@ -106,6 +106,18 @@ class CutChain(CutBlock, nn.Sequential):
         if self._ends_in_relu:
             x = torch.relu(x)
         return x
+
+
+def class_name(module: nn.Module) -> str:
+    """Name of a module's class, also of one that ``fully_shard`` gave a class of its own."""
+    if isinstance(module, CutBlock):
+        return CutBlock.__name__
+    return (type(module).__mro__[2] if is_unit_of_shards(module) else type(module)).__name__
+
+
+def is_unit_of_shards(module: nn.Module) -> bool:
+    """Whether ``fully_shard`` was called on the module: its parameters are gathered together when it is called."""
+    return type(module).__mro__[1].__name__ == "FSDPModule"
 
 
 def _input_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
