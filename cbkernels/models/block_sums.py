@@ -132,7 +132,7 @@ def _is_in(name: str, other: str) -> bool:
 
 
 def _is_item(modules: dict[str, nn.Module], name: str) -> bool:
-    return isinstance(modules[name.rpartition(".")[0]], (nn.ModuleList, nn.Sequential))
+    return isinstance(modules[name.rpartition(".")[0]], (nn.ModuleList, nn.ModuleDict, nn.Sequential))
 
 
 def _is_leaf(module: nn.Module) -> bool:

@@ -169,6 +169,29 @@ def test_the_module_that_holds_the_list_never_goes_for_a_layer(is_dead: bool, wi
         unchanged(model, report.conflicting(), x, "'transformer.layers.1.0'", **options)
 
 
+class Stage(nn.Module):
+    """Keeps its blocks in a dictionary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleDict({f"block{i}": Block() for i in range(3)})
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks.values():
+            x = block(x)
+        return x
+
+
+def test_a_stage_never_goes_for_one_block_of_its_dictionary() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(8, 8), Stage(), Stage(), nn.Linear(8, 2)), torch.randn(3, 8)
+    expected = without(model, ["1.blocks.block1"], x)
+    unchanged(model, "1", x, "holds some; name those to remove: '1.blocks.block0', '1.blocks.block1'", example=x)
+    model, surgery = remove_layers(model, "1.blocks.block1.dense", example=x)
+    assert surgery.removed == ["1.blocks.block1"]
+    assert torch.equal(model(x), expected)
+
+
 class Inline(nn.Module):
     """Adds branches in its own forward, one of them scaled and behind a view."""
 
