@@ -44,13 +44,15 @@ def remove_layers(
     Args:
         model: any ``torch.nn.Module``; ``torch.compile`` is looked through.
         names: blocks, or anything inside of them such as ``report.conflicting()``, with or without ``#1``; none
-            is fine and changes nothing.
+            is fine and changes nothing. A block that is called at several places goes from all of them, when
+            each is named, or from none.
         optimizer: loses exactly the parameters that are gone, and their state; or a list of several that train
             the model together. Wrappers are looked through.
         example: an input of the model: a tensor, a tuple of positional or a dict of keyword arguments. With it
             blocks are judged by what they do in the model, and the model is run once more afterwards. Without
             it blocks of unknown kind are tried alone, on random numbers.
-        force: remove any module whose output has the shape of its input; and the last residual block.
+        force: with ``example``, remove any module whose output has the shape of its input, but for branches whose
+            sum would then be ``x + x``; and the last residual block.
 
     Returns:
         The same model, and what was done.
@@ -232,10 +234,12 @@ class Surgery:
 
         Args:
             folder: made if it is missing; older files of these names are replaced at the end.
-            model: the cut model, or a copy of it.
+            model: the cut model, or a copy of it. Of one that ``fully_shard`` sharded all processes call this, and
+                the first one writes the tensors whole.
 
         Raises:
-            ValueError: not a model of this surgery, or it holds what safetensors cannot store.
+            ValueError: not a model of this surgery, or it holds what safetensors cannot store, such as tensors
+                without values on the meta device.
             OSError: the folder cannot be written.
             ImportError: safetensors is missing.
         """
@@ -249,7 +253,7 @@ class Surgery:
 
         Args:
             folder: written by ``save``.
-            model: of the class and the settings that the saved one had before its first surgery.
+            model: of the class and the settings that the saved one had before its first surgery; sharded or not.
             optimizer: of the fresh model, or a list of several; loses the parameters that go.
 
         Returns:

@@ -322,6 +322,28 @@ def test_a_block_whose_first_parameter_has_no_dimension_is_tried(with_example: b
     assert torch.equal(model(x), expected)
 
 
+class Parallel(nn.Module):
+    """Two branches of one norm, as in GPT-J."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.attn, self.mlp = nn.LayerNorm(8), nn.Linear(8, 8), nn.Sequential(nn.Linear(8, 8), nn.GELU())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm(x)
+        return x + self.attn(y) + self.mlp(y)
+
+
+@pytest.mark.parametrize("autocast", [None, "bfloat16"])
+def test_parallel_branches_are_found_under_autocast_too(autocast: str | None) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(8, 8), Parallel(), nn.Linear(8, 2)), torch.randn(4, 8)
+    nn.init.zeros_(model[1].attn.weight)
+    nn.init.zeros_(model[1].attn.bias)
+    report = LayerMonitor(model, probe=(x, torch.arange(4) % 2), grid=None, autocast=autocast).measure()
+    assert (list(report), report.conflicting()) == (["1.attn", "1.mlp", "1"], ["1.attn"])
+
+
 # --- adapters ---------------------------------------------------------------------------------------------
 
 
