@@ -170,11 +170,11 @@ def test_the_module_that_holds_the_list_never_goes_for_a_layer(is_dead: bool, wi
 
 
 class Stage(nn.Module):
-    """Keeps its blocks in a dictionary."""
+    """Keeps blocks of two classes in a dictionary."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.blocks = nn.ModuleDict({f"block{i}": Block() for i in range(3)})
+        self.blocks = nn.ModuleDict({"block0": Gained(), "block1": Block(), "block2": Gained()})
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for block in self.blocks.values():
