@@ -23,14 +23,17 @@ from ..tables import format_table
 from .changes import changes
 from .edits import MISSING, Entry, put, take_back
 from .files import read_cut_model, save_cut_model
-from .optimizer import dropped, require_droppable
+from .optimizer import Dropped, dropped, require_droppable
 from .plan import RemovedBlock, plan_removal
 from .record import RECORD, record_of, recorded
 
+Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
+"""One optimizer, or several that train a model together (a GAN's, or Muon and AdamW)."""
+
 
 def remove_layers(
-    model: nn.Module, names: str | Iterable[str], *, optimizer: torch.optim.Optimizer | None = None,
-    example: object = None, force: bool = False,
+    model: nn.Module, names: str | Iterable[str], *, optimizer: Optimizers | None = None, example: object = None,
+    force: bool = False,
 ) -> tuple[nn.Module, Surgery]:  # fmt: skip
     """Remove residual blocks in place; everything is checked before the first change.
 
@@ -41,12 +44,15 @@ def remove_layers(
     Args:
         model: any ``torch.nn.Module``; ``torch.compile`` is looked through.
         names: blocks, or anything inside of them such as ``report.conflicting()``, with or without ``#1``; none
-            is fine and changes nothing.
-        optimizer: loses exactly the parameters that are gone, and their state.
+            is fine and changes nothing. A block that is called at several places goes from all of them, when
+            each is named, or from none.
+        optimizer: loses exactly the parameters that are gone, and their state; or a list of several that train
+            the model together. Wrappers are looked through.
         example: an input of the model: a tensor, a tuple of positional or a dict of keyword arguments. With it
             blocks are judged by what they do in the model, and the model is run once more afterwards. Without
             it blocks of unknown kind are tried alone, on random numbers.
-        force: remove any module whose output has the shape of its input; and the last residual block.
+        force: with ``example``, remove any module whose output has the shape of its input, but for branches whose
+            sum would then be ``x + x``; and the last residual block.
 
     Returns:
         The same model, and what was done.
@@ -125,7 +131,6 @@ def carried_out(model: nn.Module, operations: Iterable[Sequence[RemovedBlock]], 
     kept = {id(p) for p in model.parameters()}
     lost = [p for p in before if id(p) not in kept]
     of_optimizer = [] if optimizer is None else dropped(optimizer, lost)
-    put(of_optimizer)
     return Surgery(model, steps, sum(p.numel() for p in before), entries, of_optimizer, gone)
 
 
@@ -150,7 +155,7 @@ class Surgery:
 
     def __init__(
         self, model: nn.Module, steps: list[RemovedBlock], parameters_before: int, entries: list[Entry],
-        of_optimizer: list[Entry], gone: list[Any],
+        of_optimizer: list[Dropped], gone: list[Any],
     ) -> None:  # fmt: skip
         self.steps = tuple(steps)
         self.removed = [step.name for step in steps]
@@ -175,16 +180,21 @@ class Surgery:
     def undo(self) -> None:
         """Put the blocks back where they were, and their parameters and state back into the optimizer.
 
-        Blocks come back as they left, on the device where they were; what stayed keeps what it learned since.
+        Blocks come back as they left, on the device where they were; what stayed keeps what it learned since. The
+        optimizer may have loaded a state in the meantime.
 
         Raises:
-            ValueError: undone or forgotten already, or a later surgery of the same model is in the way.
+            ValueError: undone or forgotten already, a later surgery of the same model is in the way, or the optimizer
+                has lost the groups that the parameters belong to; nothing has changed then.
         """
         if self._model is None:
             raise ValueError(f"the surgery of {self.removed} was undone or forgotten already; it cannot be undone")
         self._require_latest("undo")
-        take_back(self._of_optimizer)
+        for optimizer in self._of_optimizer:
+            optimizer.require_same_groups()
         take_back(self._entries)
+        for optimizer in self._of_optimizer:
+            optimizer.put_back()
         for block, parent, was_training in self._gone:
             if parent.training != was_training:  # train() or eval() was called while it was away
                 block.train(parent.training)
@@ -224,10 +234,12 @@ class Surgery:
 
         Args:
             folder: made if it is missing; older files of these names are replaced at the end.
-            model: the cut model, or a copy of it.
+            model: the cut model, or a copy of it. Of one that ``fully_shard`` sharded all processes call this, and
+                the first one writes the tensors whole.
 
         Raises:
-            ValueError: not a model of this surgery, or it holds what safetensors cannot store.
+            ValueError: not a model of this surgery, or it holds what safetensors cannot store, such as tensors
+                without values on the meta device.
             OSError: the folder cannot be written.
             ImportError: safetensors is missing.
         """
@@ -235,14 +247,14 @@ class Surgery:
 
     @staticmethod
     def load(
-        folder: str | os.PathLike[str], model: nn.Module, optimizer: torch.optim.Optimizer | None = None
+        folder: str | os.PathLike[str], model: nn.Module, optimizer: Optimizers | None = None
     ) -> tuple[nn.Module, Surgery]:
         """Cut a fresh model like the saved one and load its weights; nothing from the files is executed.
 
         Args:
             folder: written by ``save``.
-            model: of the class and the settings that the saved one had before its first surgery.
-            optimizer: of the fresh model; loses the parameters that go.
+            model: of the class and the settings that the saved one had before its first surgery; sharded or not.
+            optimizer: of the fresh model, or a list of several; loses the parameters that go.
 
         Returns:
             The same model, cut, and all surgeries as one.

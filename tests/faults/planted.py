@@ -128,8 +128,8 @@ FAULTS = [
     ),
     Fault(
         "surgery/optimizer.py",
-        "entries += [Entry(state, p, state[p], MISSING) for p in gone if p in state]",
-        "entries += []",
+        '            getattr(layer, "state", {}).pop(p, None)\n',
+        "            pass\n",
         "optimizer: the state of dropped parameters stays",
         ("surgery/test_surgery.py",),
     ),

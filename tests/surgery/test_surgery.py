@@ -219,7 +219,7 @@ def test_a_shared_block_is_replaced_everywhere() -> None:
     torch.manual_seed(0)
     block = model_zoo.Block(8, 2)
     model = nn.Sequential(block, block, model_zoo.Block(8, 2), nn.Linear(8, 2))
-    model, surgery = remove_layers(model, "1", example=torch.randn(2, 3, 8))
+    model, surgery = remove_layers(model, ["1", "0.mlp"], example=torch.randn(2, 3, 8))
     assert surgery.removed == ["0"]
     assert model[0] is model[1]
     assert block not in list(model.modules())
