@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from torch import nn
 
-from .layer_indices import corrected, is_taken
+from .layer_indices import corrected, is_taken, require_unentered
 
 _COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "encoder_layers", "num_encoder_layers", "depth")
 _DECODER_COUNTS = ("decoder_layers", "num_decoder_layers")
@@ -59,9 +60,11 @@ def configured(modules: Modules, name: str, kept: Sequence[int]) -> Iterator[Pla
                 yield vars(module), "num_features", [features[i] for i in (0, *(i + 1 for i in kept))]
         yield from _cacheless(modules, name, config, key, new)
     owner = vars(modules[name.rpartition(".")[0]])
-    for key in (*_COUNTS, *_DECODER_COUNTS):
-        if type(owner.get(key)) is int and owner[key] == length:
+    for key, value in owner.items():
+        if type(value) is int and value == length and key in (*_COUNTS, *_DECODER_COUNTS):
             yield owner, key, len(kept)
+        elif type(value) is int and 0 <= value <= length and key.endswith(("_layer_idx", "_layer_index")):
+            yield owner, key, sum(i < value for i in kept)
 
 
 def is_config(config: Any) -> bool:
@@ -142,6 +145,8 @@ def _is_around(name: str, other: str) -> bool:
 def _taken(config: Any, part: str, length: int, kept: Sequence[int]) -> Iterator[tuple[str, Any, Any]]:
     """Entries beside the configuration of a list that say where its states are taken: (key, old, new)."""
     for key, value in vars(config).items():
+        if "text" in part:
+            require_unentered(key, value, length, kept)
         if not key.startswith("_") and is_taken(key, part):
             new = corrected(key, value, length, kept)
             if new != value:
@@ -169,6 +174,15 @@ def _entries(config: Any, name: str, length: int, kept: Sequence[int]) -> Iterat
                 )
             yield key, value, [stages[i] for i in states]
         elif key != "_out_indices" or len(stages) == length + 1:
-            new = corrected(key, value, length, kept)
+            new = _corrected_inside(key, value, length, kept)
             if new != value:
                 yield key, value, new
+
+
+def _corrected_inside(key: str, value: Any, length: int, kept: Sequence[int]) -> Any:
+    """As ``corrected``; of a dataclass, as transformers has one for ``per_layer_config``, the fields follow."""
+    if is_config(value) or isinstance(value, type) or not is_dataclass(value):
+        return corrected(key, value, length, kept)
+    inside = {each.name: getattr(value, each.name) for each in fields(value) if each.init}
+    settings: Any = value
+    return replace(settings, **{name: corrected(name, each, length, kept) for name, each in inside.items()})

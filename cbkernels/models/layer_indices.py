@@ -7,7 +7,7 @@ Names are those of the package transformers, which has dozens of each kind (``fu
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 _PER_LAYER = re.compile(r"layer|block|attention_types|_window$|intermediate_size|_pattern$|_modes$|_heads$")
@@ -18,6 +18,7 @@ _TAKEN = re.compile(
     r"out_indices|feature_layers?$|vision_layer|deepstack|extract_layers|intermediate_(layer|hidden)|target_layer"
 )
 _STATES = re.compile(r"^_?out_indices|feature_layers?$")
+_ENTERED = re.compile(r"deepstack|target_layers")
 _PARTS = ("text", "vision", "audio", "speech", "image", "video", "decoder", "encoder")
 
 
@@ -48,12 +49,30 @@ def corrected(key: str, value: Any, length: int, kept: Sequence[int]) -> Any:
         return {kept.index(i): each for i, each in value.items() if i in kept}
     if not isinstance(value, (list, tuple)) or not value:
         return value
+    if key.endswith("source_layers") and len(value) == length:
+        _require_known(key, [value[i] for i in kept], length, kept)
+        return type(value)(kept.index(value[i]) for i in kept)
     if _POSITIONS.search(key) and "channel" not in key and _are_positions(value, length):
-        _require_known(key, value, length, kept, _OF_A_KIND)
+        if not _OF_A_KIND.search(key):
+            _require_known(key, value, length, kept)
         return type(value)(kept.index(i) for i in value if i in kept)
     if _PER_LAYER.search(key) and len(value) == length:
         return type(value)(value[i] for i in kept)
     return value
+
+
+def require_unentered(key: str, value: Any, length: int, kept: Sequence[int]) -> None:
+    """Refuse if a layer goes at or before which states of another part of the model enter those of a text model.
+
+    Raises:
+        ValueError: the entry ``key`` says where they enter, as positions in the list or as their number.
+    """
+    if not _ENTERED.search(key) or not isinstance(value, (list, tuple)) or not value:
+        return
+    layers: Sequence[int] = [each[-1] for each in value if isinstance(each, (list, tuple)) and each]
+    if not layers:
+        layers = range(len(value)) if "deepstack" in key else value
+    _require_known(key, range(max(layers) + 1), length, kept)
 
 
 def _are_positions(value: Sequence[Any], length: int) -> bool:
@@ -68,22 +87,22 @@ def _positions_after(key: str, value: Any, length: int, kept: Sequence[int]) -> 
     Whether the embedding is state 0 or none only matters where a layer goes that is named itself.
     """
     if isinstance(value, (list, tuple)):
-        if not all(type(i) is int and -length <= i + 1 and i <= length for i in value):
+        if not all(type(i) is int and -length <= i + 1 <= length + 1 for i in value):
             return value
-        _require_known(key, value, length, kept, _STATES)
         return type(value)(_positions_after(key, i, length, kept) for i in value)
     if type(value) is not int or not -length <= value + 1 <= length + 1:
         return value
-    _require_known(key, [value], length, kept, _STATES)
+    if not _STATES.search(key):
+        _require_known(key, [value], length, kept)
     state = value if value >= 0 else length + 1 + value
     moved = sum(i < state for i in kept)
     return moved if value >= 0 else moved - len(kept) - 1
 
 
-def _require_known(key: str, value: Sequence[int], length: int, kept: Sequence[int], known: re.Pattern[str]) -> None:
+def _require_known(key: str, value: Iterable[int], length: int, kept: Sequence[int]) -> None:
     gone = [i for i in value if 0 <= i < length and i not in kept]
-    if gone and known.search(key) is None:
+    if gone:
         raise ValueError(
-            f"the configuration's {key!r} is {list(value)} and names layer {gone[0]}, which is to be removed; "
-            "choose other layers, or change that entry and the model first"
+            f"the configuration's {key!r} speaks of layer {gone[0]}, which is to be removed, and what it should say "
+            "then is not known; choose other layers, or change that entry and the model first"
         )

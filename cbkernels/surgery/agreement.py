@@ -10,6 +10,7 @@ import copy
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import torch
@@ -79,8 +80,14 @@ def _others(one: nn.Module, two: nn.Module) -> Iterator[str]:
         there, here = vars(known.get(name, module)), vars(module)
         for key in there.keys() & here.keys():  # not those of training alone, as rates of dropout
             is_told = not key.startswith(("_", "training", "drop")) and isinstance(here[key], _PLAIN)
-            if is_told and there[key] != here[key]:
+            if is_told and _unordered(there[key]) != _unordered(here[key]):
                 yield key
+
+
+def _unordered(value: Any) -> Any:
+    """Lists of words, as of the kinds of layers that there are, come in any order."""
+    is_words = isinstance(value, (list, tuple)) and all(isinstance(each, str) for each in value)
+    return set(value) if is_words else value
 
 
 def require_agreement(
@@ -126,15 +133,19 @@ def require_agreement(
 def passed_over(model: nn.Module, names: Iterable[str], example: object) -> list[torch.Tensor] | None:
     """The tensors that a model returns when the blocks ``names`` hand on their input; the model stays as it is.
 
-    None if it raises then.
+    None if it raises then, or a model calls a block in a way that passes its hooks over.
     """
+    called: set[nn.Module] = set()
 
     def hand_on(block: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-        same: Any = type(output)
+        called.add(block)
         x = first_tensor([*args, *kwargs.values()])
+        same: Any = type(output)
         if isinstance(output, Mapping):
             return same({**output, next(iter(output)): x})
-        return same([x, *output[1:]]) if isinstance(output, (tuple, list)) else x
+        if isinstance(output, (tuple, list)):  # a second stream comes in as it goes out
+            return same([x, *(a if _alike(a, b) else b for a, b in zip_longest(args[1:], output[1:]))][: len(output)])
+        return x
 
     with ExitStack() as hooks, evaluating(model) as inner:
         for name in names:
@@ -145,6 +156,10 @@ def passed_over(model: nn.Module, names: Iterable[str], example: object) -> list
             return list(compared(call_with(inner, example)))
         except Exception:  # whatever the model raises, it will say so when it is cut
             return None
+
+
+def _alike(one: Any, two: Any) -> bool:
+    return isinstance(one, torch.Tensor) and isinstance(two, torch.Tensor) and one.shape == two.shape
 
 
 def compared(output: Any) -> Iterator[torch.Tensor]:

@@ -37,6 +37,8 @@ def remove_layers(
     Of a residual block its shortcut remains, with the activation behind the addition and the projection if there is
     one, under the same names. Layers of Hugging Face models and of ``nn.TransformerEncoder`` are deleted from their
     list: later ones move up, and indices and configuration are corrected. Names always mean the model as it is now.
+    The model gets its own copies of the configurations that change; modules that it shares with another model are cut
+    in both, so pass ``copy.deepcopy`` of it then. It warns of what ``from_pretrained`` would not give back.
 
     Args:
         model: any ``torch.nn.Module``; ``torch.compile`` is looked through.
@@ -44,8 +46,9 @@ def remove_layers(
             is fine and changes nothing.
         optimizer: loses exactly the parameters that are gone, and their state.
         example: an input of the model: a tensor, a tuple of positional or a dict of keyword arguments. With it
-            blocks are judged by what they do in the model, and the model is run once more afterwards. Without
-            it blocks of unknown kind are tried alone, on random numbers.
+            blocks are judged by what they do in the model, and the model is run once more afterwards: it must give
+            what it gives when deleted layers hand on their input. Without it blocks of unknown kind are tried
+            alone, on random numbers.
         force: remove any module whose output has the shape of its input; and the last residual block.
 
     Returns:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cbkernels.models.layer_indices import corrected, is_taken
+from cbkernels.models.layer_indices import corrected, is_taken, require_unentered
 
 KEPT = [0, 2, 3]
 """Of four layers, the second goes."""
@@ -34,6 +34,7 @@ KEPT = [0, 2, 3]
         ("vision_feature_layer", 4, 3),
         ("vision_feature_layers", [-2, 3], [-2, 2]),
         ("_out_indices", [1, 4], [1, 3]),
+        ("kv_source_layers", [0, 0, 0, 3], [0, 0, 2]),
         ("per_layer_sizes", {0: "a", 1: "b", 3: "c"}, {0: "a", 2: "c"}),
     ],
 )
@@ -64,8 +65,29 @@ def test_what_speaks_of_something_else_stays(key: str, value: Any) -> None:
 
 @pytest.mark.parametrize("key", ["deepstack_visual_indexes", "extract_layers", "some_layer_ids"])
 def test_a_layer_that_goes_and_is_named_is_refused(key: str) -> None:
-    with pytest.raises(ValueError, match=rf"the configuration's '{key}' is \[1, 3\] and names layer 1, which is to be"):
+    with pytest.raises(ValueError, match=f"the configuration's '{key}' speaks of layer 1, which is to be removed"):
         corrected(key, [1, 3], 4, KEPT)
+
+
+def test_a_layer_whose_keys_others_use_is_refused() -> None:
+    with pytest.raises(ValueError, match="'kv_source_layers' speaks of layer 1"):
+        corrected("kv_source_layers", [0, 1, 1, 1], 4, KEPT)
+
+
+@pytest.mark.parametrize(
+    ("key", "harmless", "harmful"),
+    [
+        ("deepstack_visual_indexes", [7], [7, 8]),
+        ("deepstack_layer_map", [(7, 0)], [(7, 0), (9, 2)]),
+        ("spatial_target_layers", [0], [0, 3]),
+        ("hidden_sizes", [1, 2, 3], []),
+    ],
+)
+def test_states_that_enter_behind_a_layer_that_goes_are_refused(key: str, harmless: Any, harmful: Any) -> None:
+    require_unentered(key, harmless, 4, KEPT)
+    if harmful:
+        with pytest.raises(ValueError, match=f"'{key}' speaks of layer 1"):
+            require_unentered(key, harmful, 4, KEPT)
 
 
 def test_states_are_taken_from_the_part_that_is_named() -> None:

@@ -154,6 +154,9 @@ FOLLOWS: dict[str, tuple[Callable[[], Any], Callable[[], dict[str, torch.Tensor]
     "gpt neo": (lambda: made("GPTNeoForCausalLM", "GPTNeoConfig", hidden_size=16, num_layers=4, num_heads=2,
                              attention_types=[[["global", "local"], 2]], vocab_size=50, window_size=2), words,
                 "transformer.h.1", "attention_layers", ["global", "global", "local"]),
+    "gemma 4": (lambda: made("Gemma4ForCausalLM", "Gemma4TextConfig", **{**LLAMA, "num_hidden_layers": 6},
+                             global_head_dim=16, hidden_size_per_layer_input=0, vocab_size_per_layer_input=50), words,
+                "model.layers.1", "layer_types", ["sliding_attention"] * 4 + ["full_attention"]),
 }  # fmt: skip
 """Model, example, block, and what an entry of the configuration says afterwards."""
 
@@ -181,7 +184,7 @@ def test_entries_that_name_layers_follow(kind: str, tmp_path: Path) -> None:
     ("make", "block", "message"),
     [
         (lambda: qwen_vision("3", deepstack_visual_indexes=[1, 2]), "blocks.1",
-         r"the configuration's 'deepstack_visual_indexes' is \[1, 2\] and names layer 1"),
+         "the configuration's 'deepstack_visual_indexes' speaks of layer 1, which is to be removed"),
         (lambda: made("Dinov2Backbone", "Dinov2Config", **IMAGE, out_indices=[1, 2]), "encoder.layer.1",
          r"the configuration's 'out_features' are \['stage1', 'stage2'\], of which two would be the same"),
         (lambda: made("EsmModel", "EsmConfig", **TEXT, mask_token_id=3), "encoder.layer.1",
