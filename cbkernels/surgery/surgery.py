@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..models.configurations import Agreement, agreement
 from ..models.cost import Cost, call_with, measure_costs
 from ..models.evaluation import evaluating, wrappings
 from ..models.residual_blocks import find_residual_blocks
 from ..tables import format_table
+from .agreement import agreement, are_close, compared, passed_over, require_agreement
 from .changes import changes
 from .edits import MISSING, Entry, put, take_back
 from .files import read_cut_model, save_cut_model
@@ -40,6 +40,8 @@ def remove_layers(
     Of a residual block its shortcut remains, with the activation behind the addition and the projection if there is
     one, under the same names. Layers of Hugging Face models and of ``nn.TransformerEncoder`` are deleted from their
     list: later ones move up, and indices and configuration are corrected. Names always mean the model as it is now.
+    The model gets its own copies of the configurations that change; modules that it shares with another model are cut
+    in both, so pass ``copy.deepcopy`` of it then. It warns of what ``from_pretrained`` would not give back.
 
     Args:
         model: any ``torch.nn.Module``; ``torch.compile`` is looked through.
@@ -49,8 +51,9 @@ def remove_layers(
         optimizer: loses exactly the parameters that are gone, and their state; or a list of several that train
             the model together. Wrappers are looked through.
         example: an input of the model: a tensor, a tuple of positional or a dict of keyword arguments. With it
-            blocks are judged by what they do in the model, and the model is run once more afterwards. Without
-            it blocks of unknown kind are tried alone, on random numbers.
+            blocks are judged by what they do in the model, and the model is run once more afterwards: it must give
+            what it gives when deleted layers hand on their input. Without it blocks of unknown kind are tried
+            alone, on random numbers.
         force: with ``example``, remove any module whose output has the shape of its input, but for branches whose
             sum would then be ``x + x``; and the last residual block.
 
@@ -82,12 +85,14 @@ def remove_layers(
     if optimizer is not None:
         require_droppable(optimizer, inner)
     steps, stacks = plan_removal(inner, names, example, force)
-    agreed = {} if force else {stack.name: agreement(inner, stack.name) for stack in stacks}
+    before = {stack.name: agreement(inner, stack.name) for stack in stacks}
+    only_deleted = example is not None and all(step.remains == "nothing" for step in steps)
+    expected = passed_over(inner, [step.name for step in steps], example) if steps and only_deleted else None
     surgery = carried_out(inner, [steps], optimizer)
     with _undone_after_an_error(surgery):
-        _require_agreement(inner, agreed)
+        require_agreement(inner, before, steps, force)
         if steps and example is not None:
-            _run_once(inner, example, surgery.removed)
+            _run_once(inner, example, surgery.removed, None if force else expected)
     return model, surgery
 
 
@@ -332,25 +337,16 @@ def own_module(model: nn.Module) -> nn.Module:
     return inner
 
 
-def _require_agreement(model: nn.Module, agreed: dict[str, Agreement]) -> None:
-    """Refuse if a configuration that described the model no longer does; see ``agreement``.
-
-    Layers of one list may differ (a first layer that holds the position biases, every fourth one a mixture of
-    experts), so that fewer of them are not always a model of the same class.
-    """
-    for name, before in agreed.items():
-        if before.tensors and agreement(model, name) < before:
-            raise ValueError(
-                f"layers of {name!r} differ in ways that the configuration of {before.class_name} cannot say "
-                "after this removal; choose others, or pass force=True and save with Surgery.save, not save_pretrained"
-            )
-
-
-def _run_once(model: nn.Module, example: object, removed: list[str]) -> None:
+def _run_once(model: nn.Module, example: object, removed: list[str], expected: list[torch.Tensor] | None) -> None:
     with evaluating(model) as inner:
         try:
-            call_with(inner, example)
+            output = list(compared(call_with(inner, example)))
         except Exception as error:
             raise ValueError(
                 f"without {removed} the model raises {type(error).__name__} ({error}); nothing was removed"
             ) from error
+    if expected is not None and not are_close(expected, output):
+        raise ValueError(
+            f"without {removed} the model gives another output than with these layers handing on their input, because "
+            "it tells layers apart by their position; choose others, or pass force=True; nothing was removed"
+        )

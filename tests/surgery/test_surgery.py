@@ -583,7 +583,8 @@ def test_a_removal_that_the_configuration_cannot_say_is_refused() -> None:
     assert list(model.model.layers) == layers
     assert model.config.to_dict() == config
     assert len(remove_layers(model, ["model.layers.0", "model.layers.1"])[0].model.layers) == 2
-    assert len(remove_layers(model, "model.layers.0", force=True)[0].model.layers) == 1
+    with pytest.warns(UserWarning, match="use surgery.save and Surgery.load instead"):
+        assert len(remove_layers(model, "model.layers.0", force=True)[0].model.layers) == 1
 
 
 def test_configurations_that_are_copied_or_nested_follow() -> None:
