@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import zip_longest
 from typing import Any, NamedTuple
@@ -130,12 +130,15 @@ def require_agreement(
         )
 
 
-def passed_over(model: nn.Module, names: Iterable[str], example: object) -> list[torch.Tensor] | None:
+def passed_over(model: nn.Module, names: Collection[str], example: object) -> list[torch.Tensor] | None:
     """The tensors that a model returns when the blocks ``names`` hand on their input; the model stays as it is.
 
-    None if it raises then, or a model calls a block in a way that passes its hooks over.
+    None if it raises then, and where hooks cannot show it: a block stays at another place too, or is called past them.
     """
     called: set[nn.Module] = set()
+    doomed = {model.get_submodule(name) for name in names}
+    if sum(module in doomed for _, module in model.named_modules(remove_duplicate=False)) > len(set(names)):
+        return None
 
     def hand_on(block: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         called.add(block)
@@ -148,12 +151,11 @@ def passed_over(model: nn.Module, names: Iterable[str], example: object) -> list
         return x
 
     with ExitStack() as hooks, evaluating(model) as inner:
-        for name in names:
-            hooks.enter_context(
-                inner.get_submodule(name).register_forward_hook(hand_on, prepend=True, with_kwargs=True)
-            )
+        for block in doomed:
+            hooks.enter_context(block.register_forward_hook(hand_on, prepend=True, with_kwargs=True))
         try:
-            return list(compared(call_with(inner, example)))
+            output = list(compared(call_with(inner, example)))
+            return output if called == doomed else None
         except Exception:  # whatever the model raises, it will say so when it is cut
             return None
 

@@ -336,3 +336,18 @@ def test_an_example_tells_when_the_position_of_a_layer_matters() -> None:
     assert model.config.num_layers == 4
     assert len(remove_layers(model, "layers.3", example=x)[0].layers) == 3
     assert len(remove_layers(model, "layers.1", example=x, force=True)[0].layers) == 2
+
+
+class CallsPastHooks(CountsItsLayers):
+    """As SqueezeBERT does."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = layer.forward(x)
+        return x
+
+
+def test_nothing_is_compared_with_what_hooks_cannot_show() -> None:
+    torch.manual_seed(0)
+    model, x = CallsPastHooks(), torch.randn(2, 3, 8)
+    assert len(remove_layers(model, "layers.1", example=x)[0].layers) == 3
