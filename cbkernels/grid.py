@@ -33,12 +33,13 @@ class UpdateGrid:
 
     Every operation is rounded on its own, in this order, in ``dtype``; ``float16`` and
     ``bfloat16`` compute in float32 and round the result once, as an optimizer does that
-    keeps 16-bit weights. Rows are equal when ``g`` of all their values is equal.
+    keeps 16-bit weights. ``w`` is first rounded to ``dtype``, because weights that are stored
+    in a type are values of it. Rows are equal when ``g`` of all their values is equal.
 
     Args:
         learning_rate: learning rate of the training, positive and finite.
         batch_size: batch size of the training (not of the measurement), positive.
-        weight_amplitude: ``w``, the largest absolute value of all trainable weights.
+        weight_amplitude: ``w``, the largest absolute value of all trainable weights; kept as it is given.
         dtype: type the weights are stored in: "float32", "float64", "float16", "bfloat16".
 
     Raises:
@@ -70,7 +71,7 @@ class UpdateGrid:
             raise ValueError(f"weight_amplitude is {self.weight_amplitude!r}; it must be finite and not negative")
         arithmetic: type[np.floating[Any]] = np.float64 if self.dtype == "float64" else np.float32
         with np.errstate(over="ignore", under="ignore"):
-            w, lr, inverse = arithmetic(amplitude), arithmetic(rate), arithmetic(1.0 / size)
+            w, lr, inverse = arithmetic(self._rounded(amplitude)), arithmetic(rate), arithmetic(1.0 / size)
         for name, given, rounded in (
             ("learning_rate", self.learning_rate, lr),
             ("1 / batch_size", 1.0 / size, inverse),
@@ -171,6 +172,11 @@ class UpdateGrid:
             "weight_amplitude": float(self.weight_amplitude),
             "dtype": self.dtype,
         }
+
+    def _rounded(self, weight: float) -> float:
+        """The nearest number of the type's precision, ties to the even one; beyond its largest one ``g`` overflows."""
+        spacing = self._spacing(weight)
+        return round(weight / spacing) * spacing
 
     def _spacing(self, magnitude: float, dtype: str | None = None) -> float:
         """Distance of neighbouring floats of ``dtype`` at ``magnitude``."""

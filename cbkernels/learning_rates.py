@@ -92,15 +92,26 @@ def _trains(group: Mapping[str, Any]) -> bool:
     return any(parameter.requires_grad for parameter in group.get("params", ()))  # a rank's shard of it may be empty
 
 
-def in_words(rates: Mapping[str, float], taken: float) -> str:
-    """One sentence on what ``LearningRates.taken`` returned; "" where no other rate differs from the taken one."""
-    name = next((name for name in ("given", "peak", "current") if rates.get(name) == taken), None)
-    if name is None or len(rates) == 1:
+def in_words(*told: tuple[Mapping[str, float], float]) -> str:
+    """One sentence on the learning rates of one step or of several; "" where no other rate differs from the taken one.
+
+    Args:
+        told: what a report tells, as ``LearningRates.taken`` returned it, and the rate of its grid.
+    """
+    names = {name for rates, taken in told for name in rates if rates[name] == taken}
+    name = next((name for name in ("given", *CHOICES) if name in names), None)
+    if name is None or all(len(rates) < 2 for rates, _ in told):
         return ""
-    other = "peak" if name == "current" else "current"
-    words = f"The grid takes the {name} learning rate {taken:.3g}"
-    if "largest" in rates:
-        words += f", the smallest of the optimizer's groups (the largest is {rates['largest']:.3g})"
-    if other in rates:
-        words += f"; the {'peak' if other == 'peak' else 'current one'} is {rates[other]:.3g}"
+
+    def values(which: str) -> str:
+        found = [rates.get(which, taken) for rates, taken in told]
+        low, high = f"{min(found):.3g}", f"{max(found):.3g}"
+        return low if low == high else f"{low} to {high}"
+
+    other, known = "peak" if name == "current" else "current", {key for rates, _ in told for key in rates}
+    words = f"The grid takes the {name} learning rate {values(name)}"
+    if "largest" in known:
+        words += f", the smallest of the optimizer's groups (the largest is {values('largest')})"
+    if other in known:
+        words += f"; the {'peak' if other == 'peak' else 'current one'} is {values(other)}"
     return f"{words}."

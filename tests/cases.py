@@ -54,6 +54,11 @@ def _column(*values: float, dtype: str = "float32") -> Callable[[], np.ndarray]:
     return lambda: typed(np.array(values)[:, None], dtype)
 
 
+def _signs(columns: int) -> np.ndarray:
+    """One row for every way to choose the signs of so many ones."""
+    return np.where((np.arange(2**columns)[:, None] >> np.arange(columns)) % 2, 1, -1).astype(np.float32)
+
+
 def _limits(dtype: str) -> np.ndarray:
     low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
     return np.array([[low, high], [high, low], [low, high], [low, high - 1]], dtype)
@@ -172,6 +177,19 @@ GRIDS = [
          3, 0, 0.0, grid=_rounding("bfloat16")),
     Case("grid_float16_ties", _column(1, 1 + 2**-11, 1 + 2**-10, 1 + 3 * 2**-11, 1 + 2**-9), [0] * 5, [0, 0, 1, 2, 2],
          3, 0, 0.0, grid=_rounding("float16")),
+    # w = 1 + 1/2 step is 1 as a weight of the type; left between two numbers, any update would decide the rounding
+    Case("grid_bfloat16_weight_at_a_midpoint", lambda: _signs(9) * np.float32(0.05), np.arange(512) // 256, [0] * 512,
+         1, 1, log(2), grid=_grid("bfloat16", w=1.00390625)),
+    Case("grid_bfloat16_weight_goes_to_the_even_neighbour", _column(0, 2**-8, 2**-7), [0, 1, 1], [0, 0, 1], 2, 1,
+         2 * log(2) / 3, grid=_grid("bfloat16", lr=1.0, batch=1, w=1 + 3 * 2**-8)),
+    Case("grid_float16_weight_at_a_midpoint", _column(2**-20, -(2**-20), 0.0), [0, 0, 1], [0] * 3, 1, 1,
+         (2 * log(3 / 2) + log(3)) / 3, grid=_grid("float16", lr=1.0, batch=1, w=1 + 2**-11)),
+    Case("grid_float32_weight_at_a_midpoint", _column(2**-26, -(2**-26), 0.0), [0, 0, 1], [0] * 3, 1, 1,
+         (2 * log(3 / 2) + log(3)) / 3, grid=_grid("float32", lr=1.0, batch=1, w=1 + 2**-24)),
+    Case("grid_float64_weight_keeps_its_bits", _column(2**-26, -(2**-26), 0.0, dtype="float64"), [0, 0, 1], range(3),
+         3, 0, 0.0, grid=_grid("float64", lr=1.0, batch=1, w=1 + 2**-24)),
+    Case("grid_float16_weight_beyond_its_largest", _column(0.0, 1.0, inf, -inf), [0, 0, 1, 1], [0, 0, 1, 0], 2, 1,
+         (2 * log(3 / 2) + log(3)) / 4, grid=_grid("float16", w=1e5)),
     Case("grid_bfloat16_just_above_a_tie", _column(1, 1 + 2**-8 + 2**-20, 1 + 2**-7), [0] * 3, [0, 1, 1], 2, 0, 0.0,
          grid=_rounding("bfloat16")),
     Case("grid_float16_overflow", _column(65504, 65519, 65520, inf, -65520), [0] * 5, [0, 0, 1, 1, 2], 3, 0, 0.0,

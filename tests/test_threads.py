@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -236,3 +237,25 @@ def test_threads_of_a_call_are_gone_afterwards(monkeypatch: pytest.MonkeyPatch) 
     while len(os.listdir(tasks)) > before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert len(os.listdir(tasks)) <= before
+
+
+WRITTEN_MEANWHILE = """
+import threading, numpy as np, cbkernels as cb
+rows = np.repeat(np.arange(4.0, dtype=np.float32), 100_000)[:, None]
+labels = np.arange(400_000) % 4
+def write():
+    for k in range(10**9):
+        labels[:] = k % 900
+threading.Thread(target=write, daemon=True).start()
+for _ in range(20):
+    cb.bundle_entropy(rows, labels)
+print("whole")
+"""
+
+
+def test_labels_that_another_thread_writes_meanwhile_do_no_harm() -> None:
+    """The counts are then of no use, but nothing is written outside of a table: in a process of its own, it lives."""
+    done = subprocess.run(
+        [sys.executable, "-c", WRITTEN_MEANWHILE], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "whole"), done.stderr[-300:]

@@ -25,7 +25,9 @@ BATCH_SIZES = [7, 32, 50, 64, 100]
 def seen(a: np.ndarray, grid: cb.UpdateGrid) -> np.ndarray:
     """w - a * lr * (1.0 / batch_size), as one writes it in NumPy; 16-bit types by ml_dtypes and NumPy."""
     work = np.float64 if grid.dtype == "float64" else np.float32
-    w, lr, inverse = work(grid.weight_amplitude), work(grid.learning_rate), work(1.0 / grid.batch_size)
+    stored = typed(grid.weight_amplitude, grid.dtype).astype(np.float64)
+    w = work(stored if np.isfinite(stored) else grid.weight_amplitude)  # g overflows by itself where the type ends
+    lr, inverse = work(grid.learning_rate), work(1.0 / grid.batch_size)
     with np.errstate(all="ignore"):
         return typed(w - a.astype(work) * lr * inverse, grid.dtype)
 
@@ -101,8 +103,29 @@ def test_rounding_of_the_parameters() -> None:
     grid = cb.UpdateGrid(learning_rate=1e-3, batch_size=50, weight_amplitude=0.7)
     assert grid.parameters == (1, float(np.float32(0.7)), float(np.float32(1e-3)), float(np.float32(0.02)))
     assert cb.UpdateGrid(1e-3, 50, 0.7, dtype="float64").parameters == (2, 0.7, 1e-3, 0.02)
-    assert cb.UpdateGrid(1e-3, 50, 0.7, dtype="float16").parameters == (3, *grid.parameters[1:])
-    assert cb.UpdateGrid(1e-3, 50, 0.7, dtype="bfloat16").parameters == (4, *grid.parameters[1:])
+    for code, dtype, w in ((3, "float16", 0.7001953125), (4, "bfloat16", 0.69921875)):
+        assert cb.UpdateGrid(1e-3, 50, 0.7, dtype=dtype).parameters == (code, w, *grid.parameters[2:])
+
+
+@pytest.mark.parametrize("dtype", GRID_DTYPES)
+def test_the_weight_is_rounded_to_the_type_that_it_is_stored_in(dtype: str) -> None:
+    weights = [0.0, 3e-8, 2e-38, 1e-40, *10 ** np.random.default_rng(0).uniform(-42, 4, 500)]
+    rounded = [cb.UpdateGrid(1e-3, 50, w, dtype=dtype).parameters[1] for w in np.float32(weights)]
+    assert rounded == typed(np.float32(weights), dtype).astype(np.float64).tolist()
+    bits = {"float16": 10, "bfloat16": 7, "float32": 23, "float64": 52}[dtype]
+    for w, steps in ((0.5, 0), (1.5, 2), (2.5, 2), (0.5 + 2**-20, 1), (1.5 - 2**-20, 1)):
+        given = 1 + w * 2.0**-bits  # at once, not by way of float32, which would make ties of the last two
+        if dtype != "float64":
+            assert cb.UpdateGrid(1e-3, 50, given, dtype=dtype).parameters[1] == 1 + steps * 2.0**-bits
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_weight_beside_a_midpoint_changes_no_step_and_is_kept_as_it_was_given(dtype: str) -> None:
+    w = 1 + 2.0 ** -{"float16": 11, "bfloat16": 8}[dtype]
+    grid, stored = (cb.UpdateGrid(1e-3, 64, weight, dtype=dtype) for weight in (w, 1.0))
+    assert grid.parameters == stored.parameters
+    assert (grid.step(), grid.step(0.05), grid.bits(1.0)) == (stored.step(), stored.step(0.05), stored.bits(1.0))
+    assert (grid.weight_amplitude, grid.to_dict()["weight_amplitude"]) == (w, w)
 
 
 # --- step and bits --------------------------------------------------------------------------------

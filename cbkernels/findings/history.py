@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ..learning_rates import in_words
 from ..tables import definition_note
 from . import records
 from .columns import Finding, margin_words
@@ -235,7 +236,8 @@ class History:
         drawn = HeatMap(
             title, self.layers, self.steps, self.entropy, self.num_conflicting, self.measured, self.margin_bits
         )
-        notes = [definition_note(self.equality)]
+        rates = in_words(*((r.learning_rates, r.grid.learning_rate) for r in self._reports if r.grid is not None))
+        notes = [definition_note(self.equality), *([rates] if rates else [])]
         notes += [margin_words(self._findings())] if show == "margin" else []
         has_grid = any(report.grid is not None for report in self._reports)
         return plot_map(drawn, path, show=show, has_grid=has_grid, caption=" ".join(notes))

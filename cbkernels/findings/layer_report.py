@@ -231,7 +231,8 @@ class LayerReport(Mapping[str, BundleResult]):
 
         Returns:
             Those, and always four under ``prefix_summary/``: ``num_conflicting_layers``; ``largest_entropy`` and
-            ``mean_entropy`` over the layers, NaN when one is; ``smallest_margin_bits``, NaN when not measured.
+            ``mean_entropy`` over the layers, NaN when one is; ``smallest_margin_bits``, NaN when not measured. Where
+            ``learning_rates`` differ, ``grid_learning_rate`` and, of those, ``current_learning_rate`` and so on.
         """
         entropies = [r.entropy for r in self.results.values()]
         bits = [b for b in self.margin_bits.values() if b is not None]
@@ -242,6 +243,9 @@ class LayerReport(Mapping[str, BundleResult]):
             "mean_entropy": math.nan if has_nan else math.fsum(entropies) / len(entropies),
             "smallest_margin_bits": min(bits, default=math.nan),
         }
+        if self.grid is not None and len(self.learning_rates) > 1:
+            summary["grid_learning_rate"] = taken = float(self.grid.learning_rate)
+            summary |= {f"{name}_learning_rate": rate for name, rate in self.learning_rates.items() if rate != taken}
         of_layers = {f"{prefix}/{layer}": r.entropy for layer, r in self.results.items()} if layers else {}
         return {**of_layers, **{f"{prefix}_summary/{name}": value for name, value in summary.items()}}
 
@@ -359,7 +363,7 @@ class LayerReport(Mapping[str, BundleResult]):
         return ", ".join([*self._moment(), *words])
 
     def _rates_in_words(self) -> list[str]:
-        words = "" if self.grid is None else in_words(self.learning_rates, self.grid.learning_rate)
+        words = "" if self.grid is None else in_words((self.learning_rates, self.grid.learning_rate))
         return [words] if words else []
 
     def _below(self) -> list[str]:

@@ -106,12 +106,33 @@ def unattributed(model: nn.Module, recording: Recording, blocks: Iterable[str]) 
     return told, list(dict.fromkeys(branches))
 
 
+def is_added_to_its_input(recording: Recording, module: str) -> bool:
+    """Whether what a module returned is added, scaled or not, to what it was given: without it, ``x + x``."""
+    for call in recording.calls_of(module):
+        ends = [{_source(recording, i) for i in nodes} for nodes in (call.inputs, call.outputs)]
+        for node in recording.nodes[call.last :]:
+            if node.op in _SUMS:
+                sources = {_source(recording, i) for i in node.parents}
+                if sources & ends[0] and sources & (ends[1] - ends[0]):
+                    return True
+    return False
+
+
+def _source(recording: Recording, i: int) -> int:
+    """What a value is a view, a copy or a multiple of."""
+    node = recording.nodes[i]
+    while _SCALES.fullmatch(node.op) and sum(recording.nodes[p].is_data for p in node.parents) == 1:
+        i = next(p for p in node.parents if recording.nodes[p].is_data)
+        node = recording.nodes[i]
+    return i
+
+
 def _is_in(name: str, other: str) -> bool:
     return name.startswith(f"{other}.")
 
 
 def _is_item(modules: dict[str, nn.Module], name: str) -> bool:
-    return isinstance(modules[name.rpartition(".")[0]], (nn.ModuleList, nn.Sequential))
+    return isinstance(modules[name.rpartition(".")[0]], (nn.ModuleList, nn.ModuleDict, nn.Sequential))
 
 
 def _is_leaf(module: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""Configurations that count a model's layers, as Hugging Face models have them: where, and what they would build.
+"""Configurations that count a model's layers, as Hugging Face models have them: where, and what belongs there.
 
 When layers are deleted from a list, surgery corrects every such place, so that key-value caches, ``save_pretrained``
 and ``from_pretrained`` keep working. Nothing of the package transformers is imported.
@@ -6,19 +6,17 @@ and ``from_pretrained`` keep working. Nothing of the package transformers is imp
 
 from __future__ import annotations
 
-import copy
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
 
-import torch
 from torch import nn
 
-from .evaluation import evaluating
+from .layer_indices import corrected, is_taken, require_unentered
 
 _COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "encoder_layers", "num_encoder_layers", "depth")
 _DECODER_COUNTS = ("decoder_layers", "num_decoder_layers")
-_NOT_PER_LAYER = ("architectures", "out_features", "out_indices", "stage_names", "pruned_heads")
 
 Modules = Mapping[str, nn.Module]
 """Name -> module, as in ``named_modules``."""
@@ -32,19 +30,46 @@ def holder_of(modules: Modules, name: str) -> str | None:
     while holder:
         holder = holder.rpartition(".")[0]
         config = getattr(modules[holder], "config", None)
-        if _is_config(config):
+        if is_config(config):
             return holder if any(True for _ in _counts(config, f"{holder}.", length)) else None
     return None
 
 
 def configured(modules: Modules, name: str, kept: Sequence[int]) -> Iterator[Place]:
-    """Entries of all configurations that describe the list ``name``, when the positions ``kept`` stay."""
-    for config in _configs(modules, name):
-        yield from _entries(config, name, len(modules[name]._modules), kept)
+    """Entries of all configurations that describe the list ``name``, when the positions ``kept`` stay.
+
+    And of those that say where a model takes the states of these layers; and what modules copied of such entries.
+
+    Raises:
+        ValueError: an entry names a layer that goes, and what it would then mean is not known.
+    """
+    length, own = len(modules[name]._modules), _configs(modules, name)
+    changed = [(config, *entry) for config in own for entry in _entries(config, name, length, kept)]
+    changed += [
+        (config, *entry) for config, part in _around(modules, own) for entry in _taken(config, part, length, kept)
+    ]
+    for config, key, old, new in changed:
+        yield vars(config), key, new
+        for other, module in modules.items():
+            is_near = _is_around(other, name) or getattr(module, "config", None) is config
+            for copied, value in vars(module).items():
+                if (is_near and copied == key and value == old) or (value is old and isinstance(old, list)):
+                    yield vars(module), copied, new
+            features = vars(module).get("num_features")
+            if is_near and key == "stage_names" and isinstance(features, list) and len(features) == len(old):
+                yield vars(module), "num_features", [features[i] for i in (0, *(i + 1 for i in kept))]
+        yield from _cacheless(modules, name, config, key, new)
+    owner = vars(modules[name.rpartition(".")[0]])
+    for key, value in owner.items():
+        if type(value) is int and value == length and key in (*_COUNTS, *_DECODER_COUNTS):
+            yield owner, key, len(kept)
+        elif type(value) is int and 0 <= value <= length and key.endswith(("_layer_idx", "_layer_index")):
+            yield owner, key, sum(i < value for i in kept)
 
 
-def _is_config(config: Any) -> bool:
-    return callable(getattr(config, "to_dict", None)) and not isinstance(config, type)
+def is_config(config: Any) -> bool:
+    """Whether an attribute of a module is a configuration."""
+    return callable(getattr(config, "to_dict", None)) and not isinstance(config, (type, nn.Module))
 
 
 def _counts(config: Any, name: str, length: int) -> Iterator[str]:
@@ -67,7 +92,7 @@ def _configs(modules: Modules, name: str) -> list[Any]:
     found: dict[int, Any] = {id(own): own}
     for other, module in modules.items():
         config: Any = getattr(module, "config", None)
-        if not _is_config(config):
+        if not is_config(config):
             continue
         is_around = _is_around(other, name)
         if type(config) is type(own) and (is_around or _is_around(holder, other)):
@@ -77,59 +102,87 @@ def _configs(modules: Modules, name: str) -> list[Any]:
     return list(found.values())
 
 
+def reachable(configs: Iterable[Any]) -> list[Any]:
+    """Those that are configurations, and all that are nested in them, each once."""
+    found: dict[int, Any] = {}
+    waiting = list(configs)
+    for config in waiting:  # which grows
+        if is_config(config) and id(config) not in found:
+            found[id(config)] = config
+            waiting += vars(config).values()
+    return list(found.values())
+
+
+def _around(modules: Modules, own: Sequence[Any]) -> Iterator[tuple[Any, str]]:
+    """Configurations around or beside those of a list, and under which key the model's has these."""
+    found = reachable(getattr(module, "config", None) for module in modules.values())
+    known = {id(config) for config in own}
+    parts = [key for config in found for key, value in vars(config).items() if id(value) in known]
+    yield from ((config, parts[0]) for config in found if parts and id(config) not in known)
+
+
+def _cacheless(modules: Modules, name: str, config: Any, key: str, count: Any) -> Iterator[Place]:
+    """``generate`` makes its cache for as many layers as T5's encoder has, and fails where the decoder has more."""
+    mapped = (getattr(config, "attribute_map", None) or {}).get("num_hidden_layers")
+    if key == mapped and vars(config).get("num_decoder_layers", 0) > count:
+        for other, module in modules.items():
+            settings = vars(module).get("generation_config")
+            if _is_around(other, name) and is_config(settings) and vars(settings).get("use_cache") is not False:
+                warnings.warn(
+                    f"generate() makes its cache for {key} = {count} layers, and the decoder of "
+                    f"{type(module).__name__} has {config.num_decoder_layers}, so use_cache is now False in its "
+                    "generation_config, which gives the same words, but slower; remove as many layers of the decoder "
+                    "to use the cache",
+                    stacklevel=2,
+                )
+                yield vars(settings), "use_cache", False
+
+
 def _is_around(name: str, other: str) -> bool:
     return other.startswith(f"{name}." if name else "")
 
 
-def _entries(config: Any, name: str, length: int, kept: Sequence[int]) -> Iterator[Place]:
-    # assigned in vars(): a strict configuration would check its list against its count between the two
-    for key in dict.fromkeys(_counts(config, name, length)):
-        yield vars(config), key, len(kept)
-    for key, value in list(vars(config).items()):
-        is_list = isinstance(value, (list, tuple)) and len(value) > 0
-        if not is_list or key.startswith("_") or key in _NOT_PER_LAYER:
+def _taken(config: Any, part: str, length: int, kept: Sequence[int]) -> Iterator[tuple[str, Any, Any]]:
+    """Entries beside the configuration of a list that say where its states are taken: (key, old, new)."""
+    for key, value in vars(config).items():
+        if "text" in part:
+            require_unentered(key, value, length, kept)
+        if not key.startswith("_") and is_taken(key, part):
+            new = corrected(key, value, length, kept)
+            if new != value:
+                yield key, value, new
+
+
+def _entries(config: Any, name: str, length: int, kept: Sequence[int]) -> Iterator[tuple[str, Any, Any]]:
+    """Entries that describe the list: (key, old, new)."""
+    counts = list(dict.fromkeys(_counts(config, name, length)))
+    stages = vars(config).get("stage_names") or ()
+    has_both = any(key in vars(config) for key in _DECODER_COUNTS)
+    for key, value in vars(config).items():
+        if key in counts:
+            yield key, value, len(kept)
+        elif has_both and ("decoder" in key) != ("decoder" in name):
             continue
-        per_layer = "layer" in key or "block" in key or "attention_types" in key
-        if per_layer and key.endswith("layers") and _are_indices(value, length):
-            yield vars(config), key, type(value)(kept.index(i) for i in value if i in kept)
-        elif per_layer and len(value) == length:
-            yield vars(config), key, type(value)(value[i] for i in kept)
+        elif key == "stage_names" and len(stages) == length + 1:
+            yield key, value, value[: len(kept) + 1]
+        elif key == "_out_features" and value and len(stages) == length + 1:
+            states = corrected("out_indices", [stages.index(stage) for stage in value], length, kept)
+            if len(set(states)) < len(states):
+                raise ValueError(
+                    f"the configuration's 'out_features' are {list(value)}, of which two would be the same without "
+                    "the layer between them; choose other layers, or other features first"
+                )
+            yield key, value, [stages[i] for i in states]
+        elif key != "_out_indices" or len(stages) == length + 1:
+            new = _corrected_inside(key, value, length, kept)
+            if new != value:
+                yield key, value, new
 
 
-def _are_indices(value: Sequence[Any], length: int) -> bool:
-    """Positions of layers, as in ``moe_layers = [1, 3]``, and not one number a layer."""
-    integers = all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < length for i in value)
-    return integers and list(value) == sorted(set(value))
-
-
-class Agreement(NamedTuple):
-    """How far a configuration describes the model that it is in; the more, the larger."""
-
-    tensors: bool = False
-    """The class makes tensors of the same names and shapes of the configuration alone."""
-    settings: bool = False
-    """The configuration, written and read again, says the same."""
-    class_name: str = ""
-    """Of the outermost module with ``save_pretrained`` around the list."""
-
-
-def agreement(model: nn.Module, name: str) -> Agreement:
-    """Compare what is around the list ``name`` with what ``from_pretrained`` would build, without memory for that."""
-    for holder, module in model.named_modules():
-        config: Any = getattr(module, "config", None)
-        if not (_is_around(holder, name) and _is_config(config) and callable(getattr(module, "save_pretrained", None))):
-            continue
-        try:
-            with evaluating(model), torch.device("meta"), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                again = type(config).from_dict(copy.deepcopy(config.to_dict()))
-                settings = again.to_dict() == config.to_dict()
-                same = _layout(type(module)(again)) == _layout(module)
-                return Agreement(same, settings, type(module).__name__)
-        except Exception:  # whatever a model's own constructor raises
-            break
-    return Agreement()
-
-
-def _layout(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(getattr(tensor, "shape", ())) for name, tensor in model.state_dict().items()}
+def _corrected_inside(key: str, value: Any, length: int, kept: Sequence[int]) -> Any:
+    """As ``corrected``; of a dataclass, as transformers has one for ``per_layer_config``, the fields follow."""
+    if is_config(value) or isinstance(value, type) or not is_dataclass(value):
+        return corrected(key, value, length, kept)
+    inside = {each.name: getattr(value, each.name) for each in fields(value) if each.init}
+    settings: Any = value
+    return replace(settings, **{name: corrected(name, each, length, kept) for name, each in inside.items()})

@@ -48,7 +48,8 @@ class LayerMonitor:
             are stored in; None compares values as they are; an ``UpdateGrid``, or a function that returns one.
         learning_rate: of the grid "optimizer". "peak": as in ``UpdateGrid.from_optimizer``, or the largest that
             this monitor has seen at its measurements, so that all steps of a schedule are measured on one
-            resolution; "current": that of the moment; or the rate itself. The report says how they differ.
+            resolution; "current": that of the moment; or the rate itself. Of several groups the smallest counts,
+            but for frozen groups and those of rate 0. The report says how all of these differ.
         dtype: measures as if the weights were stored in "bfloat16", "float16", "float32" or "float64".
         reduce: what of a sequence output (N, T, C) is a sample's row: "flatten", the first value "cls",
             the "last" one, the "mean", or a function of (output, mask) that returns (N, ...).

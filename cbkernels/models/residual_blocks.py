@@ -162,11 +162,12 @@ def tried_alone(module: nn.Module) -> BlockAtWork | None:
 
 
 def _likely_inputs(block: nn.Module) -> Iterator[torch.Tensor]:
-    """Random numbers in the shapes that a block may take, told by its first parameter."""
-    first = next(((module, p) for module in block.modules() for p in module.parameters(recurse=False)), None)
-    if first is None or not first[1].is_floating_point():
+    """Random numbers in the shapes that a block may take, told by the first parameter of a layer in it."""
+    owned = [(module, p) for module in block.modules() for p in module.parameters(recurse=False) if p.numel() > 1]
+    owned.sort(key=lambda pair: pair[0] is block)  # a block's own are gains, more often than weights
+    if not owned or not owned[0][1].is_floating_point():
         return
-    module, weight = first
+    module, weight = owned[0]
     width = weight.shape[-1] if weight.ndim <= 2 else getattr(module, "in_channels", weight.shape[1])
     shapes: list[tuple[int, ...]] = [(2, 7, width), (6, width), (2, width, 16, 16), (2, width, 16)]
     if weight.ndim > 2:  # a convolution

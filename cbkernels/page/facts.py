@@ -44,6 +44,7 @@ def facts_of(run: RunRecord) -> list[tuple[str, str]]:
         ("trained network", text(trained or config.get("run"), 80)),
         ("architecture", f"{architecture}{at_first}" if architecture else ""),
         ("policy", text(config.get("policy"), 40)),
+        ("learning rate", _learning_rate(run)),
         ("seed", text(seed, 40)),
         ("device", text(run.environment.get("device"), 80)),
         ("cbkernels", text(result.version or config.get("version"), 40)),
@@ -57,6 +58,18 @@ def architecture_of(run: RunRecord) -> str:
     """The network that the run began with."""
     first = run.result.before if isinstance(run.result, AutotuneResult) else None
     return named((first or run.result or Result()).architecture) or planned(run.config)
+
+
+def _learning_rate(run: RunRecord) -> str:
+    """The schedule, how far it went, and what the grid made of it."""
+    schedule, peak = (text(run.config.get(name), 40) for name in ("schedule", "learning_rate"))
+    rates = [epoch.learning_rate for epoch in run.history if epoch.learning_rate is not None]
+    if not schedule or not rates:
+        return ""
+    low, high = min(rates), max(rates)
+    if low == high:
+        return f"{schedule}, {peak}"
+    return f"{schedule}, {low:.3g} to {high:.3g} after the epochs; the grid takes the peak, {peak}, in all of them"
 
 
 def _times(run: RunRecord, result: Result) -> list[tuple[str, str]]:

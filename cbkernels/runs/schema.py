@@ -149,6 +149,8 @@ class Epoch:
     train_loss: float | None = None
     test_accuracy: float | None = None
     validation_accuracy: float | None = None
+    learning_rate: float | None = None
+    """Of the update that comes next, as the schedule has it; that of the grid is in the tables of layers."""
     weight_amplitude: float | None = None
     num_conflicting_layers: int | None = None
     first_conflicting: str | None = None

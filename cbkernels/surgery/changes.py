@@ -5,11 +5,15 @@ Read next: ``edits.py``.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any
 
 from torch import nn
 
 from ..models.block_kinds import LayerStack, find_layer_stacks
+from ..models.configurations import is_config, reachable
 from .cut_blocks import CutBlock
 from .edits import Entry
 from .plan import RemovedBlock
@@ -35,7 +39,24 @@ def changes(model: nn.Module, steps: Iterable[RemovedBlock]) -> list[Entry]:
         kept = [i for i, name in enumerate(stack.item_names()) if name not in deleted]
         if len(kept) < len(stack.layers):
             entries += _deletions(model, stack, kept)
-    return entries
+    return _with_own_configurations(model, entries)
+
+
+def _with_own_configurations(model: nn.Module, entries: list[Entry]) -> list[Entry]:
+    """Let the model have copies of the configurations that change: another model may have the very same objects."""
+    held = [
+        (vars(module), key) for module in model.modules() for key, value in vars(module).items() if is_config(value)
+    ]
+    changed = {id(entry.owner) for entry in entries}
+    moved: dict[int, Any] = {}
+    for owner, key in held:
+        inside = reachable([owner[key]])
+        if any(id(vars(config)) in changed for config in inside):
+            moved |= {id(config): config for config in inside}
+    copies: dict[int, Any] = {}  # of all together: what is one object in the model remains one
+    own = {id(vars(config)): vars(copy.deepcopy(config, copies)) for config in moved.values()}
+    given = [Entry(owner, key, owner[key], copies[id(owner[key])]) for owner, key in held if id(owner[key]) in moved]
+    return given + [replace(entry, owner=own.get(id(entry.owner), entry.owner)) for entry in entries]
 
 
 def _deletions(model: nn.Module, stack: LayerStack, kept: list[int]) -> Iterator[Entry]:

@@ -20,6 +20,7 @@ from ..files.json_files import json_text, json_value
 from ..files.tensor_files import require_safetensors
 from ..files.whole_files import write_whole, written_aside
 from ..models.block_kinds import find_layer_stacks
+from .cut_blocks import class_name
 from .plan import RemovedBlock
 from .record import RECORD, described, record_of
 
@@ -35,22 +36,32 @@ def save_cut_model(folder: str | os.PathLike[str], model: nn.Module, removed: li
         model: unwrapped.
         removed: what a surgery removed from it.
     """
-    safetensors = require_safetensors("a file of a surgery")
+    require_safetensors("a file of a surgery")
     if removed and RECORD not in vars(model):
         raise ValueError(
             f"the model ({type(model).__name__}) was not cut, but the surgery removed {removed}; "
             "pass the model that remove_layers returned, or a copy of it"
         )
     tensors, aliases = _distinct(model)
-    target = Path(folder)
+    is_sharded = any(map(_is_shard, model.state_dict().values()))
+    try:
+        if not is_sharded or torch.distributed.get_rank() == 0:
+            _write(Path(folder), model, tensors, aliases)
+    finally:
+        if is_sharded:
+            torch.distributed.barrier()
+
+
+def _write(target: Path, model: nn.Module, tensors: dict[str, torch.Tensor], aliases: dict[str, str]) -> None:
+    safetensors = require_safetensors("a file of a surgery")
     target.mkdir(parents=True, exist_ok=True)
     with written_aside(target / WEIGHTS) as aside:
         try:
             safetensors.torch.save_file(tensors, str(aside), metadata={"format": "pt"})
-        except (TypeError, ValueError, KeyError) as error:
+        except (TypeError, ValueError, KeyError, RuntimeError) as error:
             raise ValueError(f"safetensors cannot store the model's weights: {error}") from error
         content = {
-            "format": _FORMAT, "version": _VERSION, "model": type(model).__name__,
+            "format": _FORMAT, "version": _VERSION, "model": class_name(model),
             **record_of(model), "aliases": aliases, "weights_sha256": _checksum(aside),
         }  # fmt: skip
     write_whole(target / STEPS, json_text(content).encode())
@@ -78,14 +89,25 @@ class SavedSurgery:
         Raises:
             ValueError: they are of another shape or type; nothing is loaded then.
         """
-        here, saved = described(model.state_dict()), described(self.tensors)
+        state = model.state_dict()
+        here, saved = described(state), described(self.tensors)
         for name in [*here, *saved]:
             if here.get(name) != saved.get(name):
                 raise ValueError(
                     f"{self.folder / WEIGHTS} holds {name!r} as {_told(saved.get(name))}, and the cut model as "
                     f"{_told(here.get(name))}; build the model with the settings and the type it had"
                 )
-        model.load_state_dict(self.tensors)
+        model.load_state_dict({name: _placed_as(state[name], tensor) for name, tensor in self.tensors.items()})
+
+
+def _placed_as(here: torch.Tensor, saved: torch.Tensor) -> torch.Tensor:
+    """The values for a tensor of the model: whole, or this process's part of them."""
+    if not _is_shard(here):
+        return saved
+    from torch.distributed.tensor import distribute_tensor
+
+    place: Any = here
+    return distribute_tensor(saved.to(here.device), place.device_mesh, place.placements, src_data_rank=None)
 
 
 def read_cut_model(folder: str | os.PathLike[str], model: nn.Module) -> SavedSurgery:
@@ -107,24 +129,41 @@ def read_cut_model(folder: str | os.PathLike[str], model: nn.Module) -> SavedSur
 
 
 def _distinct(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Tensors of the ``state_dict``, each once, and alias -> name for those that are one tensor."""
+    """Tensors of the ``state_dict``, each once and whole, and alias -> name for those that are one tensor."""
     tensors: dict[str, torch.Tensor] = {}
     aliases: dict[str, str] = {}
     known: dict[Any, str] = {}
     storages: set[int] = set()
+    owners = {name: id(p) for name, p in model.named_parameters(remove_duplicate=False)}
     for name, tensor in model.state_dict().items():
         if not isinstance(tensor, torch.Tensor):
             raise ValueError(f"the model's state holds {name!r}, a {type(tensor).__name__}; only tensors can be saved")
-        place = (tensor.data_ptr(), tensor.device, tensor.dtype, tuple(tensor.shape), tensor.stride())
+        if tensor.is_meta:
+            raise ValueError(f"{name!r} is on the meta device and has no values; load the model's weights, then save")
+        try:
+            place: Any = owners.get(name, name)  # a shard has no memory of its own, and on some processes no values
+            if not _is_shard(tensor):
+                tensor.untyped_storage().data_ptr()  # raises for classes that keep their values elsewhere
+                place = (tensor.data_ptr(), tensor.device, tensor.dtype, tuple(tensor.shape), tensor.stride())
+        except (RuntimeError, ValueError) as error:
+            kind = f"{type(tensor).__name__} of layout {tensor.layout}"
+            raise ValueError(f"{name!r} is a {kind}, whose values safetensors cannot store") from error
         if tensor.numel() and place in known:
             aliases[name] = known[place]
             continue
         known[place] = name
-        storage = tensor.untyped_storage().data_ptr()
-        is_view = storage in storages or not tensor.is_contiguous()
+        whole: Any = tensor
+        whole = whole.full_tensor() if _is_shard(tensor) else tensor
+        storage = whole.untyped_storage().data_ptr()
+        is_view = storage in storages or not whole.is_contiguous()
         storages.add(storage)
-        tensors[name] = tensor.clone(memory_format=torch.contiguous_format) if is_view else tensor
+        tensors[name] = whole.clone(memory_format=torch.contiguous_format) if is_view else whole
     return tensors, aliases
+
+
+def _is_shard(tensor: object) -> bool:
+    """Whether it is a process's part of a tensor, a ``DTensor`` as ``fully_shard`` makes parameters."""
+    return hasattr(tensor, "full_tensor")
 
 
 def _checksum(path: Path) -> str:
@@ -186,9 +225,16 @@ def _is_structure(returns: Any) -> bool:
 
 def _require_same(path: Path, model: nn.Module, content: dict[str, Any]) -> None:
     """Refuse a model that is not as the saved one was before its first surgery."""
-    if content["model"] != type(model).__name__:
-        raise ValueError(f"{path} is of a {content['model']}, and the model is a {type(model).__name__}")
-    expected, here = content["before"], described(model.state_dict())
+    if content["model"] != class_name(model):
+        raise ValueError(f"{path} is of a {content['model']}, and the model is a {class_name(model)}")
+    state = model.state_dict()
+    expected, here = content["before"], described(state)
+    without = next((name for name, tensor in state.items() if getattr(tensor, "is_meta", False)), None)
+    if without is not None:
+        raise ValueError(
+            f"{without!r} is on the meta device, where nothing can be loaded; give the model memory first, with "
+            "to_empty(device=...)"
+        )
     if RECORD in vars(model):
         raise ValueError(
             f"{path} applies to a fresh {type(model).__name__}, and this one was cut already; make a new one"
@@ -217,10 +263,9 @@ def _require_applicable(path: Path, model: nn.Module, steps: list[RemovedBlock])
         block = modules.get(step.name)
         if not step.name or block is None:
             raise ValueError(f"{path} removes {step.name!r}, and the model has no such module")
-        if type(block).__name__ != step.class_name:
-            raise ValueError(
-                f"{path} removes {step.name!r}, a {step.class_name}, and the model has a {type(block).__name__} there"
-            )
+        here = class_name(block)
+        if here != step.class_name:
+            raise ValueError(f"{path} removes {step.name!r}, a {step.class_name}, and the model has a {here} there")
         parts = [part for part in (step.shortcut, step.activation) if part not in (None, "relu")]
         absent = [part for part in parts if not part or "." in part or part not in block._modules]
         if absent or (step.remains == "nothing") != (step.name in items):

@@ -14,12 +14,12 @@ from typing import Any
 from torch import nn
 
 from ..models.block_kinds import RESIDUAL, BlockKind, LayerStack, find_layer_stacks
-from ..models.block_sums import ResidualSum
+from ..models.block_sums import ResidualSum, is_added_to_its_input
 from ..models.cost import call_with
 from ..models.evaluation import evaluating
 from ..models.layer_selection import listed
 from ..models.residual_blocks import BlockAtWork, Findings, at_work, findings, tried_alone
-from .cut_blocks import CutBlock
+from .cut_blocks import CutBlock, class_name, is_unit_of_shards
 
 FORCED = BlockKind("forced", "any module whose output has the shape of its input", passes_input=True)
 """The kind of what only ``force=True`` removes."""
@@ -60,15 +60,24 @@ def plan_removal(
     wanted = _as_names(names)
     if not wanted:
         return [], []
-    known = _Known(dict(model.named_modules(remove_duplicate=False)), _looked_at(model, example), force)
+    stacks = find_layer_stacks(model)
+    items = frozenset(name for stack in stacks for name in stack.item_names())
+    known = _Known(dict(model.named_modules(remove_duplicate=False)), items, _looked_at(model, example), force)
     chosen = {_block_of(known, name) for name in wanted}
     inner = {name for name in chosen if any(name.startswith(f"{other}.") for other in chosen)}
     doomed = [name for name in known.modules if name in chosen - inner]
-    stacks = [stack for stack in find_layer_stacks(model) if not set(stack.item_names()).isdisjoint(doomed)]
-    items = {name for stack in stacks for name in stack.item_names()}
-    steps = [_step(known, name, name in items) for name in doomed]
+    try:
+        steps = [_step(known, name) for name in doomed]
+    except _NothingRemains as error:
+        raise ValueError(f"{error}, so nothing can stand in its place; {known.removable()}") from None
+    for name in set(doomed) - items:
+        _require_all_places(known, name, wanted)
     _require_some_left(known, stacks, doomed)
-    return steps, stacks
+    return steps, [stack for stack in stacks if not set(stack.item_names()).isdisjoint(doomed)]
+
+
+class _NothingRemains(ValueError):
+    """A module that nothing can stand in for, in the words for that."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +126,8 @@ class _Known:
 
     modules: dict[str, nn.Module]
     """Under all their names."""
+    items: frozenset[str]
+    """Names of the layers that can be deleted from a list."""
     found: Findings
     force: bool
     tried: dict[str, BlockAtWork | None] = field(default_factory=dict)
@@ -138,8 +149,17 @@ class _Known:
         return f"{name!r} ({type(self.modules[name]).__name__})"
 
     def removable(self) -> str:
-        blocks = list(self.found.blocks)
-        return f"can be removed: {listed(blocks)}" if blocks else "no residual block was found in the model"
+        if not self.found.blocks:
+            return "no residual block was found in the model"
+        blocks = [name for name in self.found.blocks if self._is_removable(name)]
+        return f"can be removed: {listed(blocks)}" if blocks else "none of the model's residual blocks can be removed"
+
+    def _is_removable(self, name: str) -> bool:
+        try:
+            _step(self, name)
+        except ValueError:
+            return self.at_work(name) is None  # an example may show that it can
+        return True
 
 
 def _looked_at(model: nn.Module, example: object) -> Findings:
@@ -174,9 +194,10 @@ def _block_of(known: _Known, name: str) -> str:
     for candidate in around:
         if isinstance(known.modules[candidate], CutBlock):
             raise ValueError(f"{name!r} was removed already: a shortcut stands in its place")
-        if candidate in known.found.blocks:
+        if candidate in known.found.blocks or candidate in known.items:
             return candidate
     if known.force:
+        _require_no_branch(known, plain)
         return plain
     inside = [block for block in known.found.blocks if block.startswith(f"{plain}.")]
     if inside:
@@ -193,9 +214,21 @@ def _block_of(known: _Known, name: str) -> str:
     raise ValueError(f"{name!r} ({kind}) is in no residual block; {known.removable()}{hint}")
 
 
+def _require_no_branch(known: _Known, name: str) -> None:
+    """Refuse a module whose output the model adds to what it was made of, outside of any block."""
+    recording = known.found.recording
+    if recording is not None and (name in known.found.unowned or is_added_to_its_input(recording, name)):
+        raise ValueError(
+            f"{known.told(name)} is a branch whose sum lies outside of any module that could be removed, so its input "
+            f"in its place would be added twice; give block and sum a module of their own; {known.removable()}"
+        )
+
+
 def _module_name(known: _Known, name: str) -> str:
-    for candidate in (name, name.partition("#")[0].replace("_orig_mod.", "")):
+    for candidate in (name, _without_calls(name)):
         if candidate and candidate in known.modules:
+            if any(candidate == item or candidate.startswith(f"{item}.") for item in known.items):
+                return candidate  # which is deleted by its place
             module = known.modules[candidate]  # a shared one has several names, of which the first counts
             return next(first for first in known.modules if known.modules[first] is module)
     if not name:
@@ -204,31 +237,49 @@ def _module_name(known: _Known, name: str) -> str:
     raise ValueError(f"the model has no module {name!r}; {f'near are {listed(near)}' if near else known.removable()}")
 
 
-def _step(known: _Known, name: str, is_listed: bool) -> RemovedBlock:
+def _require_all_places(known: _Known, name: str, wanted: list[str]) -> None:
+    """Refuse the removal of a block from one of the places that share it: it would go from the others too."""
+    names = [each for each, module in known.modules.items() if module is known.modules[name]]
+    plain = [each if each in known.modules else _without_calls(each) for each in wanted]
+    missing = [each for each in names if not any(other == each or other.startswith(f"{each}.") for other in plain)]
+    calls = 0 if known.found.recording is None else len(known.found.recording.calls_of(name))
+    if missing and calls != 1:  # called once it is one block with several names
+        hint = "" if known.has_example else ", or pass example= if it works in one of them only"
+        raise ValueError(
+            f"{listed(names)} are one {type(known.modules[name]).__name__}, which would go from all these places; "
+            f"name {listed(missing)} too to remove it{hint}"
+        )
+
+
+def _without_calls(name: str) -> str:
+    """A name without the number of a call, and as it is inside of compiled modules."""
+    return name.partition("#")[0].replace("_orig_mod.", "")
+
+
+def _step(known: _Known, name: str) -> RemovedBlock:
     """What becomes of a block; it is deleted if it is in a list of layers."""
+    is_listed = name in known.items
     block = known.found.blocks.get(name)
     kind = block.structure if block is not None else FORCED if known.force else RESIDUAL
-    step = RemovedBlock(name, kind.name, type(known.modules[name]).__name__, "nothing" if is_listed else "shortcut")
+    step = RemovedBlock(name, kind.name, class_name(known.modules[name]), "nothing" if is_listed else "shortcut")
     if is_listed:
         return step
     seen = known.at_work(name)
     if seen is None:
-        if known.force:
+        if known.force and block is not None:
             return step
-        raise ValueError(f"{known.told(name)} could not be tried on its own; pass example=, or force=True")
+        if known.has_example:
+            raise _NothingRemains(f"{known.told(name)} was not called when the model ran on example")
+        raise ValueError(f"{known.told(name)} could not be tried on its own; pass example=")
     if seen.returns == "other":
-        raise ValueError(
-            f"{known.told(name)} returns neither a tensor nor a tuple that begins with one, "
-            "so nothing can stand in its place"
-        )
+        raise _NothingRemains(f"{known.told(name)} returns neither a tensor nor a tuple that begins with one")
     if seen.sum is not None and not kind.passes_input and (seen.sum.obstacle is None or not known.force):
         shortcut, activation = _remains(known, name, seen, seen.sum)
         return replace(step, shortcut=shortcut, activation=activation, returns=seen.returns)
     if not seen.keeps_shape:
-        raise ValueError(
-            f"the output of {known.told(name)} has not its input's shape, so nothing can stand in its place; "
-            f"{known.removable()}"
-        )
+        raise _NothingRemains(f"the output of {known.told(name)} has not its input's shape")
+    if block is None and seen.sum is None and not known.has_example:
+        raise ValueError(f"{known.told(name)} is no residual block; pass example= to show where its output goes")
     if not known.force and not kind.passes_input:
         raise ValueError(
             f"{known.told(name)} looks like a {kind.name} but adds no branch to its input; pass example=, or force=True"
@@ -239,12 +290,17 @@ def _step(known: _Known, name: str, is_listed: bool) -> RemovedBlock:
 def _remains(known: _Known, name: str, seen: BlockAtWork, made: ResidualSum) -> tuple[str | None, str | None]:
     """Shortcut and activation of a block whose output was made so, as parts of it."""
     if made.obstacle is not None:
-        raise ValueError(f"{known.told(name)} {made.obstacle}, so nothing can stand in its place; {known.removable()}")
+        raise _NothingRemains(f"{known.told(name)} {made.obstacle}")
     shortcut, activation = seen.part(made.shortcut), seen.part(made.behind)
     if shortcut is not None and "." in shortcut:
         raise ValueError(
             f"the shortcut of {known.told(name)} is {shortcut!r}, which is not a direct part of it; "
             "give the projection a name of its own in the block"
+        )
+    if shortcut is not None and is_unit_of_shards(known.modules[name]):
+        raise ValueError(
+            f"{known.told(name)} was sharded as one, and its projection {shortcut!r} cannot be gathered without it; "
+            "remove the block before fully_shard"
         )
     if activation is None or made.behind == "relu":
         return shortcut, activation

@@ -15,38 +15,47 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..models.configurations import Agreement, agreement
 from ..models.cost import Cost, call_with, measure_costs
 from ..models.evaluation import evaluating, wrappings
 from ..models.residual_blocks import find_residual_blocks
 from ..tables import format_table
+from .agreement import agreement, are_close, compared, passed_over, require_agreement
 from .changes import changes
 from .edits import MISSING, Entry, put, take_back
 from .files import read_cut_model, save_cut_model
-from .optimizer import dropped, require_droppable
+from .optimizer import Dropped, dropped, require_droppable
 from .plan import RemovedBlock, plan_removal
 from .record import RECORD, record_of, recorded
 
+Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
+"""One optimizer, or several that train a model together (a GAN's, or Muon and AdamW)."""
+
 
 def remove_layers(
-    model: nn.Module, names: str | Iterable[str], *, optimizer: torch.optim.Optimizer | None = None,
-    example: object = None, force: bool = False,
+    model: nn.Module, names: str | Iterable[str], *, optimizer: Optimizers | None = None, example: object = None,
+    force: bool = False,
 ) -> tuple[nn.Module, Surgery]:  # fmt: skip
     """Remove residual blocks in place; everything is checked before the first change.
 
     Of a residual block its shortcut remains, with the activation behind the addition and the projection if there is
     one, under the same names. Layers of Hugging Face models and of ``nn.TransformerEncoder`` are deleted from their
     list: later ones move up, and indices and configuration are corrected. Names always mean the model as it is now.
+    The model gets its own copies of the configurations that change; modules that it shares with another model are cut
+    in both, so pass ``copy.deepcopy`` of it then. It warns of what ``from_pretrained`` would not give back.
 
     Args:
         model: any ``torch.nn.Module``; ``torch.compile`` is looked through.
         names: blocks, or anything inside of them such as ``report.conflicting()``, with or without ``#1``; none
-            is fine and changes nothing.
-        optimizer: loses exactly the parameters that are gone, and their state.
+            is fine and changes nothing. A block that is called at several places goes from all of them, when
+            each is named, or from none.
+        optimizer: loses exactly the parameters that are gone, and their state; or a list of several that train
+            the model together. Wrappers are looked through.
         example: an input of the model: a tensor, a tuple of positional or a dict of keyword arguments. With it
-            blocks are judged by what they do in the model, and the model is run once more afterwards. Without
-            it blocks of unknown kind are tried alone, on random numbers.
-        force: remove any module whose output has the shape of its input; and the last residual block.
+            blocks are judged by what they do in the model, and the model is run once more afterwards: it must give
+            what it gives when deleted layers hand on their input. Without it blocks of unknown kind are tried
+            alone, on random numbers.
+        force: with ``example``, remove any module whose output has the shape of its input, but for branches whose
+            sum would then be ``x + x``; and the last residual block.
 
     Returns:
         The same model, and what was done.
@@ -76,12 +85,14 @@ def remove_layers(
     if optimizer is not None:
         require_droppable(optimizer, inner)
     steps, stacks = plan_removal(inner, names, example, force)
-    agreed = {} if force else {stack.name: agreement(inner, stack.name) for stack in stacks}
+    before = {stack.name: agreement(inner, stack.name) for stack in stacks}
+    only_deleted = example is not None and all(step.remains == "nothing" for step in steps)
+    expected = passed_over(inner, [step.name for step in steps], example) if steps and only_deleted else None
     surgery = carried_out(inner, [steps], optimizer)
     with _undone_after_an_error(surgery):
-        _require_agreement(inner, agreed)
+        require_agreement(inner, before, steps, force)
         if steps and example is not None:
-            _run_once(inner, example, surgery.removed)
+            _run_once(inner, example, surgery.removed, None if force else expected)
     return model, surgery
 
 
@@ -125,7 +136,6 @@ def carried_out(model: nn.Module, operations: Iterable[Sequence[RemovedBlock]], 
     kept = {id(p) for p in model.parameters()}
     lost = [p for p in before if id(p) not in kept]
     of_optimizer = [] if optimizer is None else dropped(optimizer, lost)
-    put(of_optimizer)
     return Surgery(model, steps, sum(p.numel() for p in before), entries, of_optimizer, gone)
 
 
@@ -162,7 +172,7 @@ class Surgery:
 
     def __init__(
         self, model: nn.Module, steps: list[RemovedBlock], parameters_before: int, entries: list[Entry],
-        of_optimizer: list[Entry], gone: list[Any],
+        of_optimizer: list[Dropped], gone: list[Any],
     ) -> None:  # fmt: skip
         self.steps = tuple(steps)
         self.removed = [step.name for step in steps]
@@ -187,16 +197,21 @@ class Surgery:
     def undo(self) -> None:
         """Put the blocks back where they were, and their parameters and state back into the optimizer.
 
-        Blocks come back as they left, on the device where they were; what stayed keeps what it learned since.
+        Blocks come back as they left, on the device where they were; what stayed keeps what it learned since. The
+        optimizer may have loaded a state in the meantime.
 
         Raises:
-            ValueError: undone or forgotten already, or a later surgery of the same model is in the way.
+            ValueError: undone or forgotten already, a later surgery of the same model is in the way, or the optimizer
+                has lost the groups that the parameters belong to; nothing has changed then.
         """
         if self._model is None:
             raise ValueError(f"the surgery of {self.removed} was undone or forgotten already; it cannot be undone")
         self._require_latest("undo")
-        take_back(self._of_optimizer)
+        for optimizer in self._of_optimizer:
+            optimizer.require_same_groups()
         take_back(self._entries)
+        for optimizer in self._of_optimizer:
+            optimizer.put_back()
         for block, parent, was_training in self._gone:
             if parent.training != was_training:  # train() or eval() was called while it was away
                 block.train(parent.training)
@@ -236,10 +251,12 @@ class Surgery:
 
         Args:
             folder: made if it is missing; older files of these names are replaced at the end.
-            model: the cut model, or a copy of it.
+            model: the cut model, or a copy of it. Of one that ``fully_shard`` sharded all processes call this, and
+                the first one writes the tensors whole.
 
         Raises:
-            ValueError: not a model of this surgery, or it holds what safetensors cannot store.
+            ValueError: not a model of this surgery, or it holds what safetensors cannot store, such as tensors
+                without values on the meta device.
             OSError: the folder cannot be written.
             ImportError: safetensors is missing.
         """
@@ -247,14 +264,14 @@ class Surgery:
 
     @staticmethod
     def load(
-        folder: str | os.PathLike[str], model: nn.Module, optimizer: torch.optim.Optimizer | None = None
+        folder: str | os.PathLike[str], model: nn.Module, optimizer: Optimizers | None = None
     ) -> tuple[nn.Module, Surgery]:
         """Cut a fresh model like the saved one and load its weights; nothing from the files is executed.
 
         Args:
             folder: written by ``save``.
-            model: of the class and the settings that the saved one had before its first surgery.
-            optimizer: of the fresh model; loses the parameters that go.
+            model: of the class and the settings that the saved one had before its first surgery; sharded or not.
+            optimizer: of the fresh model, or a list of several; loses the parameters that go.
 
         Returns:
             The same model, cut, and all surgeries as one.
@@ -332,25 +349,16 @@ def own_module(model: nn.Module) -> nn.Module:
     return inner
 
 
-def _require_agreement(model: nn.Module, agreed: dict[str, Agreement]) -> None:
-    """Refuse if a configuration that described the model no longer does; see ``agreement``.
-
-    Layers of one list may differ (a first layer that holds the position biases, every fourth one a mixture of
-    experts), so that fewer of them are not always a model of the same class.
-    """
-    for name, before in agreed.items():
-        if before.tensors and agreement(model, name) < before:
-            raise ValueError(
-                f"layers of {name!r} differ in ways that the configuration of {before.class_name} cannot say "
-                "after this removal; choose others, or pass force=True and save with Surgery.save, not save_pretrained"
-            )
-
-
-def _run_once(model: nn.Module, example: object, removed: list[str]) -> None:
+def _run_once(model: nn.Module, example: object, removed: list[str], expected: list[torch.Tensor] | None) -> None:
     with evaluating(model) as inner:
         try:
-            call_with(inner, example)
+            output = list(compared(call_with(inner, example)))
         except Exception as error:
             raise ValueError(
                 f"without {removed} the model raises {type(error).__name__} ({error}); nothing was removed"
             ) from error
+    if expected is not None and not are_close(expected, output):
+        raise ValueError(
+            f"without {removed} the model gives another output than with these layers handing on their input, because "
+            "it tells layers apart by their position; choose others, or pass force=True; nothing was removed"
+        )

@@ -16,6 +16,7 @@ from ..filters.criteria import CRITERIA
 from .data.augmentation import AUGMENTATIONS, AUTO
 from .data.sources import SOURCES
 from .loop.optimizers import OPTIMIZERS
+from .loop.schedules import SCHEDULES
 from .networks.architecture import Architecture
 from .networks.kinds import MODELS
 from .networks.weights import WEIGHTS
@@ -69,7 +70,12 @@ class TrainConfig:
     distill_from: str | None = _training(None, "folder of a run whose network teaches this one", "RUN", kind=str)
     distill_weight: float = _training(0.9, "share of the loss that is the teacher's", "X", least=0, most=1)
     distill_temperature: float = _training(4.0, "temperature, which divides both networks' logits", "T", above=0)
-    learning_rate: float = _training(1e-3, "learning rate, the same in all epochs", "LR", above=0)
+    learning_rate: float = _training(1e-3, "learning rate, the highest of the schedule", "LR", above=0)
+    schedule: str = _training("constant", "how the learning rate changes from update to update", choices=SCHEDULES)
+    warmup_epochs: float | None = _training(
+        None, "epochs in which the learning rate rises first, a part of one too (default 0; onecycle: 0.3 of all)", "X",
+        kind=float, least=0,
+    )  # fmt: skip
     weight_decay: float = _training(1e-2, "weight decay, decoupled for radam and adamw", "X", least=0)
     eps: float = _training(1e-6, "epsilon of radam and adamw", "X", above=0)
     momentum: float = _training(0.9, "momentum of sgd", "X", least=0, below=1)
@@ -102,6 +108,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.warmup_epochs is not None and self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs is {self.warmup_epochs!r}; it must be less than the {self.epochs} epochs")
         MODELS[self.model].check_blocks(self.architecture.blocks)
 
     @property

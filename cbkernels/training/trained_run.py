@@ -138,7 +138,7 @@ def fit(
     model: nn.Module, run: TrainedRun, *, epochs: int, seed: int,
     on_epoch: Callable[[dict[str, Any]], object] = lambda line: None,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Train a network with a run's recipe and samples, with a new optimizer.
+    """Train a network with a run's recipe and samples, with a new optimizer; its schedule is drawn together.
 
     Args:
         model: trained in place.
@@ -150,7 +150,11 @@ def fit(
     Returns:
         Lines as in ``history.jsonl``, of run "finetune"; without measurements.
     """
-    config = replace(run.config, seed=seed, what_if=(), repr=False, distill_from=None)
+    recipe, epochs_of_schedule = run.config, max(1, epochs)
+    warmup = None if recipe.warmup_epochs is None else recipe.warmup_epochs * epochs_of_schedule / recipe.epochs
+    config = replace(
+        recipe, seed=seed, epochs=epochs_of_schedule, warmup_epochs=warmup, what_if=(), repr=False, distill_from=None
+    )
     measured = MeasuredTraining("finetune", 0, Training(model, config, run.samples), [])
     log = RunLog(None)
     with settled(threads_of(config)):

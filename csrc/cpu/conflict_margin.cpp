@@ -181,13 +181,16 @@ class Search {
 
   void sort_rows() {
     std::vector<std::pair<Value, int64_t>> keyed;
-    for (const int64_t i : order_) keyed.push_back({value(i, sort_column_), i});
+    for (const int64_t i : order_) keyed.push_back({or_zero(value(i, sort_column_)), i});
     std::sort(keyed.begin(), keyed.end());
     for (size_t k = 0; k < keyed.size(); ++k) {
       order_[k] = keyed[k].second;
       keys_.push_back(keyed[k].first);
     }
   }
+
+  // No row here held a NaN, but another thread may have written one since, and no sort survives that.
+  static Value or_zero(Value v) { return v == v ? v : Value{}; }
 
   // The most unusual value of each of about 16 stretches of the row, most unusual first.
   std::vector<Unusual> unusual_columns(int64_t i) const {
@@ -200,7 +203,8 @@ class Search {
       for (int64_t from = 0; from < values_in(b); from += stretch) {
         const int64_t at =
             from + kernels_.farthest(values + from, centre + from, std::min(stretch, values_in(b) - from));
-        found.push_back({b * block_values + at, values[at], distance(values[at], centre[at])});
+        const Value unusual = or_zero(values[at]);
+        found.push_back({b * block_values + at, unusual, distance(unusual, centre[at])});
       }
     }
     std::sort(found.begin(), found.end(), [](const Unusual& a, const Unusual& b) { return a.deviation > b.deviation; });

@@ -54,8 +54,12 @@ bool count_in_table(int64_t num_rows, const ConflictOf& conflict_of, const Label
   const int64_t width = codes.size();
   if (width * counts.num_conflicting > 1024 + counts.num_conflicting_rows) return false;
   std::vector<int64_t> cells(width * counts.num_conflicting, 0);
-  for (int64_t i = 0; i < num_rows; ++i)
-    if (conflict_of(i) != pure) ++cells[conflict_of(i) * width + codes.code_of(label(i))];
+  for (int64_t i = 0; i < num_rows; ++i) {
+    if (conflict_of(i) == pure) continue;
+    const int64_t code = codes.code_of(label(i));
+    if (code < 0 || code >= width) return false;  // another thread wrote the label meanwhile: it has no cell
+    ++cells[conflict_of(i) * width + code];
+  }
   for (int64_t b = 0; b < counts.num_conflicting; ++b) {
     for (int64_t c = b * width; c < (b + 1) * width; ++c)
       if (cells[c]) counts.label_counts.push_back(cells[c]);

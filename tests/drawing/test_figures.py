@@ -184,6 +184,23 @@ def report(
     return LayerReport(results, margins=margins, **other)
 
 
+def test_a_heat_map_tells_which_learning_rates_its_grids_took() -> None:
+    for choice, rates, words in (
+        ("peak", (1e-3, 1e-3, 1e-3), ""),
+        ("peak", (1e-3, 5e-4, 0.0), "The grid takes the peak learning rate 0.001; the current one is 0 to 0.001."),
+        ("current", (1e-3, 5e-4, 1e-7), "The grid takes the current learning rate 1e-07 to 0.001; the peak is 0.001."),
+    ):
+        history = History()
+        for step, rate in enumerate(rates):
+            taken, other = (1e-3, "current") if choice == "peak" else (rate, "peak")
+            told = {choice: taken} if rate == 1e-3 else {choice: taken, other: rate if choice == "peak" else 1e-3}
+            grid = dataclasses.replace(GRID, learning_rate=taken)
+            history.append(report(grid=grid, step=step, learning_rates=told))
+        caption = history.plot().get_supxlabel().replace("\n", " ")
+        assert caption.endswith(words or "activations in float32.")
+        assert ("The grid takes" in caption) == bool(words)
+
+
 def bars(axes: Any) -> dict[int, float]:
     return {round(bar.get_y() + bar.get_height() / 2): bar.get_width() for bar in axes.patches}
 

@@ -326,6 +326,9 @@ def test_which_learning_rate_the_grid_takes_is_told_where_another_one_differs(
     assert str(LayerReport.from_dict(shuffled)) == str(made)
     del shuffled["learning_rates"]
     assert LayerReport.from_dict(shuffled).learning_rates == {}, "a report of an earlier version"
+    scalars = {name.removeprefix("x_summary/"): value for name, value in made.scalars("x", layers=False).items()}
+    others = {f"{name}_learning_rate": rate for name, rate in rates.items() if rate != 1e-3}
+    assert dict(list(scalars.items())[4:]) == ({"grid_learning_rate": 1e-3, **others} if words else {})
 
 
 def test_notes_are_told_below_the_definition_and_not_among_the_layers() -> None:

@@ -24,6 +24,7 @@ from cbkernels.training.data.data_sets import load_data_set
 from cbkernels.training.data.image_files import Part
 from cbkernels.training.data.sources import SOURCES, DataSource
 from cbkernels.training.loop.optimizers import OPTIMIZERS, Optimizer
+from cbkernels.training.loop.schedules import SCHEDULES, Schedule
 from cbkernels.training.networks.architecture import Architecture
 from cbkernels.training.networks.kinds import MODELS, NetworkKind
 from cbkernels.training.networks.weights import WEIGHTS, Start
@@ -60,6 +61,7 @@ OFFERED = [
     Offered(MODELS, NetworkKind("mine", DOES, nothing), "model", "train", option_of(TrainConfig, "model")),
     Offered(WEIGHTS, Start("mine", DOES, nothing), "weights", "train", option_of(TrainConfig, "weights")),
     Offered(OPTIMIZERS, Optimizer("mine", DOES, nothing), "optimizer", "train", option_of(TrainConfig, "optimizer")),
+    Offered(SCHEDULES, Schedule("mine", DOES, nothing), "schedule", "train", option_of(TrainConfig, "schedule")),
     Offered(POLICIES, Policy("mine", DOES, nothing), "policy", "autotune", option_of(AutotuneConfig, "policy")),
     Offered(RANKINGS, Ranking("mine", DOES, nothing, nothing), "rank", "remove", option_of(RemoveConfig, "rank")),
     Offered(AUGMENTATIONS, Augmentation("mine", DOES), "augmentation", "train", option_of(TrainConfig, "augmentation")),
@@ -144,6 +146,20 @@ def test_an_optimizer_of_ones_own_trains(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(OPTIMIZERS, "mine", Optimizer("mine", DOES, build))
     trained(tmp_path / "run", optimizer="mine")
     assert len(built) == 1
+
+
+def test_a_schedule_of_ones_own_is_followed_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch", reason="a schedule of one's own: NOT TESTED HERE (no torch)")
+    asked = []
+
+    def build(optimizer: Any, updates: int, warmup: int) -> Any:
+        asked.append((updates, warmup))
+        return torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.25, updates)
+
+    monkeypatch.setitem(SCHEDULES, "mine", Schedule("mine", DOES, build, warmup_share=0.4))
+    trained(tmp_path / "run", schedule="mine")
+    assert asked == [(5, 2)]
+    assert "mine, 0.00025 to 0.001 after the epochs; " in told_by_the_report(tmp_path / "run")
 
 
 def test_a_network_of_ones_own_is_built_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,6 +309,7 @@ def test_documents_list_what_the_tables_hold() -> None:
         assert (row[1].startswith("before"), f" {policy.probe_size} samples" in row[1]) == (policy.looks_before, True)
     assert all(f"{name}`" in training.partition("## Data")[2].partition("\n## ")[0] for name in SOURCES)
     assert f"--optimizer {'|'.join(list(OPTIMIZERS)[1:])}" in training
+    assert f"--schedule {'|'.join(list(SCHEDULES)[1:])}" in training
     criteria = [
         name
         for row in rows((DOCS / "repr.md").read_text(encoding="utf-8"), "| name |")

@@ -359,7 +359,10 @@ def test_every_step_of_a_schedule_is_measured_on_the_grid_of_its_peak(tmp_path: 
         found = [report.learning_rates.get("current", 0.1) for report in callback.history]
         assert found == pytest.approx(current, abs=1e-12)
     decay_by_hand = WithoutScheduler(schedule=lambda step: 0.1 * (1 - step / 7))
-    fit(tmp_path, [callback := LayerMonitorCallback((X, Y))], decay_by_hand, epochs=2)
+    trainer = fit(tmp_path, [callback := LayerMonitorCallback((X, Y))], decay_by_hand, epochs=2)
+    logged = {name: float(trainer.callback_metrics[f"bundle_entropy_summary/{name}_learning_rate"])
+              for name in ("grid", "current")}  # fmt: skip
+    assert logged == pytest.approx({"grid": 0.1, "current": 0.0}, abs=1e-7)
     assert [report.learning_rates["peak"] for report in callback.history] == [0.1, 0.1], "of the first update"
 
 
@@ -376,18 +379,21 @@ def test_diverged_weights_do_not_end_a_training_and_differing_groups_are_measure
         def on_before_optimizer_step(self, optimizer: Any) -> None:
             self.net[4].weight.grad.fill_(math.inf)
 
-    class TwoRates(Module):
+    class ManyRates(Module):
+        """As with layer-wise rates and adapters: one group is frozen, one never trains, two do."""
+
         def configure_optimizers(self) -> Any:
-            return torch.optim.SGD(
-                [{"params": self.net[0].parameters(), "lr": 0.1}, {"params": self.net[4].parameters(), "lr": 0.2}]
-            )
+            frozen, idle, first, last = (*self.net[0].parameters(), *self.net[4].parameters())
+            frozen.requires_grad_(False)
+            groups = ((frozen, 1e-9), (idle, 0.0), (first, 0.1), (last, 0.2))
+            return torch.optim.SGD([{"params": params, "lr": lr} for params, lr in groups])
 
     callback = LayerMonitorCallback((X, Y))
     trainer = fit(tmp_path, [callback], Diverging())
     assert trainer.current_epoch == 2
     assert (len(callback.history), list(callback.not_measured)) == (0, [0, 1])
     assert "the training has diverged" in callback.not_measured[1]
-    fit(tmp_path, [callback], TwoRates())
+    fit(tmp_path, [callback], ManyRates())
     assert [report.learning_rates for report in callback.history] == [{"peak": 0.1, "largest": 0.2}] * 2
 
 

@@ -263,6 +263,8 @@ def test_a_schedule_that_ends_at_0_is_measured_on_the_grid_of_its_peak(
     assert [report.grid.learning_rate for report in callback.history if report.grid is not None] == [1e-3] * 2
     assert [report.learning_rates.get("current", 1e-3) for report in callback.history] == [first, 0.0]
     assert "The grid takes the peak learning rate 0.001; the current one is 0." in str(callback.history[1])
+    last = {name.partition("_summary/")[2]: value for name, value in logged(trainer)[-1].items()}
+    assert (last["grid_learning_rate"], last["current_learning_rate"]) == (1e-3, 0.0)
 
 
 class NoUpdates(transformers.Trainer):  # type: ignore[misc,name-defined]
@@ -276,10 +278,14 @@ class NoUpdates(transformers.Trainer):  # type: ignore[misc,name-defined]
         return self.lr_scheduler
 
 
-class TwoRates(transformers.Trainer):  # type: ignore[misc,name-defined]
+class ManyRates(transformers.Trainer):  # type: ignore[misc,name-defined]
+    """As with layer-wise rates and adapters: one group is frozen, one never trains, two do."""
+
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        first, *others = self.model.parameters()
-        self.optimizer = torch.optim.SGD([{"params": [first], "lr": 0.1}, {"params": others, "lr": 0.2}])
+        frozen, idle, first, *others = self.model.parameters()
+        frozen.requires_grad_(False)
+        groups = ((frozen, 1e-9), (idle, 0.0), (first, 0.1), (others, 0.2))
+        self.optimizer = torch.optim.SGD([{"params": params, "lr": lr} for params, lr in groups])
         return self.optimizer
 
 
@@ -290,10 +296,15 @@ class Diverging(transformers.Trainer):  # type: ignore[misc,name-defined]
         return loss
 
 
-def test_groups_of_two_learning_rates_are_measured_on_the_coarsest_grid(tmp_path: Path) -> None:
-    callback = LayerMonitorCallback(PROBE, reduce="cls")
-    train(tmp_path, callback, trainer=TwoRates)
-    assert [report.learning_rates for report in callback.history] == [{"peak": 0.1, "largest": 0.2}] * 2
+def test_groups_of_several_learning_rates_are_measured_on_the_coarsest_grid(tmp_path: Path) -> None:
+    """Whatever the schedule makes of them."""
+    for schedule, current in (("constant", (0.1, 0.1)), ("linear", (0.05, 0.0))):
+        callback = LayerMonitorCallback(PROBE, reduce="cls")
+        train(tmp_path, callback, trainer=ManyRates, lr_scheduler_type=schedule)
+        for report, rate in zip(callback.history, current, strict=True):
+            differing = {} if rate == 0.1 else {"current": rate}
+            assert report.learning_rates == {"peak": 0.1, **differing, "largest": 0.2}
+            assert (report.grid or pytest.fail("no grid")).learning_rate == 0.1
 
 
 @pytest.mark.parametrize(

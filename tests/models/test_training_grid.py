@@ -92,6 +92,20 @@ def test_every_epoch_of_a_schedule_has_the_conflicts_of_its_peak(
         assert now.learning_rates == pytest.approx({"current": current, "peak": PEAK})
 
 
+def test_what_if_weights_had_16_bits_asks_for_weights_of_that_type() -> None:
+    """The largest weight is beside a midpoint of two bfloat16 numbers, as it comes to be in some epochs."""
+    model = nn.Sequential(nn.Linear(9, 9, bias=False), nn.Identity())
+    rows = 0.1 * (torch.arange(64)[:, None] // 2 ** torch.arange(9) % 2) - 0.05
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    monitor = cb.LayerMonitor(model, (rows, torch.arange(64) % 2), layers=["1"], optimizer=optimizer, batch_size=64)
+    for w in (1.0, 1.00390625, 1.0078125):
+        model[0].weight.data = w * torch.eye(9)
+        report = monitor.measure(dtype="bfloat16")
+        assert (report["1"].num_bundles, report.conflicting()) == (1, ["1"])
+        assert report.grid == cb.UpdateGrid(1e-3, 64, w, dtype="bfloat16")
+        assert monitor.measure()["1"].num_bundles == 64
+
+
 def rates_of(grid: TrainingGrid, model: nn.Module, *rates: float) -> list[float]:
     """What the grid takes while the optimizer's only group goes through these rates."""
     taken = []

@@ -376,3 +376,100 @@ def test_without_safetensors_the_error_says_what_to_install(tmp_path: Path, monk
         surgery.save(tmp_path, model)
     with pytest.raises(ImportError, match="needs safetensors: pip install safetensors"):
         Surgery.load(tmp_path, model)
+
+
+# --- tensors that are elsewhere ---------------------------------------------------------------------------
+
+
+def test_a_model_without_values_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    model, _, surgery = cut("nano_gpt")
+    surgery.save(tmp_path, model)
+    with pytest.raises(ValueError, match=r"'transformer.wte.weight' is on the meta device and has no values"):
+        surgery.save(tmp_path / "meta", copy.deepcopy(model).to("meta"))
+    assert not (tmp_path / "meta").exists()
+    fresh = build("nano_gpt")[0].to("meta")
+    with pytest.raises(
+        ValueError, match=r"'transformer.wte.weight' is on the meta device, where nothing can be loaded"
+    ):
+        Surgery.load(tmp_path, fresh)
+    assert len(list(fresh.modules())) == len(list(build("nano_gpt")[0].modules()))
+    filled, again = Surgery.load(tmp_path, fresh.to_empty(device="cpu"))
+    assert again.removed == surgery.removed
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in filled.state_dict().items())
+
+
+def packed(kind: str) -> torch.Tensor:
+    if kind == "packed":
+        return pytest.importorskip("torch.testing._internal.two_tensor").TwoTensor(torch.ones(3), torch.ones(3))
+    if kind == "quantized":
+        return torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)
+    return torch.eye(3).to_sparse()
+
+
+@pytest.mark.parametrize("kind", ["packed", "quantized", "sparse"])
+@pytest.mark.filterwarnings("ignore:.*quantiz.*")
+def test_tensors_of_other_classes_are_refused_in_one_sentence(kind: str, tmp_path: Path) -> None:
+    model, _, surgery = cut("branch_net")
+    model.register_buffer("odd", packed(kind))
+    model.register_buffer("other", packed(kind))  # whose address is 0 too: no alias
+    with pytest.raises(ValueError, match="safetensors cannot store") as caught:
+        surgery.save(tmp_path, model)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+class Shared(nn.Module):
+    """Blocks, one of them with a projection, and two layers with one weight."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.blocks = nn.Sequential(*[model_zoo.Block(8, 2) for _ in range(3)])
+        self.projected = model_zoo.BranchBlock(nn.Linear(8, 8), nn.Linear(8, 8))
+        self.inner, self.head = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.head.weight = self.inner.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.inner(self.projected(self.blocks(x))))
+
+
+@pytest.fixture
+def shard(tmp_path: Path) -> Any:
+    """Shards the blocks and the model as FSDP2 does, in one process."""
+    fsdp = pytest.importorskip("torch.distributed.fsdp", reason="FSDP2: NOT TESTED HERE (torch was built without it)")
+    if not hasattr(fsdp, "fully_shard"):
+        pytest.skip("FSDP2: NOT TESTED HERE (this torch has no fully_shard)")
+    from torch.distributed.device_mesh import init_device_mesh
+
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    mesh = init_device_mesh("cpu", (1,))
+
+    def sharded(model: Shared) -> Shared:
+        for block in [*model.blocks, model.projected, model]:
+            fsdp.fully_shard(block, mesh=mesh)
+        return model
+
+    yield sharded
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, of one process
+def test_a_sharded_model_is_saved_whole_and_loaded_in_parts(shard: Any, tmp_path: Path) -> None:
+    model, x = shard(Shared()), torch.randn(2, 3, 8)
+    optimizer = torch.optim.Adam(model.parameters())
+    gradient_step(model, x, optimizer)
+    model, surgery = remove_layers(model, "blocks.1", optimizer=optimizer, example=x)
+    gradient_step(model, x, optimizer)
+    expected = output_of(model, x)
+    surgery.save(tmp_path / "cut", model)
+    for fresh in (Shared(1), shard(Shared(1))):
+        loaded, _ = Surgery.load(tmp_path / "cut", fresh)
+        assert torch.equal(output_of(loaded, x), expected)
+        assert loaded.head.weight is loaded.inner.weight
+    content = json.loads((tmp_path / "cut" / "surgery.json").read_text())
+    assert (content["model"], content["aliases"]) == ("Shared", {"head.weight": "inner.weight"})
+    with pytest.raises(ValueError, match="was sharded as one, and its projection 'shortcut' cannot be gathered"):
+        remove_layers(model, "projected", example=x)
+    surgery.undo()
+    gradient_step(model, x, optimizer)
+    assert {p for group in optimizer.param_groups for p in group["params"]} == set(model.parameters())

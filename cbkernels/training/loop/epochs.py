@@ -21,10 +21,11 @@ from ..config import TrainConfig
 from ..data.samples import Samples, accuracy_of, num_right
 from .losses import distillation_loss, orthogonality_loss
 from .optimizers import build_optimizer
+from .schedules import build_schedule
 
 
 class Training:
-    """A network, its optimizer and its random numbers.
+    """A network, its optimizer with its schedule, and its random numbers.
 
     Args:
         model: on any device; moved to the samples' one.
@@ -53,10 +54,16 @@ class Training:
         if config.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = build_optimizer(self.model, config)
+        self._schedule = build_schedule(self.optimizer, config, len(samples.train_indices) // config.batch_size)
         self._module = self._for_training()
         self.repr = self._repr() if config.repr else None
         self.event: FilterEvent | None = None
         self.epoch = 0
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the update that comes next."""
+        return float(self.optimizer.param_groups[0]["lr"])
 
     def _for_training(self) -> nn.Module:
         module = self.model
@@ -103,6 +110,7 @@ class Training:
             loss = self._loss(images[chosen], labels[chosen], augmentation)
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
+            self._schedule.step()
             losses.append(loss.detach())
         for buffer in self.model.buffers():  # each rank averaged its own part of the last batch
             self.ranks.take_from_first(buffer)
@@ -158,7 +166,8 @@ class Training:
     def state(self) -> dict[str, Any]:
         """All that the next epoch depends on, as tensors and JSON types."""
         model = dict(unwrapped(self.model).state_dict())
-        state = {"epoch": self.epoch, "model": model, "optimizer": self.optimizer.state_dict()}
+        state = {"epoch": self.epoch, "model": model, "optimizer": self.optimizer.state_dict(),
+                 "schedule": self._schedule.state_dict()}  # fmt: skip
         return state if self.repr is None else {**state, "repr": self.repr.state_dict()}
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -170,6 +179,8 @@ class Training:
         try:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
+            if "schedule" in state:  # older ones know none but the constant one
+                self._schedule.load_state_dict(state["schedule"])
             if self.repr is not None:
                 self.repr.load_state_dict(state["repr"])
             self.epoch = int(state["epoch"])

@@ -80,6 +80,7 @@ class MeasuredTraining:
         log.add_epoch({
             "run": self.run, "round": self.round, "epoch": self.epoch, "train_loss": self.loss if self.epoch else None,
             "test_accuracy": tested, "validation_accuracy": held_back,
+            "learning_rate": self.training.learning_rate,
             "weight_amplitude": None if grid is None else grid.weight_amplitude,
             **self._conflicts(), **self._entropies(), **of_filters,
             **{f"seconds_{what}": seconds for what, seconds in spent.items()},

@@ -120,9 +120,9 @@ def test_files_of_a_run(finished: Any) -> None:
 def test_history_has_a_line_for_every_epoch(finished: Any) -> None:
     lines = history_of(finished(FNN))
     assert [tuple(line) for line in lines] == [(
-        "run", "round", "epoch", "train_loss", "test_accuracy", "validation_accuracy", "weight_amplitude",
-        "num_conflicting_layers", "first_conflicting", "mean_entropy", "seconds_training", "seconds_measuring",
-        "seconds_evaluating",
+        "run", "round", "epoch", "train_loss", "test_accuracy", "validation_accuracy", "learning_rate",
+        "weight_amplitude", "num_conflicting_layers", "first_conflicting", "mean_entropy", "seconds_training",
+        "seconds_measuring", "seconds_evaluating",
     )] * 4  # fmt: skip
     assert [(line["run"], line["round"], line["epoch"]) for line in lines] == [("train", 0, e) for e in range(4)]
     assert lines[0]["train_loss"] is None
@@ -201,7 +201,11 @@ class Killed(BaseException):
     """Passes by everything that catches errors, as a kill does."""
 
 
-@pytest.mark.parametrize("config", [FNN, RESNET], ids=["fnn", "resnet"])
+@pytest.mark.parametrize(
+    "config",
+    [FNN, RESNET, replace(FNN, schedule="onecycle"), replace(RESNET, schedule="cosine", warmup_epochs=0.5)],
+    ids=["fnn", "resnet", "fnn, onecycle", "resnet, cosine"],
+)
 def test_killed_after_every_epoch(finished: Any, tmp_path: Path, config: TrainConfig) -> None:
     """One run, killed as often as it has epochs; it goes on where it was and trains no epoch twice."""
     seen: list[str] = []
