@@ -108,14 +108,18 @@ def removable_blocks(model: nn.Module, example: object) -> Removable:
     Raises:
         ValueError: the model raised on the example.
     """
-    known = _Known(dict(model.named_modules(remove_duplicate=False)), _looked_at(model, example), False)
     stacks = find_layer_stacks(model)
-    items = {name for stack in stacks for name in stack.item_names()}
+    items = frozenset(name for stack in stacks for name in stack.item_names())
+    modules = dict(model.named_modules(remove_duplicate=False))
+    known = _Known(modules, items, _looked_at(model, example), False)
     steps, refused = dict[str, RemovedBlock](), dict[str, str]()
     for name in known.found.blocks:
         try:
-            steps[name] = _step(known, name, name in items)
+            steps[name] = _step(known, name)
+            if name not in items:
+                _require_all_places(known, name, [name])
         except ValueError as error:
+            steps.pop(name, None)
             refused[name] = str(error)
     return Removable(known.found, steps, refused, stacks)
 

@@ -141,11 +141,11 @@ def carried_out(model: nn.Module, operations: Iterable[Sequence[RemovedBlock]], 
 
 def joined(model: nn.Module, surgeries: Sequence[Surgery], parameters_before: int) -> Surgery:
     """Surgeries of one unwrapped model, one after the other, as one that undoes all; they are then forgotten."""
-    parts = [(each._entries, each._of_optimizer, each._gone) for each in surgeries]
-    entries, of_optimizer, gone = ([one for part in parts for one in part[i]] for i in range(3))
-    whole = Surgery(
-        model, [step for each in surgeries for step in each.steps], parameters_before, entries, of_optimizer, gone
-    )
+    entries = [entry for each in surgeries for entry in each._entries]
+    of_optimizer = [lost for each in reversed(surgeries) for lost in each._of_optimizer]  # as they are put back
+    gone = [each for surgery in surgeries for each in surgery._gone]
+    steps = [step for each in surgeries for step in each.steps]
+    whole = Surgery(model, steps, parameters_before, entries, of_optimizer, gone)
     for each in surgeries:
         each.forget()
     return whole

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from ...grid import UpdateGrid
@@ -21,7 +20,7 @@ from ...models.probe import as_probe
 from ...models.training_grid import TrainingGrid
 from ..optimizer import require_droppable
 from ..plan import Removable, removable_blocks
-from ..surgery import Surgery, joined, own_module, remove_layers
+from ..surgery import Optimizers, Surgery, joined, own_module, remove_layers
 from .block_rankings import RANKINGS, BlockRanking, Candidates, Loss, of_user, probe_on, ranked
 from .progress import Progress
 from .prune_log import PruneLog, PruneStep
@@ -41,7 +40,7 @@ _REPEATS = 5
 def prune_blocks(
     model: nn.Module, probe: object, *, evaluate: Evaluate, heal: Heal | None = None, rank: Rank = "margin",
     strategy: str | RemovalStrategy = "geometric", max_drop: float = 0.01, target: float | None = None,
-    optimizer: torch.optim.Optimizer | None = None, batch_size: int | None = None, grid: UpdateGrid | None = None,
+    optimizer: Optimizers | None = None, batch_size: int | None = None, grid: UpdateGrid | None = None,
     loss: Loss | None = None, mask: object = "attention_mask", seed: int = 0,
     out: str | os.PathLike[str] | None = None, resume: bool = False,
     on_step: Callable[[PruneStep], object] = lambda step: None,
@@ -63,7 +62,8 @@ def prune_blocks(
         strategy: "geometric" (few healings), "one" (every block is tried alone) or "at_once".
         max_drop: how much less ``evaluate`` may return in the end than at first.
         target: share of the blocks in (0, 1] at which it ends; None: it goes on as long as blocks can go.
-        optimizer: of the training; loses what is gone. With ``batch_size`` it gives the update grid of "conflicts".
+        optimizer: of the training, or a list of several; loses what is gone. A single one gives, with ``batch_size``,
+            the update grid of "conflicts".
         batch_size: of the training.
         grid: instead of that of the optimizer.
         loss: (what the model returned, labels) -> loss, for "taylor"; None: cross-entropy of logits.
@@ -92,7 +92,9 @@ def prune_blocks(
     _check(max_drop, target, evaluate, heal)
     if optimizer is not None:
         require_droppable(optimizer, inner)
-    source = TrainingGrid(optimizer, batch_size) if grid is None and optimizer is not None and batch_size else grid
+    source: Any = grid
+    if grid is None and optimizer is not None and not isinstance(optimizer, Sequence) and batch_size:
+        source = TrainingGrid(optimizer, batch_size)
     options = {"rank": ranking.name, "strategy": chosen.name, "max_drop": max_drop, "target": target, "seed": seed}
     calls = _Calls(model, inner, evaluate, heal, optimizer, seed)
     pruning = _Pruning(calls, ranking, chosen, as_probe(probe, mask), source, loss)
@@ -122,7 +124,7 @@ class _Calls:
     inner: nn.Module
     evaluate: Evaluate
     heal: Heal | None
-    optimizer: torch.optim.Optimizer | None
+    optimizer: Optimizers | None
     seed: int
 
     def evaluated(self, when: str) -> float:

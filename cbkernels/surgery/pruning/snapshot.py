@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..optimizer import optimizers_in
+from ..optimizer import ALONG, optimizers_in
 
 
 @dataclass(frozen=True)
@@ -61,16 +61,20 @@ class _KeptOptimizer:
 
     def __init__(self, optimizer: Any) -> None:
         self._optimizer, self._groups, self._state = optimizer, optimizer.param_groups, getattr(optimizer, "state", {})
-        self._settings = [copy.deepcopy({k: v for k, v in group.items() if k != "params"}) for group in self._groups]
+        self._settings = [
+            {key: list(value) if key in ALONG else copy.deepcopy(value) for key, value in group.items()}
+            for group in self._groups
+        ]
         self._dicts = list(self._groups)
         self._values = {p: copy.deepcopy(value) for p, value in self._state.items()}
 
     def put_back(self) -> None:
         self._groups[:] = self._dicts
         for group, settings in zip(self._dicts, self._settings, strict=True):
-            for key in group.keys() - settings.keys() - {"params"}:
-                del group[key]
-            group.update(copy.deepcopy(settings))
+            group.clear()
+            group.update(
+                {key: list(value) if key in ALONG else copy.deepcopy(value) for key, value in settings.items()}
+            )
         self._state.clear()
         self._state.update({p: copy.deepcopy(value) for p, value in self._values.items()})
         attributes = vars(self._optimizer)
@@ -84,7 +88,7 @@ def content_of(model: nn.Module, optimizer: object = None) -> dict[str, Any]:
     places = {id(p): i for i, p in enumerate(model.parameters())}
     optimizers = [
         {
-            "settings": [{k: v for k, v in group.items() if k != "params"} for group in each.param_groups],
+            "settings": [{k: v for k, v in group.items() if k not in ALONG} for group in each.param_groups],
             "state": {places[id(p)]: value for p, value in getattr(each, "state", {}).items() if id(p) in places},
         }
         for each in optimizers_in(optimizer)

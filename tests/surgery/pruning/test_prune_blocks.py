@@ -250,7 +250,37 @@ def test_what_heals_in_steps_that_stay_stays_and_undo_keeps_it() -> None:
     assert not torch.equal(head, before[0]["transformer.wte.weight"][1])
     surgery.undo()
     assert torch.equal(model.lm_head.weight, head)
-    assert {id(p) for group in optimizer.param_groups for p in group["params"]} == {id(p) for p in model.parameters()}
+    assert [id(p) for group in optimizer.param_groups for p in group["params"]] == [id(p) for p in model.parameters()]
+
+
+def test_a_heal_that_loads_states_and_several_optimizers_are_put_back_too() -> None:
+    model, example = built("nano_gpt")
+    parameters = list(model.parameters())
+    both = [torch.optim.Adam(parameters[::2], lr=1e-3), torch.optim.SGD(parameters[1::2], lr=1e-2, momentum=0.9)]
+    judge = Judge(model, example, 0.0, 1.0, 0.0, 1.0)
+    names, held = list(judge.blocks), [[id(p) for p in each.param_groups[0]["params"]] for each in both]
+
+    def heal(model: Any) -> None:
+        judge.heal(model)
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)
+        for optimizer in both:
+            optimizer.step()
+            optimizer.zero_grad()
+            optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+
+    _, surgery, log = cb.prune_blocks(
+        model, (example, LABELS), evaluate=judge.evaluate, heal=heal, rank=judge.order(*names), strategy="one",
+        optimizer=both,
+    )  # fmt: skip
+    assert log.removed == [names[0], names[2]]
+    left = {id(p) for p in model.parameters()}
+    assert [[i for i in ids if i in left] for ids in held] == [
+        [id(p) for p in o.param_groups[0]["params"]] for o in both
+    ]
+    assert all({id(p) for p in each.state} <= left for each in both)
+    surgery.undo()
+    assert [[id(p) for p in each.param_groups[0]["params"]] for each in both] == held
 
 
 def nan(model: Any) -> float:
