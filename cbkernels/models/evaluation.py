@@ -20,6 +20,8 @@ from torch import nn
 
 _OF_ALL_MODULES = frozenset(vars(nn.Module())) - {"_buffers"}
 """Attributes that are not a module's own, but for the tensors that it holds."""
+_PLAIN = (int, float, str, type(None))
+"""Told first, for they are most of what operations get."""
 _one_at_a_time = threading.RLock()
 """Threads that look at models at once would put back flags and random numbers over each other."""
 Take = Callable[[str, str, nn.Module, Any], None]
@@ -143,7 +145,7 @@ def tensors_in(x: Any, around: tuple[int, ...] = ()) -> Iterator[torch.Tensor]:
     """All tensors in a nest of tuples, lists and mappings, ``last_hidden_state`` first; ``around``: what holds it."""
     if isinstance(x, torch.Tensor):
         yield x
-    elif isinstance(x, (tuple, list, Mapping)) and id(x) not in around:  # one that holds itself has no end
+    elif not isinstance(x, _PLAIN) and isinstance(x, (tuple, list, Mapping)) and id(x) not in around:  # one that holds itself has no end
         keys = sorted(x, key=lambda key: key != "last_hidden_state") if isinstance(x, Mapping) else range(len(x))
         for key in keys:
             yield from tensors_in(x[key], (*around, id(x)))
