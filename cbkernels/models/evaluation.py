@@ -145,7 +145,9 @@ def tensors_in(x: Any, around: tuple[int, ...] = ()) -> Iterator[torch.Tensor]:
     """All tensors in a nest of tuples, lists and mappings, ``last_hidden_state`` first; ``around``: what holds it."""
     if isinstance(x, torch.Tensor):
         yield x
-    elif not isinstance(x, _PLAIN) and isinstance(x, (tuple, list, Mapping)) and id(x) not in around:  # one that holds itself has no end
+    elif isinstance(x, _PLAIN) or id(x) in around:  # what holds itself would have no end
+        return
+    elif isinstance(x, (tuple, list, Mapping)):
         keys = sorted(x, key=lambda key: key != "last_hidden_state") if isinstance(x, Mapping) else range(len(x))
         for key in keys:
             yield from tensors_in(x[key], (*around, id(x)))
