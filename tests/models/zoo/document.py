@@ -76,6 +76,7 @@ def _reason(sentence: str) -> str:
     clause = re.sub(r"^'[^']*' \(\w+\) ", "", clause)
     clause = re.sub(r" '[^']*' \(\w+\) ", " the block ", clause)
     clause = re.sub(r"without \[.*?\]", "without it", clause)
+    clause = re.sub(r"without '.*' the model differs(.* cannot say):.*", r"without it the model differs\1", clause)
     return re.sub(r"'(?:[^']*\.)?([^'.]*)'", r"`\1`", clause)
 
 

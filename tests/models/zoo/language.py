@@ -25,7 +25,7 @@ _POST_NORM = "attention.output.dense output.dense"
 _LLAMA = {"layers.{0-2}": "self_attn mlp"}
 _NORMED = {"layers.{0-2}": "post_attention_layernorm post_feedforward_layernorm"}
 _ENCODER_DECODER = {"encoder.layers.{0-1}": "self_attn fc2", "decoder.layers.{0-2}": "self_attn encoder_attn fc2"}
-_DIFFER = "layers of .* differ in ways that the configuration of .* cannot say"
+_DIFFER = "the model differs in ways that the configuration of .* cannot say"
 
 ENCODERS = [
     hugging_face("BertModel", _TEXT, words, {"encoder.layer.{0-2}": _POST_NORM}, in_sample=True),
