@@ -31,7 +31,7 @@ CHOICES := $(patsubst $(if $(NVCC),ON),AUTO,$(or $(CBKERNELS_CUDA),AUTO)) with $
 EMULATED_FROM := $(COMPILED_FROM) $(shell find tests/emulation -type f -name '*.[ch]*')
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | sort)
 
-.PHONY: help setup demo test test-all bench fuzz fuzz-emulated emulation mutate mutate-python lint types format hooks \
+.PHONY: help setup demo test test-all zoo models bench fuzz fuzz-emulated emulation mutate mutate-python lint types format hooks \
         cuda-report wheel test-wheel sanitize sanitize-address sanitize-thread test-clang test-aarch64 gpu-check clean always
 
 help: ## this list
@@ -98,7 +98,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --dist loadgr
 test: $(STAMPS)/test build/emulation/built ## the suite but for its slow tests; the last lines say which backends were tested
 	@$(PYTEST) -m "not slow" $(ARGS)
 
-test-all: $(STAMPS)/test build/emulation/built ## the whole suite, as CI runs it
+test-all: $(STAMPS)/test build/emulation/built build/zoo/installed ## the whole suite, as CI runs it
 	@$(PYTEST) $(ARGS)
 
 fuzz: $(STAMPS)/test ## CASES random cases against the reference, seeds printed
@@ -108,6 +108,22 @@ fuzz-emulated: $(STAMPS)/test build/emulation/built ## the same for the CUDA bac
 	@$(BIN)/python tests/fuzz.py --emulated --patterns --cases $(CASES) $(ARGS)
 
 emulation: build/emulation/built ## the CUDA backend as C++ for this processor, which `make test` runs
+
+# Libraries whose models the zoo knows, as they are and without what they ask for: their wheels would bring another torch.
+ZOO := timm==1.0.31 torchvision==0.29.1 vit-pytorch==1.26.11 einops==0.8.2 diffusers==0.42.1 peft==0.21.2 \
+       importlib_metadata==10.2.0 zipp==4.1.2 requests==2.34.2 urllib3==2.8.0 certifi==2026.10.19.post1 \
+       charset-normalizer==3.5.3 idna==3.20
+
+zoo: build/zoo/installed ## the libraries whose models tests/models/zoo builds, into build/zoo
+
+build/zoo/installed: Makefile | $(STAMPS)/python
+	$(STEP) "build/zoo: $(firstword $(ZOO)) and $(words $(wordlist 2,99,$(ZOO))) more, without their dependencies"
+	@rm -rf $(@D) && $(BIN)/python -m pip install -qq --no-deps --target $(@D) $(ZOO) || { rm -rf $(@D); \
+	    echo "build/zoo: could not be filled; the models of these libraries are NOT TESTED HERE"; }
+	@mkdir -p $(@D) && touch $@
+
+models: $(STAMPS)/test build/zoo/installed ## docs/models.md: which blocks are found in which models, written anew
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.models.zoo.document
 
 build/emulation/built: $(STAMPS)/python $(EMULATED_FROM)
 	$(STEP) "build/emulation: csrc/cuda compiled as C++"

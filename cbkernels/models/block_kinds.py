@@ -72,9 +72,12 @@ BLOCK_KINDS = Choices(
             "transformers layer",
             "one of a list of equal layers that a configuration counts",
             fills=lambda modules, name: (
-                len({type(item) for item in modules[name].children()}) == 1 and holder_of(modules, name) is not None
+                len(kinds := {type(item) for item in modules[name].children()}) == 1
+                and not kinds.pop().__module__.startswith("torch.")
+                and holder_of(modules, name) is not None
             ),
             counted=configured,
+            is_guess=True,
         ),
         BlockKind("basic block", "torchvision's BasicBlock", partial(_before_sum, "bn2"), is_guess=True),
         BlockKind("bottleneck", "torchvision's Bottleneck", partial(_before_sum, "bn3"), is_guess=True),

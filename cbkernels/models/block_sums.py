@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from .dataflow import VIEWS, Recording
+from .dataflow import VIEWS, Recording, holders
 
 _SHORTCUT = re.compile(r"short_?cut|down_?sample|skip|ident|residual", re.I)
 _PARTS = re.compile(rf"{VIEWS.pattern}|slice|select|split(_with_sizes)?|index")
@@ -56,6 +56,7 @@ def residual_sums(model: nn.Module, recording: Recording, known: Collection[str]
         known: names of blocks; what is inside or around of one is not looked at, nor the model itself.
     """
     modules = dict(model.named_modules())
+    around = {holder for name in known for holder in holders(name)}
     found: dict[str, ResidualSum] = {}
     refuted: set[str] = set()
     for number in reversed(range(len(recording.calls))):
@@ -63,12 +64,14 @@ def residual_sums(model: nn.Module, recording: Recording, known: Collection[str]
         name = call.module
         if not name or name in refuted or call.last < 0 or _is_leaf(modules[name]):
             continue
-        if any(_is_in(name, other) or _is_in(other, name) for other in known):
+        if name in around or any(holder in known for holder in holders(name)):
             continue
         inner = [other for other in found if _is_in(other, name)]
-        if inner and (not _is_item(modules, name) or any(_is_item(modules, other) for other in inner)):
-            continue  # what is around of blocks is none
-        result = _Inside(modules, recording, number).explain()
+        if inner and not _may_be_around(modules, name, inner):
+            continue
+        result = _Inside(modules, recording, number, name in known).explain()
+        if inner and not _is_item(modules, name) and not _adds_to(result, inner):
+            continue
         if result is None:
             refuted.add(name)
             found.pop(name, None)
@@ -84,24 +87,28 @@ def unattributed(model: nn.Module, recording: Recording, blocks: Iterable[str]) 
     Args:
         model: unwrapped.
         recording: of one forward pass.
-        blocks: names of the modules that were taken for residual blocks.
+        blocks: names of the modules that were taken for residual blocks. What is in one that was not called, as some
+            models call its ``forward`` past its hooks, is told by its name.
 
     Returns:
         A sentence for every class of modules in whose own code such sums lie; modules that made their branches.
     """
     modules, calls, covered = dict(model.named_modules()), recording.calls, recording.covered(blocks)
+    past = tuple(f"{name}." for name in set(blocks).difference(recording.order()))
     counts: Counter[str] = Counter()
     branches: list[str] = []
+    facts: dict[int, tuple[dict[int, int], int]] = {}
     for i, node in enumerate(recording.nodes):
         if node.op in _SUMS and node.is_data and node.call >= 0 and not covered[node.call]:
-            names = _Inside(modules, recording, node.call).added_to_itself(i)
+            names = _Inside(modules, recording, node.call).added_to_itself(i, facts)
             if names is not None:
-                counts[type(modules[calls[node.call].module]).__name__] += 1
+                counts[type(modules[calls[node.call].module]).__name__] += not calls[node.call].module.startswith(past)
                 branches += names
     told = [
         f"{count} {'sums' if count > 1 else 'sum'} of an input and a branch {'lie' if count > 1 else 'lies'} outside "
         f"of any module that could be removed: in {kind}.forward"
         for kind, count in counts.items()
+        if count
     ]
     return told, list(dict.fromkeys(branches))
 
@@ -135,6 +142,20 @@ def _is_item(modules: dict[str, nn.Module], name: str) -> bool:
     return isinstance(modules[name.rpartition(".")[0]], (nn.ModuleList, nn.ModuleDict, nn.Sequential))
 
 
+def _may_be_around(modules: dict[str, nn.Module], name: str, inner: list[str]) -> bool:
+    """Whether a module that holds blocks may be one itself, they being its parts: not when it is a row of them."""
+    if any(_is_item(modules, other) for other in inner):
+        return False
+    return _is_item(modules, name) or len({type(modules[other]) for other in inner}) == len(inner)
+
+
+def _adds_to(result: ResidualSum | None, inner: list[str]) -> bool:
+    """Whether there is a branch beside those of the blocks inside, whose sums are all on the way to the output."""
+    branches = result.branches if result is not None else ()
+    taken = {other: [branch for branch in branches if _is_in(branch, other)] for other in inner}
+    return all(taken.values()) and len(branches) > sum(map(len, taken.values()))
+
+
 def _is_leaf(module: nn.Module) -> bool:
     return not list(module.children()) and (
         type(module).__module__.startswith("torch.") or not list(module.parameters())
@@ -144,17 +165,25 @@ def _is_leaf(module: nn.Module) -> bool:
 class _Inside:
     """The search for sums among what was made during one call."""
 
-    def __init__(self, modules: dict[str, nn.Module], recording: Recording, number: int) -> None:
+    def __init__(
+        self, modules: dict[str, nn.Module], recording: Recording, number: int, is_known: bool = False
+    ) -> None:
         self._recording, self._nodes, self._calls = recording, recording.nodes, recording.calls
         self._modules, self._number, self._call = modules, number, recording.calls[number]
-        self._name = self._call.module
+        self._name, self._is_known = self._call.module, is_known
         self._bits: dict[int, int] = {}
 
     def explain(self) -> ResidualSum | None:
-        """The sums that lead from an input to the main output, and branches of all outputs; or None."""
+        """The sums that lead from an input to the main output, and branches of all outputs; or None.
+
+        Where one output is a sum, or where a block is known by its structure, branches may be made of another input
+        than the one that they are added to.
+        """
         results: dict[int, ResidualSum] = {}
         for y in self._call.outputs:
             x, result = self._explained(y)
+            if result is None and (results or self._is_known):
+                x, result = self._explained(y, self._call.inputs)
             if result is not None:
                 results.setdefault(x, result)
             if not results:
@@ -165,13 +194,13 @@ class _Inside:
         branches = self._in_order(name for result in results.values() for name in result.branches)
         return replace(first, branches=branches, obstacle="adds branches to more than one of its outputs")
 
-    def _explained(self, y: int) -> tuple[int, ResidualSum | None]:
-        """An input, and the sums that lead from it to an output."""
+    def _explained(self, y: int, sources: tuple[int, ...] = ()) -> tuple[int, ResidualSum | None]:
+        """An input, and the sums that lead from it to an output; branches may be made of ``sources`` too."""
         values = range(self._call.first, self._call.last)
         near = self._back([y], lambda i: self._nodes[i].is_data and not self._nodes[i].is_layer)
         near = [i for i in near if self._operands(i)]
         for x in self._call.inputs if near else ():
-            self._bits = self._facts(x, values)
+            self._bits = self._facts(x, values, bits={**dict.fromkeys(sources, _DEPENDS), x: _DEPENDS | _PLAIN})
             if self._is(y, _PLAIN):
                 if (result := self._result(x, y, {x})) is not None:
                     return x, result
@@ -182,12 +211,17 @@ class _Inside:
                     return x, result
         return -1, None
 
-    def added_to_itself(self, i: int) -> list[str] | None:
-        """Modules that made one operand of the sum ``i`` of the other by layers, anywhere in the model."""
+    def added_to_itself(self, i: int, facts: dict[int, tuple[dict[int, int], int]]) -> list[str] | None:
+        """Modules that made one operand of the sum ``i`` of the other by layers, anywhere in the model.
+
+        ``facts`` keeps, for every value, what those up to some later one are to it: many sums may share a source.
+        """
         for one, other in _pairs(self._operands(i)):
             source = self._recording.root(one[0], 0, _PARTS)
             if self._nodes[source].is_data and self._nodes[one[0]].shape == self._nodes[i].shape:
-                self._bits = self._facts(source, range(source + 1, i))
+                bits, known = facts.get(source, ({}, source + 1))
+                self._bits = self._facts(source, range(known, i), bits=bits)
+                facts[source] = self._bits, i
                 if _together(self._bits, other) & _LAYERED:
                     return self._branches(other)
         return None
@@ -197,9 +231,11 @@ class _Inside:
     def _is(self, i: int, bit: int) -> bool:
         return bool(self._bits.get(i, 0) & bit)
 
-    def _facts(self, x: int, values: Iterable[int], projection: int = -1) -> dict[int, int]:
-        """What every value is to ``x``; a projection counts as plain."""
-        bits = {x: _DEPENDS | _PLAIN}
+    def _facts(
+        self, x: int, values: Iterable[int], projection: int = -1, bits: dict[int, int] | None = None
+    ) -> dict[int, int]:
+        """What every value is to ``x``; a projection counts as plain. ``bits``: of the values before these."""
+        bits = bits or {x: _DEPENDS | _PLAIN}
         for i in values:
             node = self._nodes[i]
             if not any(p in bits for p in node.parents):
@@ -270,7 +306,7 @@ class _Inside:
             groups = self._operands(i)
             for one, other in _pairs(groups):
                 if self._is_shortcut(one, other, i, sources):
-                    if _together(self._bits, other):
+                    if _together(self._bits, other) and (self._nodes[i].op != "sub" or self._has_layers(one, other)):
                         sums.append((i, one, other))
                     groups = [one]
                     break
@@ -289,6 +325,12 @@ class _Inside:
         if not others & _PLAIN:
             return True
         return root in sources or root in self._behind(other)
+
+    def _has_layers(self, one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+        """Whether layers made ``other`` of ``one``: what is less its own mean has no branch."""
+        root = self._recording.root(one[0], self._call.first)
+        made = self._back(other, lambda k: k > root and self._is(k, _DEPENDS))
+        return any(self._nodes[k].is_layer for k in made)
 
     # --- projections
 
@@ -404,13 +446,15 @@ class _Inside:
         flat = [name for of_sum in names for name in of_sum]
         if len(sums) < 2 or not flat or sums[0][0] not in self._behind(sums[-1][2]):
             return False
-        for holder, module in self._modules.items():
+        around = dict.fromkeys(holder for name in flat for holder in holders(name))
+        for holder in around:
             prefix = f"{holder}."
-            if prefix.startswith(f"{self._name}.") and isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+            is_list = isinstance(self._modules[holder], (nn.ModuleList, nn.ModuleDict))
+            if prefix.startswith(f"{self._name}.") and is_list:
                 items = {name.removeprefix(prefix).partition(".")[0] for name in flat if name.startswith(prefix)}
                 kinds = {type(self._modules[f"{prefix}{item}"]) for item in items}
-                if len(items) > 1 and len(kinds) == 1:
-                    return all(name.startswith(prefix) for name in flat)
+                if len(items) > 1 and len(kinds) == 1 and all(name.startswith(prefix) for name in flat):
+                    return True
         return False
 
 

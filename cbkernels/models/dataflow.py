@@ -84,6 +84,8 @@ class Recording:
     nodes: list[Node] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     """In the order in which they began."""
+    entered: list[str] = field(default_factory=list)
+    """Modules in which values of samples appeared that no operation had made: they had left torch, for NumPy say."""
 
     @functools.cached_property
     def returned_by(self) -> dict[int, list[int]]:
@@ -119,6 +121,12 @@ class Recording:
         """Whether a call's main output has the shape of its first input of floats."""
         shapes = [self.nodes[nodes[0]].shape if nodes else () for nodes in (call.inputs, call.outputs)]
         return shapes[0] == shapes[1]
+
+
+def holders(name: str) -> list[str]:
+    """Names of the modules around the one of this name, the nearest first, without the model itself."""
+    parts = name.split(".")
+    return [".".join(parts[:i]) for i in range(len(parts) - 1, 0, -1)]
 
 
 def structure_of(output: Any) -> Any:
@@ -189,7 +197,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._open = [-1]
         self._thread = threading.get_ident()
         self._constants = {id(buffer) for buffer in model.buffers() if buffer.is_floating_point()}
-        self._parameters = {id(parameter) for parameter in model.parameters()} | self._constants
+        self._own = {id(tensor) for module in model.modules() for tensor in tensors_in([*vars(module).values()])}
+        self._rows: int | None = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation and note what it made."""
@@ -221,7 +230,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """What a hook does before a module."""
         if threading.get_ident() != self._thread:  # where the dispatch mode is off
             return
-        given = [(t, self._node_of(t, is_data=True, is_new=not name)) for t in tensors_in([*args, *kwargs.values()])]
+        tensors = list(tensors_in([*args, *kwargs.values()]))
+        if not name and tensors:
+            self._rows = len(tensors[0]) if tensors[0].ndim else 0
+        given = [(tensor, self._node_of(tensor, is_data=True, is_new=not name)) for tensor in tensors]
         inputs = tuple(node for tensor, node in given if tensor.is_floating_point() or tensor.is_complex())
         self.recording.calls.append(Call(name, self._open[-1], inputs, len(self.recording.nodes)))
         self._open.append(len(self.recording.calls) - 1)
@@ -250,6 +262,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         is_layer: bool = False,
     ) -> int:  # fmt: skip
         nodes = self.recording.nodes
+        is_data |= bool(op) and not parents and self._rows is None and self._open[-1] >= 0  # there is no other source
         of_data = sum(nodes[i].is_data for i in parents)
         of_weights = any(nodes[i].is_weight for i in parents)
         if op.startswith("_fft") or (_MIXES.search(op) and (of_weights or of_data > 1 or "::" in op)):
@@ -259,6 +272,12 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         is_weight = (is_weight or of_weights) and not is_data
         nodes.append(Node(op, tuple(parents), self._open[-1], shape, is_data, is_weight, is_layer))
         return len(nodes) - 1
+
+    def _holds_samples(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor that no operation made is one row a sample; all are where the model got no tensor."""
+        if self._open[-1] < 0 or id(tensor) in self._own:
+            return False
+        return self._rows is None or (tensor.is_floating_point() and tensor.ndim > 1 and len(tensor) == self._rows > 1)
 
     def _place(self, tensor: torch.Tensor) -> tuple[_Memory | None, _Place]:
         if tensor.is_nested or tensor.layout != torch.strided:
@@ -282,7 +301,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _node_of(self, tensor: torch.Tensor, is_data: bool = False, is_new: bool = False) -> int:
         memory, place = self._place(tensor)
         if memory is None or place not in memory.nodes or is_new:  # from outside: an input, a parameter, a constant
-            is_data &= id(tensor) not in self._parameters
+            enters = not is_new and self._holds_samples(tensor)
+            if enters and self._rows is not None:
+                self.recording.entered.append(self.recording.calls[self._open[-1]].module)
+            is_data = enters or (is_data and id(tensor) not in self._own)
             node = self._add("", (), tensor, is_data, id(tensor) not in self._constants)
             self._note(tensor, node)
             return node

@@ -6,6 +6,7 @@ Names of modules are those inside of DDP and ``torch.compile`` wrappers.
 from __future__ import annotations
 
 import random
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -17,6 +18,12 @@ import numpy as np
 import torch
 from torch import nn
 
+_OF_ALL_MODULES = frozenset(vars(nn.Module())) - {"_buffers"}
+"""Attributes that are not a module's own, but for the tensors that it holds."""
+_PLAIN = (int, float, str, type(None))
+"""Told first, for they are most of what operations get."""
+_one_at_a_time = threading.RLock()
+"""Threads that look at models at once would put back flags and random numbers over each other."""
 Take = Callable[[str, str, nn.Module, Any], None]
 """Gets the layer's name, its module's name, the module and what it returned."""
 
@@ -50,22 +57,45 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     """Yield the unwrapped model in evaluation mode, without gradients, uncompiled; put everything back after.
 
     Every module's training flag is set and put back by itself, without calling ``train()`` or ``eval()``,
-    which users override (frozen batch norm, merged adapters). The random numbers of torch (CPU and the
-    model's GPUs), NumPy and Python continue afterwards as if nothing had been drawn. An autocast that is
-    on stays on.
+    which users override (frozen batch norm, merged adapters). Tensors that modules put into their attributes are
+    taken out again: some keep what they computed of their weights until ``train()`` is called. The random numbers of
+    torch (CPU and the model's GPUs), NumPy and Python continue afterwards as if nothing had been drawn. An autocast
+    that is on stays on; a default device "meta" does not. Other threads wait, whatever model they look at.
 
     Raises:
         TypeError: not a ``torch.nn.Module``.
     """
     inner = unwrapped(model)
-    with ExitStack() as stack:
+    with _one_at_a_time, ExitStack() as stack:
+        if torch.get_default_device().type == "meta":
+            stack.enter_context(device_of(inner))
         stack.enter_context(random_numbers_kept(inner))
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         for module in inner.modules():
+            own = {key: value for key, value in vars(module).items() if key not in _OF_ALL_MODULES}
+            stack.callback(_put_back, module, own, {key: value.copy() for key, value in own.items() if _holds(value)})
             stack.callback(setattr, module, "training", module.training)
             module.training = False
         yield inner
+
+
+def _holds(value: Any) -> bool:
+    return type(value) in (dict, list)
+
+
+def _put_back(module: nn.Module, own: dict[str, Any], held: dict[str, Any]) -> None:
+    """Attributes as they were where tensors came in, and what dicts and lists among them held."""
+    for key, value in list(vars(module).items()):
+        if key in _OF_ALL_MODULES or first_tensor(value) is None:
+            continue
+        if key not in own:
+            del vars(module)[key]
+        elif value is not own[key]:
+            vars(module)[key] = own[key]
+        if _holds(own.get(key)):
+            own[key].clear()
+            own[key].extend(held[key]) if isinstance(own[key], list) else own[key].update(held[key])
 
 
 @contextmanager
@@ -129,12 +159,13 @@ def first_tensor(output: Any) -> torch.Tensor | None:
     return next(tensors_in(output), None)
 
 
-def tensors_in(x: Any) -> Iterator[torch.Tensor]:
-    """All tensors in a nest of tuples, lists and mappings, ``last_hidden_state`` first."""
+def tensors_in(x: Any, around: tuple[int, ...] = ()) -> Iterator[torch.Tensor]:
+    """All tensors in a nest of tuples, lists and mappings, ``last_hidden_state`` first; ``around``: what holds it."""
     if isinstance(x, torch.Tensor):
         yield x
-    elif isinstance(x, (tuple, list)):
-        for part in x:
-            yield from tensors_in(part)
-    elif isinstance(x, Mapping):
-        yield from tensors_in([x[key] for key in sorted(x, key=lambda key: key != "last_hidden_state")])
+    elif isinstance(x, _PLAIN) or id(x) in around:  # what holds itself would have no end
+        return
+    elif isinstance(x, (tuple, list, Mapping)):
+        keys = sorted(x, key=lambda key: key != "last_hidden_state") if isinstance(x, Mapping) else range(len(x))
+        for key in keys:
+            yield from tensors_in(x[key], (*around, id(x)))

@@ -15,7 +15,8 @@ _NOT_PER_LAYER = ("architectures", "stage_names", "id2label")
 _POSITIONS = re.compile(r"(indices|indexes|idxs|layer_ids|layers|blocks)$")
 _OF_A_KIND = re.compile(r"att|window|mlp|moe|dense|sparse|hybrid|mamba|rope|residual|^ple")
 _TAKEN = re.compile(
-    r"out_indices|feature_layers?$|vision_layer|deepstack|extract_layers|intermediate_(layer|hidden)|target_layer"
+    r"^(?!num_).*(out_indices|feature_layers?$|vision_layer|deepstack|extract_layers|intermediate_(layer|hidden)"
+    r"|target_layer)"
 )
 _STATES = re.compile(r"^_?out_indices|feature_layers?$")
 _ENTERED = re.compile(r"deepstack|target_layers")

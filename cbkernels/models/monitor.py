@@ -65,6 +65,9 @@ class LayerMonitor:
         TypeError, ValueError: one sentence that quotes the argument.
         ImportError: torch is missing.
 
+    Threads may share a monitor or a model: they measure one after the other. A thread that trains the model meanwhile
+    must be kept waiting by its own program, for the model is in evaluation mode then.
+
     One batch is measured exactly. Across batches or ranks rows travel as fingerprints (wrong with probability
     2**-120 a pair) and there is no margin; what the model itself computes may differ in the last bits with the
     size of a batch.
@@ -142,33 +145,32 @@ class LayerMonitor:
                 called, or the model's own error; the model and the history are then as before.
         """
         _check_dtype(dtype, self._grid)
-        if step is None:
-            steps = self.history.steps
-            step = steps[-1] + 1 if steps else 0
-        started = time.perf_counter()
         with self._evaluating() as inner:
+            if step is None:
+                steps = self.history.steps
+                step = steps[-1] + 1 if steps else 0
+            started = time.perf_counter()
             grid, rates = self._current_grid(dtype or self._dtype)
             measured, selection = self._measured(inner, grid)
-            autocast = _autocast_in_use(inner)
-        ended = time.perf_counter()
-        report = LayerReport(
-            measured.results,
-            step=step,
-            margins=measured.margins,
-            amplitudes=measured.amplitudes,
-            blocks={layer: selection.blocks[of] for layer, of in measured.modules.items() if of in selection.blocks},
-            skipped=measured.skipped,
-            notes=selection.notes,
-            learning_rates=rates,
-            model=type(inner).__name__,
-            autocast=autocast,
-            reduce=self._reduce if isinstance(self._reduce, str) else getattr(self._reduce, "__name__", "function"),
-            seconds=ended - started,
-            seconds_since_last=None if self._ended is None else started - self._ended,
-        )
-        if dtype is None:
-            self.history.append(report)
-        self._ended = time.perf_counter()
+            owners = selection.blocks
+            report = LayerReport(
+                measured.results,
+                step=step,
+                margins=measured.margins,
+                amplitudes=measured.amplitudes,
+                blocks={layer: owners[of] for layer, of in measured.modules.items() if of in owners},
+                skipped=measured.skipped,
+                notes=selection.notes,
+                learning_rates=rates,
+                model=type(inner).__name__,
+                autocast=_autocast_in_use(inner),
+                reduce=self._reduce if isinstance(self._reduce, str) else getattr(self._reduce, "__name__", "function"),
+                seconds=time.perf_counter() - started,
+                seconds_since_last=None if self._ended is None else started - self._ended,
+            )
+            if dtype is None:
+                self.history.append(report)
+            self._ended = time.perf_counter()
         return report
 
     def _measured(self, inner: nn.Module, grid: UpdateGrid | None) -> tuple[Measured, Selection]:

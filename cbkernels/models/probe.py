@@ -92,7 +92,7 @@ def _as_batch(batch: object, mask: object) -> ProbeBatch:
         x, y = batch
     else:
         raise TypeError(f"a probe batch is a {type(batch).__name__}; pass a pair (x, y) or a dict with labels")
-    labels = torch.as_tensor(np.asarray(y) if isinstance(y, (list, tuple)) else y).detach().clone()
+    labels = _as_tensor(np.asarray(y) if isinstance(y, (list, tuple)) else y).detach().clone()
     if labels.ndim != 1:
         raise ValueError(f"the probe's labels have shape {tuple(labels.shape)}; one label per sample is needed, (N,)")
     if labels.is_floating_point() or labels.is_complex():
@@ -100,7 +100,7 @@ def _as_batch(batch: object, mask: object) -> ProbeBatch:
     args, kwargs = _detached(((), dict(x)) if isinstance(x, Mapping) else (x if isinstance(x, tuple) else (x,), {}))
     found = kwargs.get(mask) if isinstance(mask, str) else mask
     if found is not None:
-        found = torch.as_tensor(found)
+        found = _as_tensor(found)
         if found.ndim != 2 or len(found) != len(labels):
             raise ValueError(f"mask has shape {tuple(found.shape)}; it must be ({len(labels)}, T), as the sequences")
     of_samples = next((t for t in tensors_in((args, kwargs)) if t.ndim), None)
@@ -125,6 +125,11 @@ def _mapped(x: Any, change: Callable[[torch.Tensor], Any]) -> Any:
     if isinstance(x, dict):
         return {key: _mapped(part, change) for key, part in x.items()}
     return x
+
+
+def _as_tensor(x: Any) -> torch.Tensor:
+    """On the CPU unless it is a tensor already: the default device may be "meta", which holds no values."""
+    return x if isinstance(x, torch.Tensor) else torch.as_tensor(x, device="cpu")
 
 
 def _detached(x: Any) -> Any:

@@ -16,7 +16,7 @@ from torch import nn
 
 from .block_kinds import BLOCK_KINDS, RESIDUAL, BlockKind, find_layer_stacks
 from .block_sums import ResidualSum, residual_sums, unattributed
-from .dataflow import Recording, record
+from .dataflow import Recording, holders, record
 from .evaluation import evaluating
 
 
@@ -98,9 +98,29 @@ def findings(model: nn.Module, run: Callable[[], object] | None = None) -> Findi
     blocks = {name: blocks[name] for name in dict.fromkeys([*called, *structural]) if name in blocks}
     sums = {name: sums[name] for name in blocks if name in sums}
     notes, unowned = unattributed(model, recording, blocks)
+    past = {name: [part for part in unowned if part.startswith(f"{name}.")] for name in set(blocks).difference(called)}
+    past = {name: inside for name, inside in past.items() if inside}
+    blocks |= {name: replace(blocks[name], branches=tuple(inside)) for name, inside in past.items()}
+    unowned = [part for part in unowned if not any(part in inside for inside in past.values())]
+    if past:
+        notes.append(f"only the branches of {len(past)} blocks are measured: the model calls their forward past hooks")
+    notes += _broken_off(recording)
     unnamed = {name: found.unnamed for name, found in sums.items() if found.unnamed}
     notes += [f"{count} of the branches of {name!r} are made by no module" for name, count in unnamed.items()]
     return Findings(blocks, sums, recording, tuple(notes), tuple(unowned))
+
+
+def _broken_off(recording: Recording) -> list[str]:
+    """Why there may be more residual sums than were seen."""
+    returned = [node for call in recording.calls_of("") for node in call.outputs]
+    told = "so that residual sums may have been missed"
+    notes = [
+        f"values reached {repr(name) if name else 'the model'} past the operations of torch, through NumPy say, {told}"
+        for name in dict.fromkeys(recording.entered)
+    ]
+    if returned and not any(recording.nodes[node].is_data for node in returned):
+        notes.append(f"nothing that the model returned could be followed back to an input, {told}")
+    return notes
 
 
 def _by_structure(model: nn.Module) -> dict[str, ResidualBlock]:
@@ -108,7 +128,7 @@ def _by_structure(model: nn.Module) -> dict[str, ResidualBlock]:
     in_stacks = {name: stack.kind for stack in find_layer_stacks(model) for name in stack.item_names()}
     found: dict[str, ResidualBlock] = {}
     for name, module in model.named_modules():
-        if not name or any(name.startswith(f"{block}.") for block in found):
+        if not name or any(holder in found for holder in holders(name)):
             continue
         for kind in BLOCK_KINDS.values():
             parts = kind.branches(module)

@@ -133,7 +133,8 @@ def require_agreement(
 def passed_over(model: nn.Module, names: Collection[str], example: object) -> list[torch.Tensor] | None:
     """The tensors that a model returns when the blocks ``names`` hand on their input; the model stays as it is.
 
-    None if it raises then, and where hooks cannot show it: a block stays at another place too, or is called past them.
+    None if it raises then, and where hooks cannot show it: a block stays at another place too, is called past them, or
+    returns another stream, of which a hook does not know what there is without the block (Autoformer's trend).
     """
     called: set[nn.Module] = set()
     doomed = {model.get_submodule(name) for name in names}
@@ -141,13 +142,15 @@ def passed_over(model: nn.Module, names: Collection[str], example: object) -> li
         return None
 
     def hand_on(block: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-        called.add(block)
         x = first_tensor([*args, *kwargs.values()])
         same: Any = type(output)
+        others = output[1:] if isinstance(output, (tuple, list)) else ()
+        if not any(isinstance(b, torch.Tensor) and not _alike(a, b) for a, b in zip_longest(args[1:], others)):
+            called.add(block)
         if isinstance(output, Mapping):
             return same({**output, next(iter(output)): x})
         if isinstance(output, (tuple, list)):  # a second stream comes in as it goes out
-            return same([x, *(a if _alike(a, b) else b for a, b in zip_longest(args[1:], output[1:]))][: len(output)])
+            return same([x, *(a if _alike(a, b) else b for a, b in zip_longest(args[1:], others))][: len(output)])
         return x
 
     with ExitStack() as hooks, evaluating(model) as inner:

@@ -99,8 +99,8 @@ FAULTS = [
     # --- looking at a model
     Fault(
         "models/monitor.py",
-        "        if dtype is None:\n            self.history.append(report)",
-        "        if True:\n            self.history.append(report)",
+        "            if dtype is None:\n                self.history.append(report)",
+        "            if True:\n                self.history.append(report)",
         "monitor: a what-if question gets into the history",
         ("models/test_monitor.py",),
     ),

@@ -49,6 +49,7 @@ def test_what_speaks_of_layers_follows(key: str, before: Any, after: Any) -> Non
         ("id2label", {0: "a", 1: "b"}),
         ("hidden_sizes_of_stages", [1, 2, 3, 4]),
         ("num_hidden_layers", 4),
+        ("num_feat_extract_layers", 3),
         ("image_token_index", 3),
         ("prediction_channel_indices", [0, 1]),
         ("architectures", ["a", "b", "c", "d"]),
