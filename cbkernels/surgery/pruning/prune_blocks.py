@@ -22,7 +22,8 @@ from ...models.training_grid import TrainingGrid
 from ..optimizer import require_droppable
 from ..plan import Removable, removable_blocks
 from ..surgery import Surgery, joined, own_module, remove_layers
-from .block_rankings import RANKINGS, BlockRanking, Candidates, Loss, of_user, probe_on, ranked
+from .block_rankings import RANKINGS, BlockRanking, of_user, ranked
+from .block_scores import Candidates, Loss, probe_on
 from .progress import Progress
 from .prune_log import PruneLog, PruneStep
 from .snapshot import Snapshot, content_of, fill
@@ -42,7 +43,8 @@ def prune_blocks(
     model: nn.Module, probe: object, *, evaluate: Evaluate, heal: Heal | None = None, rank: Rank = "margin",
     strategy: str | RemovalStrategy = "geometric", max_drop: float = 0.01, target: float | None = None,
     optimizer: torch.optim.Optimizer | None = None, batch_size: int | None = None, grid: UpdateGrid | None = None,
-    loss: Loss | None = None, mask: object = "attention_mask", seed: int = 0,
+    loss: Loss | None = None, mask: object = "attention_mask", min_conflicting_rows: int = 1, seed: int = 0,
+    test: Evaluate | None = None, example: object = None,
     out: str | os.PathLike[str] | None = None, resume: bool = False,
     on_step: Callable[[PruneStep], object] = lambda step: None,
 ) -> tuple[nn.Module, Surgery, PruneLog]:  # fmt: skip
@@ -54,22 +56,24 @@ def prune_blocks(
 
     Args:
         model: as ``remove_layers`` takes it.
-        probe: as ``LayerMonitor`` takes it; blocks are ranked on it, and its first batch is the example on which
-            costs are measured. Some 64 to 512 training samples, no test data.
+        probe: as ``LayerMonitor`` takes it; blocks are ranked on it. Some 64 to 512 training samples, no test data.
         evaluate: model -> a finite number, higher is better, such as the accuracy on held-out samples.
         heal: trains the model that it is given, for an epoch or a few; None: nothing is trained.
         rank: "margin", "conflicts", "similarity", "taylor", "weight_norm", "bn_scale" or "random", or a function
             (model, names) -> name -> score; the smallest score goes first, a block without one stays.
         strategy: "geometric" (few healings), "one" (every block is tried alone) or "at_once".
         max_drop: how much less ``evaluate`` may return in the end than at first.
-        target: share of the blocks in (0, 1] at which it ends; None: it goes on as long as blocks can go.
+        target: share of the blocks in [0, 1] at which it ends; None: it goes on as long as blocks can go.
         optimizer: of the training; loses what is gone. With ``batch_size`` it gives the update grid of "conflicts".
         batch_size: of the training.
         grid: instead of that of the optimizer.
         loss: (what the model returned, labels) -> loss, for "taylor"; None: cross-entropy of logits.
         mask: as in ``LayerMonitor``.
+        min_conflicting_rows: rows in conflicting bundles that make a conflict, for "conflicts".
         seed: random numbers in ``heal`` and ``evaluate`` are drawn anew from it and the number of the step, so that
             a resumed pruning draws the same ones; afterwards those of the caller go on as before.
+        test: like ``evaluate``, asked after every step that stays; it decides nothing and goes into the log.
+        example: an input of the model, on which costs are measured; None: the first batch of the probe.
         out: folder to go on from after a kill: a log, and the weights of the last kept step.
         resume: go on from ``out``, with a model as it was before the first removal; a new pruning if it is empty.
         on_step: called after each step, the first one (the model as it was) included.
@@ -89,13 +93,14 @@ def prune_blocks(
     inner = own_module(model)
     ranking = RANKINGS.chosen(rank) if not callable(rank) else of_user(rank)
     chosen = strategy if isinstance(strategy, RemovalStrategy) else STRATEGIES.chosen(strategy)
-    _check(max_drop, target, evaluate, heal)
+    _check(max_drop, target, evaluate=evaluate, heal=heal, test=test)
     if optimizer is not None:
         require_droppable(optimizer, inner)
     source = TrainingGrid(optimizer, batch_size) if grid is None and optimizer is not None and batch_size else grid
     options = {"rank": ranking.name, "strategy": chosen.name, "max_drop": max_drop, "target": target, "seed": seed}
-    calls = _Calls(model, inner, evaluate, heal, optimizer, seed)
-    pruning = _Pruning(calls, ranking, chosen, as_probe(probe, mask), source, loss)
+    calls = _Calls(model, inner, evaluate, heal, test, optimizer, seed)
+    scored = {"loss": loss, "seed": seed, "min_conflicting_rows": min_conflicting_rows}
+    pruning = _Pruning(calls, ranking, chosen, as_probe(probe, mask), source, scored, example)
     try:
         surgery = pruning.run(Progress(out, inner, options, resume), max_drop, target, on_step)
     except BaseException:
@@ -104,14 +109,14 @@ def prune_blocks(
     return model, surgery, pruning.log
 
 
-def _check(max_drop: object, target: object, evaluate: object, heal: object) -> None:
-    for name, function in (("evaluate", evaluate), ("heal", heal)):
-        if not callable(function) and not (function is None and name == "heal"):
+def _check(max_drop: object, target: object, **functions: object) -> None:
+    for name, function in functions.items():
+        if not callable(function) and (function is not None or name == "evaluate"):
             raise TypeError(f"{name} is {function!r}; pass a function of the model")
     if isinstance(max_drop, bool) or not isinstance(max_drop, (int, float)) or not math.isfinite(max_drop):
         raise ValueError(f"max_drop is {max_drop!r}; it must be a finite number, such as 0.01 of an accuracy up to 1")
-    if target is not None and (not isinstance(target, (int, float)) or not 0 < target <= 1):
-        raise ValueError(f"target is {target!r}; it must be a share of the blocks, above 0 and at most 1")
+    if target is not None and (not isinstance(target, (int, float)) or not 0 <= target <= 1):
+        raise ValueError(f"target is {target!r}; it must be a share of the blocks, at least 0 and at most 1")
 
 
 @dataclass(frozen=True)
@@ -122,19 +127,24 @@ class _Calls:
     inner: nn.Module
     evaluate: Evaluate
     heal: Heal | None
+    test: Evaluate | None
     optimizer: torch.optim.Optimizer | None
     seed: int
 
     def evaluated(self, when: str) -> float:
-        value = self._called(self.evaluate, "evaluate", when)
+        return self._number(self.evaluate, "evaluate", when)
+
+    def tested(self, when: str) -> float | None:
+        return None if self.test is None else self._number(self.test, "test", when)
+
+    def _number(self, function: Evaluate, name: str, when: str) -> float:
+        value = self._called(function, name, when)
         try:
             number = float(value)
         except (TypeError, ValueError):
-            raise TypeError(
-                f"evaluate returned {value!r} {when}; it must return a number, higher being better"
-            ) from None
+            raise TypeError(f"{name} returned {value!r} {when}; it must return a number, higher being better") from None
         if not math.isfinite(number):
-            raise ValueError(f"evaluate returned {number} {when}; it must return a finite number, higher being better")
+            raise ValueError(f"{name} returned {number} {when}; it must return a finite number, higher being better")
         return number
 
     def healed(self, when: str) -> None:
@@ -161,13 +171,14 @@ class _Pruning:
         strategy: RemovalStrategy,
         batches: Any,
         grid: Any,
-        loss: Loss | None,
+        scored: Mapping[str, Any],
+        example: object,
     ) -> None:
         self._calls, self._inner, self._ranking, self._strategy = calls, calls.inner, ranking, strategy
-        self._batches, self._grid, self._loss = probe_on(calls.inner, batches), grid, loss
+        self._batches, self._grid, self._scored = probe_on(calls.inner, batches), grid, scored
         if not self._batches:
             raise ValueError("the probe has no sample; pass (x, y) or a list of such pairs")
-        self._example: Any = self._batches[0].kwargs or self._batches[0].args
+        self._example = (self._batches[0].kwargs or self._batches[0].args) if example is None else example
         self._surgeries: list[Surgery] = []
         self._parameters = sum(p.numel() for p in self._inner.parameters())
         self._training = {module: module.training for module in self._inner.modules()}
@@ -238,7 +249,8 @@ class _Pruning:
     def _step_0(self) -> PruneStep:
         with random_numbers_kept(self._inner, self._calls.seed):
             accuracy = self._calls.evaluated("before the first removal")
-        return PruneStep((), (), True, "the model as it was", 0, accuracy, accuracy, **self._cost())
+            tested = self._calls.tested("before the first removal")
+        return PruneStep((), (), True, "the model as it was", 0, accuracy, accuracy, tested, **self._cost())
 
     def _taken_up(self, progress: Progress) -> None:
         """Do again what an earlier pruning did, and load the weights that it had then."""
@@ -255,7 +267,7 @@ class _Pruning:
         """Names of the blocks of now that may be tried, the first one to remove first, and their scores."""
         names = {name: self._first_name(name) for name in removable.found.blocks}
         grid = self._grid.of(self._inner)[0] if isinstance(self._grid, TrainingGrid) else self._grid
-        asked = Candidates(self._inner, removable, self._batches, grid, self._loss, self._calls.seed, names)
+        asked = Candidates(self._inner, removable, self._batches, grid, first_names=names, **self._scored)
         alone = {step.blocks[0] for step in self.log.steps[1:] if len(step.blocks) == 1 and not step.kept}
         return {name: score for name, score in ranked(self._ranking, asked).items() if names[name] not in alone}
 
@@ -299,9 +311,10 @@ class _Pruning:
             if calls.heal is not None:
                 calls.healed(when)
                 healed = calls.evaluated(f"{when}, healed")
-        kept = healed >= self.log.limit - _ROUNDING
+            kept = healed >= self.log.limit - _ROUNDING
+            tested = calls.tested(when) if kept else None
         reason = f"{healed:.4f} {'is not' if kept else 'is'} below {self.log.limit:.4f}"
-        step = PruneStep(blocks, tuple(scores), kept, reason, num_removed, accuracy, healed, **self._cost())
+        step = PruneStep(blocks, tuple(scores), kept, reason, num_removed, accuracy, healed, tested, **self._cost())
         if not kept:
             self._surgeries.pop().undo()
             if self._now is not None:

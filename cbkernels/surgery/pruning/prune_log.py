@@ -35,6 +35,8 @@ class PruneStep:
     """What ``evaluate`` returned before healing; None where the blocks could not be removed together."""
     accuracy_healed: float | None = None
     """And after it; the same without ``heal``."""
+    accuracy_test: float | None = None
+    """What ``test`` returned then, of a step that stays."""
     parameters: int | None = None
     """Of the model then, as ``Cost`` has them; likewise what follows."""
     macs: int | None = None
