@@ -65,7 +65,7 @@ else:
     )
 
 __all__ = [
-    "BundleEntropy", "BundleResult", "History", "LayerMonitor", "LayerReport", "PruneLog", "PruneStep", "Surgery", "UpdateGrid", "__version__",
-    "bundle_entropy", "bundle_entropy_layers", "bundle_rows", "compute_across_ranks", "conflict_margin", "integrations",
-    "measure_cost", "prune_blocks", "remove_layers", "training",
+    "BundleEntropy", "BundleResult", "History", "LayerMonitor", "LayerReport", "PruneLog", "PruneStep", "Surgery",
+    "UpdateGrid", "__version__", "bundle_entropy", "bundle_entropy_layers", "bundle_rows", "compute_across_ranks",
+    "conflict_margin", "integrations", "measure_cost", "prune_blocks", "remove_layers", "training",
 ]  # fmt: skip

@@ -74,7 +74,9 @@ RANKINGS = Choices("rank", [
         "conflicts", "the highest bundle entropy first, of those that conflict", _later("conflicts"),
         none_left="no block that conflicts is left; rank='margin' tries all",
     ),
-    BlockRanking("similarity", "those whose output is most like what would be left of them first", _later("similarity")),
+    BlockRanking(
+        "similarity", "those whose output is most like what would be left of them first", _later("similarity")
+    ),
     BlockRanking("taylor", "those without which the loss changes least to first order first", _later("taylor")),
     BlockRanking("weight_norm", "the smallest weights in the last layer of the branch first", _later("weight_norm")),
     BlockRanking("bn_scale", "the smallest scale of the branch's last batch norm first", _later("bn_scale")),

@@ -205,5 +205,6 @@ def _of_last_parts(
 
 
 def random(asked: Candidates) -> dict[str, float]:
+    """Drawn by the seed and the block's first name."""
     places = {name: zlib.crc32(asked.first_names[name].encode()) for name in asked.names}
     return {name: float(np.random.default_rng([asked.seed, place]).random()) for name, place in places.items()}

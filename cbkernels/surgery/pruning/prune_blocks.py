@@ -44,19 +44,17 @@ def prune_blocks(
     strategy: str | RemovalStrategy = "geometric", max_drop: float = 0.01, target: float | None = None,
     optimizer: torch.optim.Optimizer | None = None, batch_size: int | None = None, grid: UpdateGrid | None = None,
     loss: Loss | None = None, mask: object = "attention_mask", min_conflicting_rows: int = 1, seed: int = 0,
-    test: Evaluate | None = None, example: object = None,
-    out: str | os.PathLike[str] | None = None, resume: bool = False,
-    on_step: Callable[[PruneStep], object] = lambda step: None,
+    test: Evaluate | None = None, example: object = None, out: str | os.PathLike[str] | None = None,
+    resume: bool = False, on_step: Callable[[PruneStep], object] = lambda step: None,
 ) -> tuple[nn.Module, Surgery, PruneLog]:  # fmt: skip
-    """Remove as many residual blocks as the model can do without, in place.
+    """Remove as many residual blocks as the model can do without, in place: rank, remove, heal, evaluate, again.
 
-    Again and again: rank the blocks, remove the first ones, let the rest train in ``heal``, ask ``evaluate``. A
-    removal after which it returns less than at first less ``max_drop`` is undone exactly, with the weights and the
-    optimizer's state as they were, and fewer blocks are tried. Blocks are ranked anew after every step that stays.
+    What makes ``evaluate`` return less than at first less ``max_drop`` is undone exactly, with weights and optimizer
+    as they were, and fewer blocks are tried. Blocks are ranked anew after every step that stays.
 
     Args:
         model: as ``remove_layers`` takes it.
-        probe: as ``LayerMonitor`` takes it; blocks are ranked on it. Some 64 to 512 training samples, no test data.
+        probe: as ``LayerMonitor`` takes it, like ``mask``; 64 to 512 training samples to rank blocks on, no test data.
         evaluate: model -> a finite number, higher is better, such as the accuracy on held-out samples.
         heal: trains the model that it is given, for an epoch or a few; None: nothing is trained.
         rank: "margin", "conflicts", "similarity", "taylor", "weight_norm", "bn_scale" or "random", or a function
@@ -72,41 +70,35 @@ def prune_blocks(
         min_conflicting_rows: rows in conflicting bundles that make a conflict, for "conflicts".
         seed: random numbers in ``heal`` and ``evaluate`` are drawn anew from it and the number of the step, so that
             a resumed pruning draws the same ones; afterwards those of the caller go on as before.
-        test: like ``evaluate``, asked after every step that stays; it decides nothing and goes into the log.
-        example: an input of the model, on which costs are measured; None: the first batch of the probe.
-        out: folder to go on from after a kill: a log, and the weights of the last kept step.
-        resume: go on from ``out``, with a model as it was before the first removal; a new pruning if it is empty.
+        test: like ``evaluate``, of every step that stays; decides nothing, stands in the log.
+        example: input of the model on which costs are measured; None: the first batch of the probe.
+        out: folder for a log and the weights of the last kept step, from which a killed pruning goes on.
+        resume: go on from ``out``, with a model as before the first removal.
         on_step: called after each step, the first one (the model as it was) included.
 
     Returns:
-        The same model; one surgery for all removals, which saves, loads and undoes; and what was tried.
+        The same model; one surgery for all removals, which saves, loads and undoes; what was tried.
 
     Raises:
-        ValueError, TypeError: a sentence on what is wrong: no block that could go, ``evaluate`` returned no finite
-            number, another option. The model is as before.
-        RuntimeError: ``heal`` or ``evaluate`` raised; the model is as before.
-        OSError: ``out`` cannot be written.
+        ValueError, TypeError: one sentence on what is wrong, such as no block that could go.
+        RuntimeError: ``heal``, ``test`` or ``evaluate`` raised. In all cases the model is as before.
 
     Source: removal by conflicts arXiv 2103.04331; block influence arXiv 2403.03853; Taylor arXiv 1906.10771; batch
     norm scale arXiv 1708.06519. The loop of guard and healing is ours.
+
+    Example:
+        >>> model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 4)
+        >>> probe = torch.randn(6, 5, 8), torch.tensor([0, 1, 2, 0, 1, 2])
+        >>> model, surgery, log = prune_blocks(model, probe, evaluate=lambda model: 0.9, target=0.5)
+        >>> len(log.removed), len(model.layers)
+        (2, 2)
     """
-    inner = own_module(model)
-    ranking = RANKINGS.chosen(rank) if not callable(rank) else of_user(rank)
-    chosen = strategy if isinstance(strategy, RemovalStrategy) else STRATEGIES.chosen(strategy)
+    calls = _Calls(model, own_module(model), evaluate, heal, test, optimizer, seed)
     _check(max_drop, target, evaluate=evaluate, heal=heal, test=test)
-    if optimizer is not None:
-        require_droppable(optimizer, inner)
     source = TrainingGrid(optimizer, batch_size) if grid is None and optimizer is not None and batch_size else grid
-    options = {"rank": ranking.name, "strategy": chosen.name, "max_drop": max_drop, "target": target, "seed": seed}
-    calls = _Calls(model, inner, evaluate, heal, test, optimizer, seed)
     scored = {"loss": loss, "seed": seed, "min_conflicting_rows": min_conflicting_rows}
-    pruning = _Pruning(calls, ranking, chosen, as_probe(probe, mask), source, scored, example)
-    try:
-        surgery = pruning.run(Progress(out, inner, options, resume), max_drop, target, on_step)
-    except BaseException:
-        pruning.abandon()
-        raise
-    return model, surgery, pruning.log
+    pruning = _Pruning(calls, rank, strategy, as_probe(probe, mask), source, scored, example)
+    return model, pruning.run(out, resume, max_drop, target, on_step), pruning.log
 
 
 def _check(max_drop: object, target: object, **functions: object) -> None:
@@ -167,14 +159,18 @@ class _Pruning:
     def __init__(
         self,
         calls: _Calls,
-        ranking: BlockRanking,
-        strategy: RemovalStrategy,
+        rank: Rank,
+        strategy: str | RemovalStrategy,
         batches: Any,
         grid: Any,
         scored: Mapping[str, Any],
         example: object,
     ) -> None:
-        self._calls, self._inner, self._ranking, self._strategy = calls, calls.inner, ranking, strategy
+        self._calls, self._inner = calls, calls.inner
+        self._ranking: BlockRanking = of_user(rank) if callable(rank) else RANKINGS.chosen(rank)
+        self._strategy = strategy if isinstance(strategy, RemovalStrategy) else STRATEGIES.chosen(strategy)
+        if calls.optimizer is not None:
+            require_droppable(calls.optimizer, calls.inner)
         self._batches, self._grid, self._scored = probe_on(calls.inner, batches), grid, scored
         if not self._batches:
             raise ValueError("the probe has no sample; pass (x, y) or a list of such pairs")
@@ -185,9 +181,29 @@ class _Pruning:
         self._first = self._now = None if calls.heal is None else Snapshot(self._inner, calls.optimizer)
 
     def run(
+        self,
+        out: str | os.PathLike[str] | None,
+        resume: bool,
+        max_drop: float,
+        target: float | None,
+        on_step: Callable[[PruneStep], object],
+    ) -> Surgery:
+        """Everything in turn; whatever is raised leaves the model and its optimizer as they were before."""
+        options = {"rank": self._ranking.name, "strategy": self._strategy.name, "max_drop": max_drop, "target": target}
+        try:
+            progress = Progress(out, self._inner, {**options, "seed": self._calls.seed}, resume)
+            return self._all_steps(progress, max_drop, target, on_step)
+        except BaseException:
+            for surgery in reversed(self._surgeries):
+                surgery.undo()
+            if self._first is not None:
+                self._first.put_back()
+            self._put_flags_back()
+            raise
+
+    def _all_steps(
         self, progress: Progress, max_drop: float, target: float | None, on_step: Callable[[PruneStep], object]
     ) -> Surgery:
-        """Everything in turn."""
         removable = self._removable()
         blocks = removable.found.blocks
         self._first_names = {self._inner.get_submodule(name): name for name in blocks}
@@ -220,14 +236,6 @@ class _Pruning:
         progress.write(self.log)
         self._put_flags_back()
         return joined(self._inner, self._surgeries, self._parameters)
-
-    def abandon(self) -> None:
-        """Make the model and its optimizer as they were before."""
-        for surgery in reversed(self._surgeries):
-            surgery.undo()
-        if self._first is not None:
-            self._first.put_back()
-        self._put_flags_back()
 
     def _put_flags_back(self) -> None:
         for module in self._inner.modules():

@@ -19,7 +19,12 @@ _KIND = "cbkernels pruning 1"
 
 @dataclass(frozen=True)
 class PruneStep:
-    """One try: some blocks were removed, the rest healed, and the model was evaluated."""
+    """One try: some blocks were removed, the rest healed, and the model was evaluated.
+
+    Example:
+        >>> PruneStep(("layer1.0",), (0.25,), True, "0.9 is not below 0.8", 1, accuracy_healed=0.9).accuracy_healed
+        0.9
+    """
 
     blocks: tuple[str, ...]
     """What was removed, under the names before the first removal; none in the step 0, the model as it was."""
@@ -46,7 +51,14 @@ class PruneStep:
 
 @dataclass
 class PruneLog:
-    """All steps of one ``prune_blocks``; ``print`` shows a table."""
+    """All steps of one ``prune_blocks``; ``print`` shows a table.
+
+    Example:
+        >>> log = PruneLog("margin", "geometric", 0.125, None, 8)
+        >>> log.steps.append(PruneStep((), (), True, "the model as it was", 0, 0.875, 0.875))
+        >>> log.before, log.limit, log.removed
+        (0.875, 0.75, [])
+    """
 
     rank: str
     """Name of the ranking."""
@@ -86,7 +98,7 @@ class PruneLog:
         """The fields as JSON types; a score that is not finite is None."""
         content = {"kind": _KIND, **asdict(self), "removed": self.removed}
         for step in content["steps"]:
-            step["scores"] = [finite_or_none(score) for score in step["scores"]]
+            step["blocks"], step["scores"] = list(step["blocks"]), [finite_or_none(s) for s in step["scores"]]
         return content
 
     @classmethod
