@@ -48,6 +48,12 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     return read_json_object(path, MOST_BYTES[CONFIG])
 
 
+def data_found_at(folder: str | os.PathLike[str]) -> str | None:
+    """Where a run found its data on this disk; None where ``env.json`` does not say it."""
+    found = (_optional(Path(folder) / ENVIRONMENT, [], read_json_object) or {}).get("data")
+    return found if isinstance(found, str) else None
+
+
 def read_run(folder: str | os.PathLike[str], *, tables: bool = True) -> RunRecord:
     """Read what is there.
 

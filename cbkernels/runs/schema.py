@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # the command line reads names here, and a line of --help nee
     from ..result import BundleResult
 
 CONFIG, ENVIRONMENT, RESULT, HISTORY = "config.json", "env.json", "result.json", "history.jsonl"
+"""``env.json`` holds versions, the machine and, as "data", the path at which the data were found, or null."""
 CHECKPOINT, PROGRESS = "checkpoint.safetensors", "progress.json"
 """What a training, and a removal, goes on from."""
 REPORT = "report.html"

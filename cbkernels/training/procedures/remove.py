@@ -64,7 +64,7 @@ def remove_blocks(
         Surgery.load(folder.path / EXPORT, run.model)
         return read_json_object(folder.path / RESULT)
     with settled(config.threads or threads_of(run.config)):
-        folder.write_json("env.json", environment(run.device))
+        folder.write_json("env.json", environment(run.samples))
         result = _result(Removal(run, config, progress, report))
         folder.write_json(RESULT, result)
     shutil.rmtree(folder.path / PRUNING, ignore_errors=True)

@@ -54,7 +54,7 @@ def train(
     """
     device = device_named(config.device)
     with joined(device) as ranks, settled(threads_of(config)):
-        samples = samples_of(data_set_of(config), config, device)
+        samples = samples_of(data_set_of(config, out if resume else None), config, device)
         model = network_of(config, config.architecture, samples)
         training = Training(model, config, samples, ranks, teacher_of(config, device))
         measured = MeasuredTraining("train", 0, training, model.block_names(), overlap=True)
@@ -62,7 +62,7 @@ def train(
         with ranks.failing_together():
             if ranks.is_first:
                 folder = open_folder(out, "train", to_dict(config), resume=resume, overwrite=overwrite)
-                folder.write_json("env.json", environment(device))
+                folder.write_json("env.json", environment(samples))
             log = RunLog(folder, tensorboard=config.tensorboard)
             content = log.load() if resume else None
         content = ranks.told_by_first(content)

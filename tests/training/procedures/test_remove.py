@@ -736,6 +736,32 @@ def test_command_writes_beside_the_run_by_default(folder: Path, capsys: pytest.C
     assert "Accuracy without some blocks" not in capsys.readouterr().out
 
 
+def test_a_run_remembers_where_its_data_were_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = pytest.importorskip("PIL.Image", reason="images in files: NOT TESTED HERE (no pillow)")
+    for i in range(40):
+        path = tmp_path / "data" / "svhn" / ("train" if i < 32 else "test") / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.fromarray(np.full((8, 8, 3), 90 * (i % 2) + i, np.uint8)).save(path)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    command = [
+        "--dataset", "svhn", "--model", "resnet", "--blocks", "1", "1", "0", "0", "--width-multiplier", "0.05",
+        "--batch-size", "8", "--probe-size", "8", "--epochs", "1", "--device", "cpu", "--out", str(tmp_path / "run"),
+    ]  # fmt: skip
+    monkeypatch.setenv("CBKERNELS_DATA", "data")
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *command]) == 0
+    monkeypatch.delenv("CBKERNELS_DATA")
+    monkeypatch.chdir("/")
+    run = str(tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "env.json").read_text())["data"] == str(tmp_path / "data" / "svhn")
+    assert main(["train", *command, "--resume"]) == 0
+    assert main(["remove", run, "--no-study", "--heal", "none", "--probe-size", "8"]) == 0
+    assert main(["report", run, f"{run}/removal", "--out", str(tmp_path / "both.html")]) == 0
+    assert "'svhn' was not found" in refusal(capsys, "train", *command, "--overwrite"), "a new run looks anew"
+
+
 @pytest.mark.parametrize("model", ["fnn", "vgg"])
 def test_refuses_networks_without_shortcuts(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = TrainConfig(
