@@ -295,6 +295,9 @@ def test_documents_list_what_the_tables_hold() -> None:
     ]
     for row, policy in zip(policies, POLICIES.values(), strict=True):
         assert (row[1].startswith("before"), f" {policy.probe_size} samples" in row[1]) == (policy.looks_before, True)
+    for head, table in (("| `--heal` |", HEALINGS), ("| `--rank`,", RANKINGS), ("| `--strategy` |", STRATEGIES)):
+        assert [row[0].strip("` ") for row in rows(training, head)] == list(table)
+    assert [row[2].strip("`| ") for row in rows(training, "| `--heal` |")] == [h.strategy for h in HEALINGS.values()]
     assert all(f"{name}`" in training.partition("## Data")[2].partition("\n## ")[0] for name in SOURCES)
     assert f"--optimizer {'|'.join(list(OPTIMIZERS)[1:])}" in training
     criteria = [

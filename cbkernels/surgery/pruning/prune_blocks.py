@@ -31,6 +31,7 @@ from .strategies import STRATEGIES, RemovalStrategy, Sizes
 
 Evaluate = Callable[[Any], Any]
 Heal = Callable[[Any], object]
+OnStep = Callable[[PruneStep], object]
 Rank = str | Callable[[nn.Module, list[str]], Mapping[str, float]]
 
 _ROUNDING = 1e-9
@@ -45,7 +46,7 @@ def prune_blocks(
     optimizer: torch.optim.Optimizer | None = None, batch_size: int | None = None, grid: UpdateGrid | None = None,
     loss: Loss | None = None, mask: object = "attention_mask", min_conflicting_rows: int = 1, seed: int = 0,
     test: Evaluate | None = None, example: object = None, out: str | os.PathLike[str] | None = None,
-    resume: bool = False, on_step: Callable[[PruneStep], object] = lambda step: None,
+    resume: bool = False, on_step: OnStep = lambda step: None,
 ) -> tuple[nn.Module, Surgery, PruneLog]:  # fmt: skip
     """Remove as many residual blocks as the model can do without, in place: rank, remove, heal, evaluate, again.
 
@@ -157,15 +158,9 @@ class _Pruning:
     log: PruneLog
 
     def __init__(
-        self,
-        calls: _Calls,
-        rank: Rank,
-        strategy: str | RemovalStrategy,
-        batches: Any,
-        grid: Any,
-        scored: Mapping[str, Any],
-        example: object,
-    ) -> None:
+        self, calls: _Calls, rank: Rank, strategy: str | RemovalStrategy, batches: Any, grid: Any,
+        scored: Mapping[str, Any], example: object,
+    ) -> None:  # fmt: skip
         self._calls, self._inner = calls, calls.inner
         self._ranking: BlockRanking = of_user(rank) if callable(rank) else RANKINGS.chosen(rank)
         self._strategy = strategy if isinstance(strategy, RemovalStrategy) else STRATEGIES.chosen(strategy)
@@ -181,17 +176,12 @@ class _Pruning:
         self._first = self._now = None if calls.heal is None else Snapshot(self._inner, calls.optimizer)
 
     def run(
-        self,
-        out: str | os.PathLike[str] | None,
-        resume: bool,
-        max_drop: float,
-        target: float | None,
-        on_step: Callable[[PruneStep], object],
+        self, out: str | os.PathLike[str] | None, resume: bool, max_drop: float, target: float | None, on_step: OnStep
     ) -> Surgery:
         """Everything in turn; whatever is raised leaves the model and its optimizer as they were before."""
-        options = {"rank": self._ranking.name, "strategy": self._strategy.name, "max_drop": max_drop, "target": target}
+        asked = {"rank": self._ranking.name, "strategy": self._strategy.name, "max_drop": max_drop, "target": target}
+        progress = Progress(out, self._inner, {**asked, "seed": self._calls.seed}, resume)
         try:
-            progress = Progress(out, self._inner, {**options, "seed": self._calls.seed}, resume)
             return self._all_steps(progress, max_drop, target, on_step)
         except BaseException:
             for surgery in reversed(self._surgeries):
@@ -201,9 +191,7 @@ class _Pruning:
             self._put_flags_back()
             raise
 
-    def _all_steps(
-        self, progress: Progress, max_drop: float, target: float | None, on_step: Callable[[PruneStep], object]
-    ) -> Surgery:
+    def _all_steps(self, progress: Progress, max_drop: float, target: float | None, on_step: OnStep) -> Surgery:
         removable = self._removable()
         blocks = removable.found.blocks
         self._first_names = {self._inner.get_submodule(name): name for name in blocks}
@@ -249,7 +237,7 @@ class _Pruning:
             raise ValueError(f"{kind} has {len(blocks)} residual blocks, and none of them can be removed{why}")
         return removable
 
-    def _added(self, step: PruneStep, progress: Progress, on_step: Callable[[PruneStep], object]) -> None:
+    def _added(self, step: PruneStep, progress: Progress, on_step: OnStep) -> None:
         self.log.steps.append(step)
         progress.write(self.log)
         on_step(step)
