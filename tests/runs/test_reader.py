@@ -31,7 +31,7 @@ def test_every_field_that_is_written_is_in_the_schema(real_runs: dict[str, Path]
     parts: dict[str, Any] = {
         "cost": schema.NetworkCost, "before": schema.NetworkCost, "after": schema.NetworkCost, "rounds": schema.Round,
         "blocks": schema.Block, "steps": schema.Step, "study": schema.Part, "guard": schema.Part, "test": schema.Part,
-        "accuracy": schema.Accuracies, "repr": schema.Cycle,
+        "accuracy": schema.Accuracies, "repr": schema.Cycle, "compared": schema.Pruning,
     }  # fmt: skip
     commands = set()
     for name, folder in real_runs.items():
@@ -48,6 +48,8 @@ def test_every_field_that_is_written_is_in_the_schema(real_runs: dict[str, Path]
             content = run.written_result.get(key)
             for each in content if isinstance(content, list) else [content] if content else []:
                 check(kind, each, f"{name}, {key}")
+                for step in each.get("steps", ()):
+                    check(schema.Step, step, f"{name}, {key}, a step")
     assert commands == set(schema.RESULTS)
 
 

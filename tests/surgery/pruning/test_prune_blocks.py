@@ -203,6 +203,23 @@ def test_blocks_that_cannot_be_removed_are_told_and_left() -> None:
     assert same(everything(model), before)
 
 
+def test_what_is_tested_is_told_of_every_kept_step_and_decides_nothing() -> None:
+    model, example = built("resnet_basic")
+    judge = Judge(model, example, 0.0, 1.0)
+    names = list(judge.blocks)
+    asked = []
+    _, _, log = cb.prune_blocks(
+        model, (example, LABELS), evaluate=judge.evaluate, rank=judge.order(*names[:2]), strategy="one",
+        test=lambda model: asked.append(0) or -len(asked), example=example[:2],
+    )  # fmt: skip
+    assert [(step.kept, step.accuracy_test) for step in log.steps] == [(True, -1.0), (True, -2.0), (False, None)]
+    assert log.steps[0].macs == cb.measure_cost(built("resnet_basic")[0], example[:2]).macs
+    with pytest.raises(ValueError, match="test returned nan before the first removal"):
+        cb.prune_blocks(model, (example, LABELS), evaluate=judge.evaluate, test=nan)
+    _, _, log = cb.prune_blocks(model, (example, LABELS), evaluate=judge.evaluate, target=0)
+    assert (len(log.steps), log.reason) == (1, "0 blocks were to be removed, and are")
+
+
 # --- what fails leaves no trace ---------------------------------------------------------------------------
 
 
