@@ -102,5 +102,4 @@ def _heal(removal: Removal, rank: str, model: Any) -> None:
 
 def _step(step: dict[str, Any]) -> dict[str, Any]:
     """A ``Step`` of ``runs/schema.py``."""
-    names = {"accuracy_healed": "accuracy"}
-    return {"block": ", ".join(step["blocks"]), **{names.get(name, name): value for name, value in step.items()}}
+    return {"block": ", ".join(step["blocks"]), "accuracy": step.pop("accuracy_healed"), **step}
