@@ -280,7 +280,7 @@ class _Pruning:
             failed = 0 if step.kept else failed + (len(step.blocks) == 1)
         if self._strategy.patience is not None and failed >= self._strategy.patience:
             alone = "a block" if failed == 1 else f"{failed} blocks in a row, each alone,"
-            return [], f"{alone} could not go"
+            return [], f"{alone} could not go; strategy='one' tries every block"
         chosen: list[str] = []
         for name in order:
             if len(chosen) < min(size, left) and removable.leaves_some([*chosen, name]):

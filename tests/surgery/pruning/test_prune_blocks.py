@@ -163,7 +163,10 @@ def test_a_block_that_cannot_go_alone_is_not_tried_again_and_patience_ends_it() 
     names = list(judge.blocks)
     _, _, log = cb.prune_blocks(model, (example, LABELS), evaluate=judge.evaluate, rank=judge.order(*names))
     assert [step.blocks for step in log.steps[1:]] == [(name,) for name in names[:3]]
-    assert (log.removed, log.reason) == ([], "3 blocks in a row, each alone, could not go")
+    assert (log.removed, log.reason) == (
+        [],
+        "3 blocks in a row, each alone, could not go; strategy='one' tries every block",
+    )
     _, _, log = cb.prune_blocks(
         model, (example, LABELS), evaluate=judge.evaluate, rank=judge.order(*names), strategy="one"
     )
