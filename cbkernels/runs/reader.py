@@ -48,9 +48,10 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     return read_json_object(path, MOST_BYTES[CONFIG])
 
 
-def data_found_at(folder: str | os.PathLike[str]) -> str | None:
-    """Where a run found its data on this disk; None where ``env.json`` does not say it."""
-    found = (_optional(Path(folder) / ENVIRONMENT, [], read_json_object) or {}).get("data")
+def data_found_at(folder: str | os.PathLike[str], dataset: str) -> str | None:
+    """Where a run found this data set on this disk; None where ``env.json`` does not say it, or of another one."""
+    config, machine = (_optional(Path(folder) / name, [], read_json_object) or {} for name in (CONFIG, ENVIRONMENT))
+    found = machine.get("data") if config.get("dataset") == dataset else None
     return found if isinstance(found, str) else None
 
 

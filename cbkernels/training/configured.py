@@ -36,12 +36,12 @@ def threads_of(config: TrainConfig) -> int | None:
     return config.threads or MODELS[config.model].threads
 
 
-def data_set_of(config: TrainConfig, folder: str | os.PathLike[str] | None = None) -> DataSet:
-    """The data set, which is looked for where the run in ``folder`` found it too; errors as in ``load_data_set``."""
+def data_set_of(config: TrainConfig, *folders: str | os.PathLike[str]) -> DataSet:
+    """The data set, looked for where runs in these folders found it, too; errors as in ``load_data_set``."""
     return load_data_set(
         config.dataset, data_dir=config.data_dir, train_size=config.train_size, test_size=config.test_size,
         image_size=config.image_size, seed=config.data_seed,
-        found_at=None if folder is None else data_found_at(folder),
+        found_at=next(filter(None, (data_found_at(folder, config.dataset) for folder in folders)), None),
     )  # fmt: skip
 
 

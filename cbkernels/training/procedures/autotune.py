@@ -147,7 +147,7 @@ def autotune_configured(
     """
     device = device_named(config.device)
     with joined(device) as ranks, settled(threads_of(config)):
-        samples = samples_of(data_set_of(config, out if resume else None), config, device)
+        samples = samples_of(data_set_of(config, *[out] * resume), config, device)
         build, policy = partial(network_of, config, samples=samples), POLICIES.chosen(config.policy)
         tuning = _Tuning(config, config.architecture, samples, ranks, build, None, policy, show)
         return tuning.run(out, to_dict(config), resume, overwrite).result

@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -35,6 +36,7 @@ from cbkernels.training.config import RemoveConfig, TrainConfig, from_dict  # no
 from cbkernels.training.networks.architecture import Architecture  # noqa: E402
 from cbkernels.training.networks.build import build_network  # noqa: E402
 from cbkernels.training.networks.exported import load_exported  # noqa: E402
+from cbkernels.training.procedures.compare_repr import compare  # noqa: E402
 from cbkernels.training.procedures.removal import Removal  # noqa: E402
 from cbkernels.training.procedures.removal_curves import removal_curves, subsets_of  # noqa: E402
 from cbkernels.training.procedures.removal_progress import RemovalProgress  # noqa: E402
@@ -736,30 +738,32 @@ def test_command_writes_beside_the_run_by_default(folder: Path, capsys: pytest.C
     assert "Accuracy without some blocks" not in capsys.readouterr().out
 
 
-def test_a_run_remembers_where_its_data_were_found(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_remembers_where_its_data_were_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = pytest.importorskip("PIL.Image", reason="images in files: NOT TESTED HERE (no pillow)")
     for i in range(40):
         path = tmp_path / "data" / "svhn" / ("train" if i < 32 else "test") / "ab"[i % 2] / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         image.fromarray(np.full((8, 8, 3), 90 * (i % 2) + i, np.uint8)).save(path)
     monkeypatch.setitem(sys.modules, "datasets", None)
-    command = [
-        "--dataset", "svhn", "--model", "resnet", "--blocks", "1", "1", "0", "0", "--width-multiplier", "0.05",
-        "--batch-size", "8", "--probe-size", "8", "--epochs", "1", "--device", "cpu", "--out", str(tmp_path / "run"),
-    ]  # fmt: skip
+    config = TrainConfig(
+        dataset="svhn", model="resnet", blocks=(1, 1, 0, 0), width_multiplier=0.05, batch_size=8, probe_size=8,
+        epochs=1, device="cpu", threads=1,
+    )  # fmt: skip
+    of_repr = replace(config, epochs=3, repr_full_epochs=1, repr_reduced_epochs=1, repr_cycles=1)
+    several = tmp_path / "several"
     monkeypatch.setenv("CBKERNELS_DATA", "data")
     monkeypatch.chdir(tmp_path)
-    assert main(["train", *command]) == 0
+    train(config, tmp_path / "run")
+    compared = compare(of_repr, several, criteria=("standard", "random"), seeds=2)
     monkeypatch.delenv("CBKERNELS_DATA")
     monkeypatch.chdir("/")
-    run = str(tmp_path / "run")
     assert json.loads((tmp_path / "run" / "env.json").read_text())["data"] == str(tmp_path / "data" / "svhn")
-    assert main(["train", *command, "--resume"]) == 0
-    assert main(["remove", run, "--no-study", "--heal", "none", "--probe-size", "8"]) == 0
-    assert main(["report", run, f"{run}/removal", "--out", str(tmp_path / "both.html")]) == 0
-    assert "'svhn' was not found" in refusal(capsys, "train", *command, "--overwrite"), "a new run looks anew"
+    train(config, tmp_path / "run", resume=True)
+    shutil.rmtree(several / "standard-seed1")  # as if the comparison had been killed before it
+    assert compare(of_repr, several, criteria=("standard", "random"), seeds=2)["rows"] == compared["rows"]
+    assert main(["remove", str(tmp_path / "run"), "--no-study", "--heal", "none", "--probe-size", "8"]) == 0
+    with pytest.raises(ImportError, match="'svhn' was not found"):  # a new run looks anew
+        train(config, tmp_path / "run", overwrite=True)
 
 
 @pytest.mark.parametrize("model", ["fnn", "vgg"])
