@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import figures
 
@@ -41,16 +41,14 @@ def plot_curves(curves: Sequence[Curve], path: str | os.PathLike[str] | None, *,
     figure = figures.new_figure(7.5, 4.6)
     ax = figure.subplots()
     for i, curve in enumerate(curves):
-        colour = _COLOURS[i % len(_COLOURS)]
-        ax.plot([100 * x for x, _, _ in curve.kept], [y for _, _, y in curve.kept], "o-", color=colour, markersize=5,
-                linewidth=1.8, label=curve.label)  # fmt: skip
+        line: Any = {"color": _COLOURS[i % len(_COLOURS)], "markersize": 5}
+        ax.plot([100 * x for x, _, _ in curve.kept], [y for _, _, y in curve.kept], "o-", label=curve.label, **line)
         if heals:
-            before = [(100 * x, y) for x, y, _ in curve.kept[1:]]
-            ax.plot(*zip(*before, strict=True) if before else ([], []), "o", color=colour, fillstyle="none",
-                    markersize=5, label=f"{curve.label}, before healing")  # fmt: skip
-        if curve.undone:
-            ax.plot([100 * x for x, _, _ in curve.undone], [y for _, _, y in curve.undone], "x", color=colour,
-                    alpha=0.6, markersize=6, label=f"{curve.label}, undone")  # fmt: skip
+            ax.plot([100 * x for x, _, _ in curve.kept[1:]], [y for _, y, _ in curve.kept[1:]], "o", mfc="none", **line)
+        ax.plot([100 * x for x, _, _ in curve.undone], [y for _, _, y in curve.undone], "x", alpha=0.6, **line)
+    of_all: Any = {"color": figures.INK, "linestyle": "none", "markersize": 5}
+    ax.plot([], [], "o", mfc="none", label="before healing" if heals else None, **of_all)
+    ax.plot([], [], "x", label="undone" if any(curve.undone for curve in curves) else None, **of_all)
     ax.axhline(limit, color=figures.FAINT, linestyle="--", linewidth=1.2, label="lowest accuracy allowed")
     ax.set_xlim(-2, max(102.0 * max(x for curve in curves for x, _, _ in (*curve.kept, *curve.undone)), 10.0))
     ax.grid(color=figures.LINE, linewidth=0.6)

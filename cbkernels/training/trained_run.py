@@ -108,7 +108,7 @@ def load_trained(folder: str | os.PathLike[str], *, device: str = "auto", data_d
     config = from_dict(TrainConfig, {name: value for name, value in content.items() if name in known})
     if data_dir is not None:
         config = replace(config, data_dir=data_dir)
-    data = data_set_of(config)
+    data = data_set_of(config, path)
     samples = samples_of(data, config, device_named(device))
     checkpoint = load_checkpoint(path / CHECKPOINT)
     try:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...models.branches import EPSILON
 from ...models.evaluation import evaluating, every_layer_called, first_tensor
 from ...models.probe import NoRows, ProbeBatch, rows_of_output
 from ..cut_blocks import CutBlock
@@ -18,9 +19,6 @@ from ..plan import Removable
 
 TakeRows = Callable[[str, torch.Tensor], object]
 TakeBlock = Callable[[str, torch.Tensor, torch.Tensor], object]
-
-EPSILON = 1e-6
-"""Added to the variances, as in the authors' code: a dead convolution has none."""
 
 
 def each_branch(model: nn.Module, removable: Removable, batch: ProbeBatch, take: TakeRows) -> None:

@@ -21,7 +21,8 @@ from ...models.training_grid import TrainingGrid
 from ..optimizer import require_droppable
 from ..plan import Removable, removable_blocks
 from ..surgery import Optimizers, Surgery, joined, own_module, remove_layers
-from .block_rankings import RANKINGS, BlockRanking, Candidates, Loss, of_user, probe_on, ranked
+from .block_rankings import RANKINGS, BlockRanking, of_user, ranked
+from .block_scores import Candidates, Loss, probe_on
 from .progress import Progress
 from .prune_log import PruneLog, PruneStep
 from .snapshot import Snapshot, content_of, fill
@@ -29,6 +30,7 @@ from .strategies import STRATEGIES, RemovalStrategy, Sizes
 
 Evaluate = Callable[[Any], Any]
 Heal = Callable[[Any], object]
+OnStep = Callable[[PruneStep], object]
 Rank = str | Callable[[nn.Module, list[str]], Mapping[str, float]]
 
 _ROUNDING = 1e-9
@@ -41,79 +43,75 @@ def prune_blocks(
     model: nn.Module, probe: object, *, evaluate: Evaluate, heal: Heal | None = None, rank: Rank = "margin",
     strategy: str | RemovalStrategy = "geometric", max_drop: float = 0.01, target: float | None = None,
     optimizer: Optimizers | None = None, batch_size: int | None = None, grid: UpdateGrid | None = None,
-    loss: Loss | None = None, mask: object = "attention_mask", seed: int = 0,
-    out: str | os.PathLike[str] | None = None, resume: bool = False,
-    on_step: Callable[[PruneStep], object] = lambda step: None,
+    loss: Loss | None = None, mask: object = "attention_mask", min_conflicting_rows: int = 1, seed: int = 0,
+    test: Evaluate | None = None, example: object = None, out: str | os.PathLike[str] | None = None,
+    resume: bool = False, on_step: OnStep = lambda step: None,
 ) -> tuple[nn.Module, Surgery, PruneLog]:  # fmt: skip
-    """Remove as many residual blocks as the model can do without, in place.
+    """Remove as many residual blocks as the model can do without, in place: rank, remove, heal, evaluate, again.
 
-    Again and again: rank the blocks, remove the first ones, let the rest train in ``heal``, ask ``evaluate``. A
-    removal after which it returns less than at first less ``max_drop`` is undone exactly, with the weights and the
-    optimizer's state as they were, and fewer blocks are tried. Blocks are ranked anew after every step that stays.
+    What makes ``evaluate`` return less than at first less ``max_drop`` is undone exactly, with weights and optimizer
+    as they were, and fewer blocks are tried. Blocks are ranked anew after every step that stays.
 
     Args:
         model: as ``remove_layers`` takes it.
-        probe: as ``LayerMonitor`` takes it; blocks are ranked on it, and its first batch is the example on which
-            costs are measured. Some 64 to 512 training samples, no test data.
+        probe: as ``LayerMonitor`` takes it, like ``mask``; 64 to 512 training samples to rank blocks on, no test data.
         evaluate: model -> a finite number, higher is better, such as the accuracy on held-out samples.
         heal: trains the model that it is given, for an epoch or a few; None: nothing is trained.
         rank: "margin", "conflicts", "similarity", "taylor", "weight_norm", "bn_scale" or "random", or a function
             (model, names) -> name -> score; the smallest score goes first, a block without one stays.
         strategy: "geometric" (few healings), "one" (every block is tried alone) or "at_once".
         max_drop: how much less ``evaluate`` may return in the end than at first.
-        target: share of the blocks in (0, 1] at which it ends; None: it goes on as long as blocks can go.
+        target: share of the blocks in [0, 1] at which it ends; None: it goes on as long as blocks can go.
         optimizer: of the training, or a list of several; loses what is gone. A single one gives, with ``batch_size``,
             the update grid of "conflicts".
         batch_size: of the training.
         grid: instead of that of the optimizer.
         loss: (what the model returned, labels) -> loss, for "taylor"; None: cross-entropy of logits.
         mask: as in ``LayerMonitor``.
+        min_conflicting_rows: rows in conflicting bundles that make a conflict, for "conflicts".
         seed: random numbers in ``heal`` and ``evaluate`` are drawn anew from it and the number of the step, so that
             a resumed pruning draws the same ones; afterwards those of the caller go on as before.
-        out: folder to go on from after a kill: a log, and the weights of the last kept step.
-        resume: go on from ``out``, with a model as it was before the first removal; a new pruning if it is empty.
+        test: like ``evaluate``, of every step that stays; decides nothing, stands in the log.
+        example: input of the model on which costs are measured; None: the first batch of the probe.
+        out: folder for a log and the weights of the last kept step, from which a killed pruning goes on.
+        resume: go on from ``out``, with a model as before the first removal.
         on_step: called after each step, the first one (the model as it was) included.
 
     Returns:
-        The same model; one surgery for all removals, which saves, loads and undoes; and what was tried.
+        The same model; one surgery for all removals, which saves, loads and undoes; what was tried.
 
     Raises:
-        ValueError, TypeError: a sentence on what is wrong: no block that could go, ``evaluate`` returned no finite
-            number, another option. The model is as before.
-        RuntimeError: ``heal`` or ``evaluate`` raised; the model is as before.
-        OSError: ``out`` cannot be written.
+        ValueError, TypeError: one sentence on what is wrong, such as no block that could go.
+        RuntimeError: ``heal``, ``test`` or ``evaluate`` raised. In all cases the model is as before.
 
     Source: removal by conflicts arXiv 2103.04331; block influence arXiv 2403.03853; Taylor arXiv 1906.10771; batch
     norm scale arXiv 1708.06519. The loop of guard and healing is ours.
+
+    Example:
+        >>> model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 4)
+        >>> probe = torch.randn(6, 5, 8), torch.tensor([0, 1, 2, 0, 1, 2])
+        >>> model, surgery, log = prune_blocks(model, probe, evaluate=lambda model: 0.9, target=0.5)
+        >>> len(log.removed), len(model.layers)
+        (2, 2)
     """
-    inner = own_module(model)
-    ranking = RANKINGS.chosen(rank) if not callable(rank) else of_user(rank)
-    chosen = strategy if isinstance(strategy, RemovalStrategy) else STRATEGIES.chosen(strategy)
-    _check(max_drop, target, evaluate, heal)
-    if optimizer is not None:
-        require_droppable(optimizer, inner)
+    calls = _Calls(model, own_module(model), evaluate, heal, test, optimizer, seed)
+    _check(max_drop, target, evaluate=evaluate, heal=heal, test=test)
     source: Any = grid
     if grid is None and optimizer is not None and not isinstance(optimizer, Sequence) and batch_size:
         source = TrainingGrid(optimizer, batch_size)
-    options = {"rank": ranking.name, "strategy": chosen.name, "max_drop": max_drop, "target": target, "seed": seed}
-    calls = _Calls(model, inner, evaluate, heal, optimizer, seed)
-    pruning = _Pruning(calls, ranking, chosen, as_probe(probe, mask), source, loss)
-    try:
-        surgery = pruning.run(Progress(out, inner, options, resume), max_drop, target, on_step)
-    except BaseException:
-        pruning.abandon()
-        raise
-    return model, surgery, pruning.log
+    scored = {"loss": loss, "seed": seed, "min_conflicting_rows": min_conflicting_rows}
+    pruning = _Pruning(calls, rank, strategy, as_probe(probe, mask), source, scored, example)
+    return model, pruning.run(out, resume, max_drop, target, on_step), pruning.log
 
 
-def _check(max_drop: object, target: object, evaluate: object, heal: object) -> None:
-    for name, function in (("evaluate", evaluate), ("heal", heal)):
-        if not callable(function) and not (function is None and name == "heal"):
+def _check(max_drop: object, target: object, **functions: object) -> None:
+    for name, function in functions.items():
+        if not callable(function) and (function is not None or name == "evaluate"):
             raise TypeError(f"{name} is {function!r}; pass a function of the model")
     if isinstance(max_drop, bool) or not isinstance(max_drop, (int, float)) or not math.isfinite(max_drop):
         raise ValueError(f"max_drop is {max_drop!r}; it must be a finite number, such as 0.01 of an accuracy up to 1")
-    if target is not None and (not isinstance(target, (int, float)) or not 0 < target <= 1):
-        raise ValueError(f"target is {target!r}; it must be a share of the blocks, above 0 and at most 1")
+    if target is not None and (not isinstance(target, (int, float)) or not 0 <= target <= 1):
+        raise ValueError(f"target is {target!r}; it must be a share of the blocks, at least 0 and at most 1")
 
 
 @dataclass(frozen=True)
@@ -124,19 +122,24 @@ class _Calls:
     inner: nn.Module
     evaluate: Evaluate
     heal: Heal | None
+    test: Evaluate | None
     optimizer: Optimizers | None
     seed: int
 
     def evaluated(self, when: str) -> float:
-        value = self._called(self.evaluate, "evaluate", when)
+        return self._number(self.evaluate, "evaluate", when)
+
+    def tested(self, when: str) -> float | None:
+        return None if self.test is None else self._number(self.test, "test", when)
+
+    def _number(self, function: Evaluate, name: str, when: str) -> float:
+        value = self._called(function, name, when)
         try:
             number = float(value)
         except (TypeError, ValueError):
-            raise TypeError(
-                f"evaluate returned {value!r} {when}; it must return a number, higher being better"
-            ) from None
+            raise TypeError(f"{name} returned {value!r} {when}; it must return a number, higher being better") from None
         if not math.isfinite(number):
-            raise ValueError(f"evaluate returned {number} {when}; it must return a finite number, higher being better")
+            raise ValueError(f"{name} returned {number} {when}; it must return a finite number, higher being better")
         return number
 
     def healed(self, when: str) -> None:
@@ -157,28 +160,40 @@ class _Pruning:
     log: PruneLog
 
     def __init__(
-        self,
-        calls: _Calls,
-        ranking: BlockRanking,
-        strategy: RemovalStrategy,
-        batches: Any,
-        grid: Any,
-        loss: Loss | None,
-    ) -> None:
-        self._calls, self._inner, self._ranking, self._strategy = calls, calls.inner, ranking, strategy
-        self._batches, self._grid, self._loss = probe_on(calls.inner, batches), grid, loss
+        self, calls: _Calls, rank: Rank, strategy: str | RemovalStrategy, batches: Any, grid: Any,
+        scored: Mapping[str, Any], example: object,
+    ) -> None:  # fmt: skip
+        self._calls, self._inner = calls, calls.inner
+        self._ranking: BlockRanking = of_user(rank) if callable(rank) else RANKINGS.chosen(rank)
+        self._strategy = strategy if isinstance(strategy, RemovalStrategy) else STRATEGIES.chosen(strategy)
+        if calls.optimizer is not None:
+            require_droppable(calls.optimizer, calls.inner)
+        self._batches, self._grid, self._scored = probe_on(calls.inner, batches), grid, scored
         if not self._batches:
             raise ValueError("the probe has no sample; pass (x, y) or a list of such pairs")
-        self._example: Any = self._batches[0].kwargs or self._batches[0].args
+        self._example = (self._batches[0].kwargs or self._batches[0].args) if example is None else example
         self._surgeries: list[Surgery] = []
         self._parameters = sum(p.numel() for p in self._inner.parameters())
         self._training = {module: module.training for module in self._inner.modules()}
         self._first = self._now = None if calls.heal is None else Snapshot(self._inner, calls.optimizer)
 
     def run(
-        self, progress: Progress, max_drop: float, target: float | None, on_step: Callable[[PruneStep], object]
+        self, out: str | os.PathLike[str] | None, resume: bool, max_drop: float, target: float | None, on_step: OnStep
     ) -> Surgery:
-        """Everything in turn."""
+        """Everything in turn; whatever is raised leaves the model and its optimizer as they were before."""
+        asked = {"rank": self._ranking.name, "strategy": self._strategy.name, "max_drop": max_drop, "target": target}
+        progress = Progress(out, self._inner, {**asked, "seed": self._calls.seed}, resume)
+        try:
+            return self._all_steps(progress, max_drop, target, on_step)
+        except BaseException:
+            for surgery in reversed(self._surgeries):
+                surgery.undo()
+            if self._first is not None:
+                self._first.put_back()
+            self._put_flags_back()
+            raise
+
+    def _all_steps(self, progress: Progress, max_drop: float, target: float | None, on_step: OnStep) -> Surgery:
         removable = self._removable()
         blocks = removable.found.blocks
         self._first_names = {self._inner.get_submodule(name): name for name in blocks}
@@ -212,14 +227,6 @@ class _Pruning:
         self._put_flags_back()
         return joined(self._inner, self._surgeries, self._parameters)
 
-    def abandon(self) -> None:
-        """Make the model and its optimizer as they were before."""
-        for surgery in reversed(self._surgeries):
-            surgery.undo()
-        if self._first is not None:
-            self._first.put_back()
-        self._put_flags_back()
-
     def _put_flags_back(self) -> None:
         for module in self._inner.modules():
             module.training = self._training.get(module, self._training[self._inner])
@@ -232,7 +239,7 @@ class _Pruning:
             raise ValueError(f"{kind} has {len(blocks)} residual blocks, and none of them can be removed{why}")
         return removable
 
-    def _added(self, step: PruneStep, progress: Progress, on_step: Callable[[PruneStep], object]) -> None:
+    def _added(self, step: PruneStep, progress: Progress, on_step: OnStep) -> None:
         self.log.steps.append(step)
         progress.write(self.log)
         on_step(step)
@@ -240,7 +247,8 @@ class _Pruning:
     def _step_0(self) -> PruneStep:
         with random_numbers_kept(self._inner, self._calls.seed):
             accuracy = self._calls.evaluated("before the first removal")
-        return PruneStep((), (), True, "the model as it was", 0, accuracy, accuracy, **self._cost())
+            tested = self._calls.tested("before the first removal")
+        return PruneStep((), (), True, "the model as it was", 0, accuracy, accuracy, tested, **self._cost())
 
     def _taken_up(self, progress: Progress) -> None:
         """Do again what an earlier pruning did, and load the weights that it had then."""
@@ -257,7 +265,7 @@ class _Pruning:
         """Names of the blocks of now that may be tried, the first one to remove first, and their scores."""
         names = {name: self._first_name(name) for name in removable.found.blocks}
         grid = self._grid.of(self._inner)[0] if isinstance(self._grid, TrainingGrid) else self._grid
-        asked = Candidates(self._inner, removable, self._batches, grid, self._loss, self._calls.seed, names)
+        asked = Candidates(self._inner, removable, self._batches, grid, first_names=names, **self._scored)
         alone = {step.blocks[0] for step in self.log.steps[1:] if len(step.blocks) == 1 and not step.kept}
         return {name: score for name, score in ranked(self._ranking, asked).items() if names[name] not in alone}
 
@@ -274,7 +282,7 @@ class _Pruning:
             failed = 0 if step.kept else failed + (len(step.blocks) == 1)
         if self._strategy.patience is not None and failed >= self._strategy.patience:
             alone = "a block" if failed == 1 else f"{failed} blocks in a row, each alone,"
-            return [], f"{alone} could not go"
+            return [], f"{alone} could not go; strategy='one' tries every block"
         chosen: list[str] = []
         for name in order:
             if len(chosen) < min(size, left) and removable.leaves_some([*chosen, name]):
@@ -301,9 +309,10 @@ class _Pruning:
             if calls.heal is not None:
                 calls.healed(when)
                 healed = calls.evaluated(f"{when}, healed")
-        kept = healed >= self.log.limit - _ROUNDING
+            kept = healed >= self.log.limit - _ROUNDING
+            tested = calls.tested(when) if kept else None
         reason = f"{healed:.4f} {'is not' if kept else 'is'} below {self.log.limit:.4f}"
-        step = PruneStep(blocks, tuple(scores), kept, reason, num_removed, accuracy, healed, **self._cost())
+        step = PruneStep(blocks, tuple(scores), kept, reason, num_removed, accuracy, healed, tested, **self._cost())
         if not kept:
             self._surgeries.pop().undo()
             if self._now is not None:

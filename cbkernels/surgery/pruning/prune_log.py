@@ -19,7 +19,12 @@ _KIND = "cbkernels pruning 1"
 
 @dataclass(frozen=True)
 class PruneStep:
-    """One try: some blocks were removed, the rest healed, and the model was evaluated."""
+    """One try: some blocks were removed, the rest healed, and the model was evaluated.
+
+    Example:
+        >>> PruneStep(("layer1.0",), (0.25,), True, "0.9 is not below 0.8", 1, accuracy_healed=0.9).accuracy_healed
+        0.9
+    """
 
     blocks: tuple[str, ...]
     """What was removed, under the names before the first removal; none in the step 0, the model as it was."""
@@ -35,6 +40,8 @@ class PruneStep:
     """What ``evaluate`` returned before healing; None where the blocks could not be removed together."""
     accuracy_healed: float | None = None
     """And after it; the same without ``heal``."""
+    accuracy_test: float | None = None
+    """What ``test`` returned then, of a step that stays."""
     parameters: int | None = None
     """Of the model then, as ``Cost`` has them; likewise what follows."""
     macs: int | None = None
@@ -44,7 +51,14 @@ class PruneStep:
 
 @dataclass
 class PruneLog:
-    """All steps of one ``prune_blocks``; ``print`` shows a table."""
+    """All steps of one ``prune_blocks``; ``print`` shows a table.
+
+    Example:
+        >>> log = PruneLog("margin", "geometric", 0.125, None, 8)
+        >>> log.steps.append(PruneStep((), (), True, "the model as it was", 0, 0.875, 0.875))
+        >>> log.before, log.limit, log.removed
+        (0.875, 0.75, [])
+    """
 
     rank: str
     """Name of the ranking."""
@@ -84,7 +98,7 @@ class PruneLog:
         """The fields as JSON types; a score that is not finite is None."""
         content = {"kind": _KIND, **asdict(self), "removed": self.removed}
         for step in content["steps"]:
-            step["scores"] = [finite_or_none(score) for score in step["scores"]]
+            step["blocks"], step["scores"] = list(step["blocks"]), [finite_or_none(s) for s in step["scores"]]
         return content
 
     @classmethod

@@ -50,5 +50,5 @@ STRATEGIES = Choices("strategy", [
         patience=3,
     ),
     RemovalStrategy("one", "each block alone, and each once", _one),
-    RemovalStrategy("at_once", "all together; if they cannot go half of them, then a quarter, ...", _at_once, 1),
+    RemovalStrategy("at_once", "all together; if they cannot go half of them, then a quarter, and so on", _at_once, 1),
 ])  # fmt: skip

@@ -147,7 +147,7 @@ def autotune_configured(
     """
     device = device_named(config.device)
     with joined(device) as ranks, settled(threads_of(config)):
-        samples = samples_of(data_set_of(config), config, device)
+        samples = samples_of(data_set_of(config, *[out] * resume), config, device)
         build, policy = partial(network_of, config, samples=samples), POLICIES.chosen(config.policy)
         tuning = _Tuning(config, config.architecture, samples, ranks, build, None, policy, show)
         return tuning.run(out, to_dict(config), resume, overwrite).result
@@ -182,7 +182,7 @@ class _Tuning:
         with self.ranks.failing_together():
             if out is not None and self.ranks.is_first:
                 folder = open_folder(out, "autotune", described, resume=resume, overwrite=overwrite)
-                folder.write_json("env.json", environment(self.samples.device))
+                folder.write_json("env.json", environment(self.samples))
             log = RunLog(folder, tensorboard=self.config.tensorboard)
             content = log.load() if resume else None
         content = self.ranks.told_by_first(content)

@@ -15,7 +15,8 @@ from cbkernels.grid import UpdateGrid  # noqa: E402
 from cbkernels.models.branches import measure_blocks  # noqa: E402
 from cbkernels.models.probe import as_probe  # noqa: E402
 from cbkernels.surgery.plan import removable_blocks  # noqa: E402
-from cbkernels.surgery.pruning.block_rankings import RANKINGS, Candidates, of_user, probe_on, ranked  # noqa: E402
+from cbkernels.surgery.pruning.block_rankings import RANKINGS, of_user, ranked  # noqa: E402
+from cbkernels.surgery.pruning.block_scores import Candidates, probe_on  # noqa: E402
 from cbkernels.surgery.surgery import remove_layers  # noqa: E402
 from cbkernels.training.networks.architecture import Architecture  # noqa: E402
 from cbkernels.training.networks.build import build_network  # noqa: E402

@@ -163,7 +163,10 @@ def test_a_block_that_cannot_go_alone_is_not_tried_again_and_patience_ends_it() 
     names = list(judge.blocks)
     _, _, log = cb.prune_blocks(model, (example, LABELS), evaluate=judge.evaluate, rank=judge.order(*names))
     assert [step.blocks for step in log.steps[1:]] == [(name,) for name in names[:3]]
-    assert (log.removed, log.reason) == ([], "3 blocks in a row, each alone, could not go")
+    assert (log.removed, log.reason) == (
+        [],
+        "3 blocks in a row, each alone, could not go; strategy='one' tries every block",
+    )
     _, _, log = cb.prune_blocks(
         model, (example, LABELS), evaluate=judge.evaluate, rank=judge.order(*names), strategy="one"
     )
@@ -201,6 +204,23 @@ def test_blocks_that_cannot_be_removed_are_told_and_left() -> None:
     with pytest.raises(ValueError, match="Sequential has 2 residual blocks, and none of them can be removed; for one"):
         cb.prune_blocks(model, (example, LABELS), evaluate=lambda model: 1.0)
     assert same(everything(model), before)
+
+
+def test_what_is_tested_is_told_of_every_kept_step_and_decides_nothing() -> None:
+    model, example = built("resnet_basic")
+    judge = Judge(model, example, 0.0, 1.0)
+    names = list(judge.blocks)
+    asked = []
+    _, _, log = cb.prune_blocks(
+        model, (example, LABELS), evaluate=judge.evaluate, rank=judge.order(*names[:2]), strategy="one",
+        test=lambda model: asked.append(0) or -len(asked), example=example[:2],
+    )  # fmt: skip
+    assert [(step.kept, step.accuracy_test) for step in log.steps] == [(True, -1.0), (True, -2.0), (False, None)]
+    assert log.steps[0].macs == cb.measure_cost(built("resnet_basic")[0], example[:2]).macs
+    with pytest.raises(ValueError, match="test returned nan before the first removal"):
+        cb.prune_blocks(model, (example, LABELS), evaluate=judge.evaluate, test=nan)
+    _, _, log = cb.prune_blocks(model, (example, LABELS), evaluate=judge.evaluate, target=0)
+    assert (len(log.steps), log.reason) == (1, "0 blocks were to be removed, and are")
 
 
 # --- what fails leaves no trace ---------------------------------------------------------------------------
