@@ -31,7 +31,7 @@ from ..loop.measured_epochs import MeasuredTraining, progress_line, times
 from ..loop.measuring import cost_of
 from ..networks.architecture import Architecture
 from ..policies import POLICIES, BlockNames, Policy, Removes, policy_of
-from ..shrinking import conflicts, removed_blocks
+from ..shrinking import removed_blocks
 from ..trained_run import teacher_of
 from .train import Show
 
@@ -245,9 +245,9 @@ class _Tuning:
 
     def _decided(self, measured: MeasuredTraining) -> dict[str, Any] | None:
         report, names, least = of_blocks(measured.reports[0]), measured.block_names, self.config.min_conflicting_rows
-        if not conflicts(report, names, least):
-            return None
         removed = removed_blocks(report, names, policy=self._policy, min_conflicting_rows=least)
+        if not removed:
+            return None
         last = next(stage[-1] for stage in reversed(names) if stage)
         return {
             "epoch": measured.epoch, "removed": removed, "entropy": finite_or_none(report[last].entropy),
@@ -294,7 +294,7 @@ class _Tuning:
         if measured.has_diverged:
             return "diverged", f"the loss of epoch {measured.epoch} is {measured.loss}; lower the learning rate"
         checked = min(self.config.check_epochs, self.config.epochs)
-        return "trained", f"the last block had no conflict in the first {checked} epochs; trained to the end"
+        return "trained", f"the last block {self._policy.passes} in the first {checked} epochs; trained to the end"
 
     def _state(self, measured: MeasuredTraining) -> dict[str, Any]:
         return {

@@ -31,7 +31,7 @@ DEEP = AutotuneConfig(
     depth=30, width=8, learning_rate=0.01, batch_size=32, epochs=3, train_size=300, test_size=100, check_epochs=2,
     device="cpu",
 )  # fmt: skip
-POLICIES = ("first", "all", "stage")
+PUBLISHED = ("first", "all", "stage")
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +74,7 @@ def test_digits_with_fifty_layers(tmp_path: Path) -> None:
 # --- fields ---------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=POLICIES)
+@pytest.fixture(scope="module", params=(*PUBLISHED, "added"))
 def tuned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A run of every policy; its folder and its result."""
     folder = tmp_path_factory.mktemp("autotune") / request.param
@@ -175,7 +175,7 @@ def acts_as_one(monkeypatch: pytest.MonkeyPatch, *, at: set[tuple[int, int]] | N
     return seen
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", PUBLISHED)
 def test_every_block_conflicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str) -> None:
     acts_as_one(monkeypatch)
     result = autotune_configured(changed(policy=policy, depth=3, epochs=1), tmp_path / "run")
@@ -184,6 +184,16 @@ def test_every_block_conflicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert [len(r["removed"]) for r in result["rounds"]] == [3]
     with pytest.raises(ValueError, match="ended as 'exhausted', without a trained network"):
         load_trained(tmp_path / "run")
+
+
+def test_ties_behind_the_first_block_are_no_reason_to_give_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the published policies remove every block: what is tied behind the first one no later one has tied."""
+    acts_as_one(monkeypatch)
+    result = autotune_configured(changed(policy="added", depth=3, epochs=1), tmp_path / "run")
+    assert (result["status"], result["after"]["architecture"]["blocks"]) == ("trained", [3])
+    assert result["reason"] == (
+        "the last block had no conflict beyond those of the first one in the first 1 epochs; trained to the end"
+    )
 
 
 @pytest.mark.parametrize("most", [1, 3])
