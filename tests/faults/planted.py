@@ -149,6 +149,13 @@ FAULTS = [
         ("training/test_shrinking.py",),
     ),
     Fault(
+        "training/procedures/autotune.py",
+        'score < self.best["score"]',
+        'score <= self.best["score"]',
+        "auto-tune: of networks that are as good the larger one is kept",
+        ("training/procedures/test_autotune.py",),
+    ),
+    Fault(
         "files/checkpoints.py",
         "content.detach().cpu().clone().contiguous()",
         "content.detach().cpu().contiguous()",
