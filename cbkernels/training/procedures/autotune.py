@@ -305,7 +305,7 @@ class _Tuning:
         if measured.has_diverged or (self.best is not None and score < self.best["score"]):
             return
         self.best = {
-            "score": score, "architecture": self.architecture.to_dict(), "model": _copied(measured.training.state()),
+            "score": score, "architecture": self.architecture.to_dict(), "model": measured.training.state()["model"],
             "after": {**_accuracies(measured.summary(log)), "round": measured.round, "chosen_by": by},
         }  # fmt: skip
 
@@ -367,11 +367,6 @@ def of_blocks(report: LayerReport) -> dict[str, BundleResult]:
 
 _BETTER = {"validation_accuracy": 1, "test_accuracy": 1, "train_loss": -1}
 """Which of two networks is better: by the first of these columns of the history that is known, times its sign."""
-
-
-def _copied(training: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The weights, which the next epoch would overwrite."""
-    return {name: value.detach().cpu().clone() for name, value in training["model"].items()}
 
 
 def _accuracies(summary: dict[str, Any]) -> dict[str, Any]:
