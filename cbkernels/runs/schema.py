@@ -196,6 +196,10 @@ class NetworkCost(Trained):
     peak_memory_bytes: float | None = None
     device: str | None = None
     latency_batch: int | None = None
+    round: int | None = None
+    """The one that it is of, of an exhausted auto-tune, ..."""
+    chosen_by: str | None = None
+    """... and the column of the history that chose it."""
 
 
 @dataclass(frozen=True)

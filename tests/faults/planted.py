@@ -142,11 +142,25 @@ FAULTS = [
     ),
     # --- training
     Fault(
-        "training/shrinking.py",
-        "result.num_conflicting_rows >= min_conflicting_rows",
-        "result.num_conflicting_rows > min_conflicting_rows",
+        "training/policies.py",
+        "rows[-1] >= least and behind >= least",
+        "rows[-1] > least and behind > least",
         "auto-tune: the noise floor itself is taken for noise",
         ("training/test_shrinking.py",),
+    ),
+    Fault(
+        "training/policies.py",
+        "blamed, most = [], rows[0]",
+        "blamed, most = [], 0",
+        "auto-tune: blocks are blamed for what is tied behind the first one",
+        ("training/test_shrinking.py",),
+    ),
+    Fault(
+        "training/procedures/autotune.py",
+        'score < self.best["score"]',
+        'score <= self.best["score"]',
+        "auto-tune: of networks that are as good the larger one is kept",
+        ("training/procedures/test_autotune.py",),
     ),
     Fault(
         "files/checkpoints.py",
