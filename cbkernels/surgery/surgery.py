@@ -45,11 +45,9 @@ def remove_layers(
 
     Args:
         model: any ``torch.nn.Module``; ``torch.compile`` is looked through.
-        names: blocks, or anything inside of them such as ``report.conflicting()``, with or without ``#1``; none
-            is fine and changes nothing. A block that is called at several places goes from all of them, when
-            each is named, or from none.
-        optimizer: loses exactly the parameters that are gone, and their state; or a list of several that train
-            the model together. Wrappers are looked through.
+        names: blocks, or anything inside of them such as ``report.conflicting()``; none is fine and changes
+            nothing. A block that is called at several places goes from all, when each is named, or from none.
+        optimizer: loses exactly the parameters that are gone, and their state; wrapped, or a list of several.
         example: an input of the model: a tensor, a tuple of positional or a dict of keyword arguments. With it
             blocks are judged by what they do in the model, and the model is run once more afterwards: it must give
             what it gives when deleted layers hand on their input. Without it blocks of unknown kind are tried
@@ -86,13 +84,12 @@ def remove_layers(
         require_droppable(optimizer, inner)
     steps, stacks = plan_removal(inner, names, example, force)
     before = {stack.name: agreement(inner, stack.name) for stack in stacks}
-    only_deleted = example is not None and all(step.remains == "nothing" for step in steps)
-    expected = passed_over(inner, [step.name for step in steps], example) if steps and only_deleted else None
+    expected = None if force else passed_over(inner, steps, example)
     surgery = carried_out(inner, [steps], optimizer)
     with _undone_after_an_error(surgery):
         require_agreement(inner, before, steps, force)
         if steps and example is not None:
-            _run_once(inner, example, surgery.removed, None if force else expected)
+            _run_once(inner, example, surgery.removed, expected)
     return model, surgery
 
 

@@ -62,15 +62,12 @@ def prune_blocks(
         strategy: "geometric" (few healings), "one" (every block is tried alone) or "at_once".
         max_drop: how much less ``evaluate`` may return in the end than at first.
         target: share of the blocks in [0, 1] at which it ends; None: it goes on as long as blocks can go.
-        optimizer: of the training, or a list of several; loses what is gone. A single one gives, with ``batch_size``,
-            the update grid of "conflicts".
-        batch_size: of the training.
-        grid: instead of that of the optimizer.
+        optimizer: of the training, or a list of several; loses what is gone.
+        batch_size: of the training; with a single optimizer it gives the update grid of "conflicts", as does ``grid``.
         loss: (what the model returned, labels) -> loss, for "taylor"; None: cross-entropy of logits.
-        mask: as in ``LayerMonitor``.
         min_conflicting_rows: rows in conflicting bundles that make a conflict, for "conflicts".
         seed: random numbers in ``heal`` and ``evaluate`` are drawn anew from it and the number of the step, so that
-            a resumed pruning draws the same ones; afterwards those of the caller go on as before.
+            a resumed pruning draws the same ones; the caller's go on as before.
         test: like ``evaluate``, of every step that stays; decides nothing, stands in the log.
         example: input of the model on which costs are measured; None: the first batch of the probe.
         out: folder for a log and the weights of the last kept step, from which a killed pruning goes on.
@@ -88,6 +85,7 @@ def prune_blocks(
     norm scale arXiv 1708.06519. The loop of guard and healing is ours.
 
     Example:
+        >>> import torch
         >>> model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 4)
         >>> probe = torch.randn(6, 5, 8), torch.tensor([0, 1, 2, 0, 1, 2])
         >>> model, surgery, log = prune_blocks(model, probe, evaluate=lambda model: 0.9, target=0.5)
@@ -96,9 +94,8 @@ def prune_blocks(
     """
     calls = _Calls(model, own_module(model), evaluate, heal, test, optimizer, seed)
     _check(max_drop, target, evaluate=evaluate, heal=heal, test=test)
-    source: Any = grid
-    if grid is None and optimizer is not None and not isinstance(optimizer, Sequence) and batch_size:
-        source = TrainingGrid(optimizer, batch_size)
+    single = None if isinstance(optimizer, Sequence) else optimizer
+    source = grid if grid is not None or single is None or not batch_size else TrainingGrid(single, batch_size)
     scored = {"loss": loss, "seed": seed, "min_conflicting_rows": min_conflicting_rows}
     pruning = _Pruning(calls, rank, strategy, as_probe(probe, mask), source, scored, example)
     return model, pruning.run(out, resume, max_drop, target, on_step), pruning.log
