@@ -88,7 +88,7 @@ setup: $(STAMPS)/setup ## everything a developer needs, in .venv
 
 # --- using ------------------------------------------------------------------------------------------------
 
-demo: $(STAMPS)/demo ## auto-tune 50 layers on digits: a table, and a report in runs/demo
+demo: $(STAMPS)/demo ## auto-tune 120 layers on digits: a table, and a report in runs/demo
 	@$(BIN)/cbkernels demo --out runs/demo
 
 # One worker a core, each with one thread; a file, or a group across files, belongs to one worker.

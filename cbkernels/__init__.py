@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from .models.monitor import LayerMonitor
     from .result import BundleResult
     from .streaming import BundleEntropy
+    from .surgery.pruning.prune_blocks import prune_blocks
+    from .surgery.pruning.prune_log import PruneLog, PruneStep
     from .surgery.surgery import Surgery, remove_layers
 else:
     __getattr__, __dir__ = lazy.attributes(
@@ -56,12 +58,14 @@ else:
             ".models.monitor": ["LayerMonitor"],
             ".result": ["BundleResult"],
             ".streaming": ["BundleEntropy"],
+            ".surgery.pruning.prune_blocks": ["prune_blocks"],
+            ".surgery.pruning.prune_log": ["PruneLog", "PruneStep"],
             ".surgery.surgery": ["Surgery", "remove_layers"],
         },
     )
 
 __all__ = [
-    "BundleEntropy", "BundleResult", "History", "LayerMonitor", "LayerReport", "Surgery", "UpdateGrid", "__version__",
-    "bundle_entropy", "bundle_entropy_layers", "bundle_rows", "compute_across_ranks", "conflict_margin", "integrations",
-    "measure_cost", "remove_layers", "training",
+    "BundleEntropy", "BundleResult", "History", "LayerMonitor", "LayerReport", "PruneLog", "PruneStep", "Surgery",
+    "UpdateGrid", "__version__", "bundle_entropy", "bundle_entropy_layers", "bundle_rows", "compute_across_ranks",
+    "conflict_margin", "integrations", "measure_cost", "prune_blocks", "remove_layers", "training",
 ]  # fmt: skip

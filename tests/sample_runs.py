@@ -52,7 +52,9 @@ def make_runs(root: Path) -> dict[str, Path]:
     training.autotune_configured(AutotuneConfig(**{**SMALL, "depth": 6, "policy": "stage"}), root / "autotune")
     with suppress(Killed):
         training.train(TrainConfig(**{**SMALL, "depth": 4, "epochs": 3}), root / "unfinished", show=kill)
-    removal = RemoveConfig(max_drop=1.0, finetune_epochs=1, draws=2, study_size=20, probe_size=16, device="cpu")
+    removal = RemoveConfig(
+        max_drop=1.0, compare=("random",), heal_epochs=1, draws=2, study_size=20, probe_size=16, device="cpu"
+    )
     training.remove_blocks(training.load_trained(root / "resnet", device="cpu"), removal, root / "remove")
     compared = {**SMALL, "model": "cnn", "depth": 1, "width": 8, "epochs": 3, **cycle, "repr": False}
     training.compare(TrainConfig(**compared), root / "comparison", criteria=("standard", "random"), seeds=2)

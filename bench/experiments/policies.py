@@ -1,4 +1,4 @@
-"""Auto-tune with its three policies, several seeds: what is left, what it reaches, how many rounds it took.
+"""Auto-tune with every policy, several seeds: what is left, what it reaches, how many rounds it took.
 
 After "Conflicting Bundles" and "Auto-tuning of Deep Neural Networks by Conflicting Layer Removal".
     python -m bench.experiments.policies --dataset digits --epochs 30 --out runs/experiments/policies-digits
@@ -20,7 +20,7 @@ from cbkernels.training.policies import POLICIES
 
 from .many_runs import run_all
 
-COLOURS = {"first": "#1864ab", "all": "#d9480f", "stage": "#2b8a3e"}
+COLOURS = {"first": "#1864ab", "all": "#d9480f", "stage": "#2b8a3e", "added": "#862e9c"}
 
 
 def main() -> None:

@@ -35,7 +35,8 @@ def given_options(arguments: argparse.Namespace, kind: type[Any]) -> dict[str, A
 
 
 def _add_option(group: Any, field: Any) -> None:
-    flag, rules, default = f"--{field.name.replace('_', '-')}", field.metadata, field.default
+    rules, default = field.metadata, field.default
+    flag, *older = [f"--{name.replace('_', '-')}" for name in (field.name, rules.get("was")) if name]
     table = rules.get("offers", rules.get("choices"))
     says = f"{rules['help']}; {table.told()}" if isinstance(table, Choices) else rules["help"]
     common: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS}
@@ -52,4 +53,4 @@ def _add_option(group: Any, field: Any) -> None:
         common["metavar"] = rules["metavar"]
     words = " ".join(map(str, default)) if several else default
     shown = "" if "default" in rules["help"] or default in (None, ()) else f" (default {words})"
-    group.add_argument(flag, type=kind_of(field), help=(says + shown).replace("%", "%%"), **common)
+    group.add_argument(flag, *older, type=kind_of(field), help=(says + shown).replace("%", "%%"), **common)

@@ -16,7 +16,7 @@ from .training_command import config_of, require_torch_for, tell
 
 _DESCRIPTION = """\
 Measure the branches of a trained residual network, show how accurate it is without some of them,
-remove one block at a time while the accuracy on held-back samples stays, fine-tune, and export."""
+remove blocks and heal the rest as long as the accuracy on held-back samples stays, and export."""
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -66,6 +66,7 @@ def _text(result: dict[str, Any]) -> str:
         f"{result['run']}: {architecture}; {found}",
         _blocks(result["blocks"]),
         *([] if result["study"] is None else [_curves(result)]),
+        *([_prunings(result)] if "compared" in result else []),
         wrapped(f"Removed: {removed}. Why it ended: {decided}."),
         _before_and_after(result),
         wrapped(f"{definition_note(result['equality'])} {scaled}"),
@@ -99,6 +100,24 @@ def _curves(result: dict[str, Any]) -> str:
     table = format_table(["removed", *(kind.replace("_", " ") for kind in curves)], rows)
     none = "" if curves["conflicting"] else "No block conflicts, so the first curve is empty.\n"
     return f"{said}with all of them {study['accuracy']:.1%}:\n{none}\n{table}"
+
+
+def _prunings(result: dict[str, Any]) -> str:
+    """What every ranking removed: not in the folders of version 0.1.0."""
+    prunings, num_blocks, test = [result, *result["compared"]], len(result["blocks"]), result["test"]
+    points = [
+        {0: each["accuracy"]["before"]}
+        | {step["num_removed"]: step["accuracy_test"] for step in each["steps"] if step["kept"]}
+        for each in prunings
+    ]
+    rows = [
+        [f"{gone} ({gone / num_blocks:.0%})", *(_shown(of_rank.get(gone), ".2%") for of_rank in points)]
+        for gone in sorted({gone for of_rank in points for gone in of_rank})
+    ]
+    ends = [["in the end", *(_shown(each["accuracy"]["healed"], ".2%") for each in prunings)]]
+    said = f"Accuracy against the blocks removed, by each ranking, on {test['samples']} samples ({test['split']}), "
+    said += f"which decide nothing; healing: {result['heal']}, {result['heal_epochs']} epochs:"
+    return f"{wrapped(said)}\n\n{format_table(['removed', *(each['rank'] for each in prunings)], [*rows, *ends])}"
 
 
 def _before_and_after(result: dict[str, Any]) -> str:

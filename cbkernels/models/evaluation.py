@@ -66,15 +66,10 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
         TypeError: not a ``torch.nn.Module``.
     """
     inner = unwrapped(model)
-    on_gpu = chain(inner.parameters(), inner.buffers()) if torch.cuda.is_available() else ()
-    gpus = {p.get_device() for p in on_gpu if p.is_cuda}
     with _one_at_a_time, ExitStack() as stack:
-        python, numpy = random.getstate(), np.random.get_state()
         if torch.get_default_device().type == "meta":
             stack.enter_context(device_of(inner))
-        stack.enter_context(torch.random.fork_rng(devices=sorted(gpus)))
-        stack.callback(random.setstate, python)
-        stack.callback(np.random.set_state, numpy)
+        stack.enter_context(random_numbers_kept(inner))
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         for module in inner.modules():
@@ -101,6 +96,29 @@ def _put_back(module: nn.Module, own: dict[str, Any], held: dict[str, Any]) -> N
         if _holds(own.get(key)):
             own[key].clear()
             own[key].extend(held[key]) if isinstance(own[key], list) else own[key].update(held[key])
+
+
+@contextmanager
+def random_numbers_kept(model: nn.Module, seed: int | None = None) -> Iterator[None]:
+    """Afterwards the random numbers of torch (CPU and the model's GPUs), NumPy and Python go on as before.
+
+    Args:
+        model: unwrapped.
+        seed: of all of them meanwhile; None: they are drawn on from where they are.
+    """
+    on_gpu = chain(model.parameters(), model.buffers()) if torch.cuda.is_available() else ()
+    gpus = {p.get_device() for p in on_gpu if p.is_cuda}
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=sorted(gpus)):
+        try:
+            if seed is not None:
+                torch.manual_seed(seed)
+                np.random.seed(seed % 2**32)
+                random.seed(seed)
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
 
 
 @contextmanager

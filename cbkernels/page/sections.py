@@ -9,6 +9,8 @@ from itertools import groupby
 
 import numpy as np
 
+from ..drawing.prune_figures import Curve as PruneCurve
+from ..drawing.prune_figures import plot_curves
 from ..runs.clean_text import text
 from ..runs.record import LayerTable, RunRecord
 from ..runs.schema import AutotuneResult, NetworkCost, RemoveResult, TrainResult
@@ -101,10 +103,37 @@ def _of_removal(result: RemoveResult, prefix: str) -> list[Section]:
     ]  # fmt: skip
     return [
         *_of_table(tables.costs_table(result.before, result.after, rows)),
+        Section("What each ranking removed", _pruning_curves(result, prefix), _listed(tables.prunings_table(result))),
         Section("What blocks are worth", [*_removal_curves(result, prefix), *_block_costs(result, prefix)]),
         *_of_table(tables.steps_table(result), _guard_words(result)),
         *_of_table(tables.blocks_table(result)),
     ]
+
+
+def _listed(table: Table | None) -> list[Table]:
+    return [table] if table else []
+
+
+def _pruning_curves(result: RemoveResult, prefix: str) -> list[Figure]:
+    """Accuracy against the share of the blocks that are gone, a curve a ranking."""
+    guard = result.guard.accuracy if result.guard else None
+    if guard is None or not any(step.num_removed for step in result.steps) or not result.blocks:
+        return []
+    curves = []
+    for each in (result, *result.compared):
+        points: dict[bool, list[tuple[float, float, float]]] = {True: [(0.0, guard, guard)], False: []}
+        for step in each.steps:
+            gone, cut, healed = step.num_removed, step.accuracy_removed, step.accuracy
+            if gone is not None and cut is not None and healed is not None:
+                points[bool(step.kept)].append((gone / len(result.blocks), cut, healed))
+        curves.append(PruneCurve(text(each.rank, 40), points[True], points[False]))
+    heals = any(one != other for curve in curves for _, one, other in (*curve.kept, *curve.undone))
+    picture = figures.rendered(
+        f"{prefix}pruning",
+        "Accuracy against the share of the blocks that are removed, by each ranking that was asked for.",
+        lambda: plot_curves(curves, None, limit=guard - (result.max_drop or 0.0), heals=heals),
+    )
+    return [Figure(picture, "Accuracy on the samples of the guard against the share of the blocks removed.", 95)]
 
 
 def _accuracies(words: str, before: float | None, after: float | None) -> list[str]:
@@ -184,7 +213,7 @@ def network_words(run: str, round_: str, command: str) -> str:
     if command == "train" and run in ("", "train"):
         return ""
     if run == "finetune":
-        return "fine-tuning"
+        return f"healing without {round_} blocks" if round_ not in ("", "0") else "fine-tuning"
     return f"round {round_}" if run in ("", "autotune") else f"{run} {round_}".replace("autotune", "")
 
 

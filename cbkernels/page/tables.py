@@ -14,7 +14,7 @@ from typing import Any
 from ..runs import schema
 from ..runs.clean_text import text
 from ..runs.record import LayerTable
-from ..runs.schema import Block, Cycle, Epoch, NetworkCost, RemoveResult, Round, Step
+from ..runs.schema import Accuracies, Cycle, Epoch, NetworkCost, RemoveResult, Round
 from ..training.networks.architecture import Architecture
 from ..training.networks.kinds import MODELS
 
@@ -281,27 +281,46 @@ _OF_BLOCK: Sequence[_Column] = (
 )
 
 
-def _fate(result: RemoveResult) -> Callable[[Block | Step], str]:
-    return lambda each: "removed" if each.block in result.removed else "stays"
-
-
 def blocks_table(result: RemoveResult) -> Table | None:
     """Every block's measurement and fate, in the order of execution; None if there is none."""
-    columns = [*_OF_BLOCK, _Column("in the end", _fate(result), is_text=True)]
+    columns = [
+        *_OF_BLOCK,
+        _Column("in the end", lambda block: "removed" if block.block in result.removed else "stays", is_text=True),
+    ]
     return _table("Residual blocks before any removal, measured at their branches", columns, result.blocks)
 
 
+def prunings_table(result: RemoveResult) -> Table | None:
+    """What every ranking removed; None if only one was asked for."""
+    of_blocks = f" of {len(result.blocks)}" if result.blocks else ""
+    columns = (
+        _Column("ranking", lambda each: text(each.rank, 40), is_text=True),
+        _Column("blocks removed", lambda each: f"{len(each.removed)}{of_blocks}"),
+        _Column("test accuracy before", lambda each: percent((each.accuracy or Accuracies()).before)),
+        _Column("not healed", lambda each: percent((each.accuracy or Accuracies()).removed)),
+        _Column("healed", lambda each: percent((each.accuracy or Accuracies()).healed)),
+        _Column("epochs of healing", lambda each: plain(each.finetune_epochs)),
+        _Column("reason", lambda each: text(each.reason), is_text=True),
+    )
+    return _table("What each ranking removed", columns, (result, *result.compared)) if result.compared else None
+
+
 def steps_table(result: RemoveResult) -> Table | None:
-    """The guarded removal, one block at a time; None if there is none."""
+    """The guarded removal, step by step; None if there is none."""
     numbers = iter(range(1, len(result.steps) + 1))
     columns = (
         _Column("step", lambda step: str(next(numbers)), is_text=True),
         _Column("block", lambda step: text(step.block, 60), is_text=True),
-        _Column("decision", _fate(result), is_text=True),
+        _Column("decision", lambda step: "removed" if step.kept else "stays", is_text=True),
         _Column("accuracy (guard)", lambda step: percent(step.accuracy)),
+        _Column("before healing", lambda step: percent(step.accuracy_removed)),
+        _Column("test accuracy", lambda step: percent(step.accuracy_test)),
+        _Column("parameters", lambda step: count(step.parameters)),
+        _Column("latency", lambda step: milliseconds(step.latency_ms)),
+        _Column("peak memory", lambda step: size(step.peak_memory_bytes)),
         _Column("reason", lambda step: text(step.reason), is_text=True),
     )
-    return _table("The guarded removal, one block at a time", columns, result.steps)
+    return _table("The guarded removal, step by step", columns, result.steps)
 
 
 _OF_CYCLE: tuple[tuple[str, str, Words], ...] = (

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..files.checkpoints import load_checkpoint, save_checkpoint
 from ..files.json_files import finite_or_none, json_object
 from ..findings.layer_report import LayerReport
 from . import schema
-from .checkpoints import load_checkpoint, save_checkpoint
 from .folder import RunFolder
 from .schema import CHECKPOINT, EVENTS, HISTORY, MeasuredLayer
 

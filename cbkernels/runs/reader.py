@@ -48,6 +48,13 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     return read_json_object(path, MOST_BYTES[CONFIG])
 
 
+def data_found_at(folder: str | os.PathLike[str], dataset: str) -> str | None:
+    """Where a run found this data set on this disk; None where ``env.json`` does not say it, or of another one."""
+    config, machine = (_optional(Path(folder) / name, [], read_json_object) or {} for name in (CONFIG, ENVIRONMENT))
+    found = machine.get("data") if config.get("dataset") == dataset else None
+    return found if isinstance(found, str) else None
+
+
 def read_run(folder: str | os.PathLike[str], *, tables: bool = True) -> RunRecord:
     """Read what is there.
 

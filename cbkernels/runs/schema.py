@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # the command line reads names here, and a line of --help nee
     from ..result import BundleResult
 
 CONFIG, ENVIRONMENT, RESULT, HISTORY = "config.json", "env.json", "result.json", "history.jsonl"
+"""``env.json`` holds versions, the machine and, as "data", the path at which the data were found, or null."""
 CHECKPOINT, PROGRESS = "checkpoint.safetensors", "progress.json"
 """What a training, and a removal, goes on from."""
 REPORT = "report.html"
@@ -24,6 +25,8 @@ REPORT = "report.html"
 EVENTS = "tensorboard"
 EXPORT = "model"
 """Folder of the network that a removal ends with."""
+PRUNING = "pruning"
+"""Folder from which a removal goes on; deleted when it has ended."""
 COMPARISON = "comparison.json"
 """Of ``repr compare``, in the folder above its runs."""
 
@@ -193,6 +196,10 @@ class NetworkCost(Trained):
     peak_memory_bytes: float | None = None
     device: str | None = None
     latency_batch: int | None = None
+    round: int | None = None
+    """The one that it is of, of an exhausted auto-tune, ..."""
+    chosen_by: str | None = None
+    """... and the column of the history that chose it."""
 
 
 @dataclass(frozen=True)
@@ -296,17 +303,33 @@ class Part:
 
 @dataclass(frozen=True)
 class Step:
-    """One block that the guard was asked about."""
+    """One try of a removal: some blocks, and what the guard said without them."""
 
     block: str | None = None
+    """The blocks, in words."""
+    blocks: tuple[str, ...] = ()
+    scores: tuple[float, ...] = ()
+    """Of the blocks, by the ranking."""
+    num_removed: int | None = None
+    """Blocks that the network lacked then."""
     kept: bool | None = None
+    """Whether they stay removed."""
     accuracy: float | None = None
+    """Of the healed network on the samples of the guard, which decides; of the unhealed one where none heals."""
+    accuracy_removed: float | None = None
+    """Of the network on these samples before it healed."""
+    accuracy_test: float | None = None
+    """Of the healed network on the test samples, of a step that stays; it decides nothing."""
+    parameters: int | None = None
+    macs: int | None = None
+    latency_ms: float | None = None
+    peak_memory_bytes: int | None = None
     reason: str | None = None
 
 
 @dataclass(frozen=True)
 class Accuracies:
-    """Of a network before the removal, right after it, and fine-tuned."""
+    """Of a network before the removal, of the same weights without the blocks, and healed."""
 
     before: float | None = None
     removed: float | None = None
@@ -314,7 +337,21 @@ class Accuracies:
 
 
 @dataclass(frozen=True)
-class RemoveResult(Result):
+class Pruning:
+    """What one ranking removed."""
+
+    rank: str | None = None
+    steps: tuple[Step, ...] = ()
+    removed: tuple[str, ...] = ()
+    reason: str | None = None
+    accuracy: Accuracies | None = None
+    """On the test samples."""
+    finetune_epochs: int | None = None
+    """Epochs for which the network that is left healed, all healings together."""
+
+
+@dataclass(frozen=True)
+class RemoveResult(Pruning, Result):
     """Of ``remove``."""
 
     run: str | None = None
@@ -322,16 +359,17 @@ class RemoveResult(Result):
     num_conflicting_blocks: int | None = None
     curves: Mapping[str, tuple[CurvePoint, ...]] = field(default_factory=dict)
     study: Part | None = None
-    rank: str | None = None
+    compared: tuple[Pruning, ...] = ()
+    """Other rankings, which pruned copies of the network."""
+    strategy: str | None = None
+    heal: str | None = None
+    heal_epochs: int | None = None
     max_drop: float | None = None
+    target: float | None = None
     guard: Part | None = None
     test: Part | None = None
-    steps: tuple[Step, ...] = ()
-    removed: tuple[str, ...] = ()
-    accuracy: Accuracies | None = None
     before: NetworkCost | None = None
     after: NetworkCost | None = None
-    finetune_epochs: int | None = None
     export: str | None = None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import zip_longest
 from typing import Any, NamedTuple
@@ -130,15 +130,18 @@ def require_agreement(
         )
 
 
-def passed_over(model: nn.Module, names: Collection[str], example: object) -> list[torch.Tensor] | None:
-    """The tensors that a model returns when the blocks ``names`` hand on their input; the model stays as it is.
+def passed_over(model: nn.Module, steps: Sequence[RemovedBlock], example: object) -> list[torch.Tensor] | None:
+    """The tensors that a model returns when the blocks to be deleted hand on their input; the model stays as it is.
 
-    None if it raises then, and where hooks cannot show it: a block stays at another place too, is called past them, or
-    returns another stream, of which a hook does not know what there is without the block (Autoformer's trend).
+    None without an example, where a shortcut remains, if the model raises then, and where hooks cannot show it: a block
+    stays at another place too, is called past them, or returns another stream, of which a hook does not know what
+    there is without the block (Autoformer's trend).
     """
+    if example is None or not steps or any(step.remains != "nothing" for step in steps):
+        return None
     called: set[nn.Module] = set()
-    doomed = {model.get_submodule(name) for name in names}
-    if sum(module in doomed for _, module in model.named_modules(remove_duplicate=False)) > len(set(names)):
+    doomed = {model.get_submodule(step.name) for step in steps}
+    if sum(module in doomed for _, module in model.named_modules(remove_duplicate=False)) > len(steps):
         return None
 
     def hand_on(block: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:

@@ -18,7 +18,7 @@ WRAPPED = (
 )  # fmt: skip
 """Attributes in which wrappers keep the optimizer that they are around of, or several in a list or dictionary."""
 _KEEPS_ONE_STATE_FOR_ALL = ("LBFGS", "ZeroRedundancyOptimizer", "DeepSpeedZeroOptimizer")
-_ALONG = ("params", "param_names")
+ALONG = ("params", "param_names")
 """Entries of a group that have an item for each of its parameters."""
 
 
@@ -103,13 +103,13 @@ def dropped(optimizer: object, gone: Collection[torch.Tensor]) -> list[Dropped]:
     before: list[Dropped] = []
     layers = list(optimizers_in(optimizer)) if doomed else []
     for layer in layers:  # which may share groups and state: all is noted before anything goes
-        groups = tuple({key: list(group[key]) for key in _ALONG if key in group} for group in layer.param_groups)
+        groups = tuple({key: list(group[key]) for key in ALONG if key in group} for group in layer.param_groups)
         state = getattr(layer, "state", {})
         before.append(Dropped(layer, groups, doomed, {p: state[p] for p in gone if p in state}))
     for layer in layers:
         for group in layer.param_groups:
             stays = [p not in doomed for p in group["params"]]
-            for key in _ALONG:
+            for key in ALONG:
                 if key in group and not all(stays):
                     group[key] = [value for value, kept in zip(group[key], stays, strict=True) if kept]
         for p in gone:

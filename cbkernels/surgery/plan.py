@@ -7,7 +7,7 @@ Read next: ``changes.py``, which turns steps into edits.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -78,6 +78,50 @@ def plan_removal(
 
 class _NothingRemains(ValueError):
     """A module that nothing can stand in for, in the words for that."""
+
+
+@dataclass(frozen=True)
+class Removable:
+    """The residual blocks of a model, each judged by itself."""
+
+    found: Findings
+    steps: dict[str, RemovedBlock]
+    """Block -> what its removal would leave."""
+    refused: dict[str, str]
+    """Block -> why it cannot go, in one sentence."""
+    stacks: list[LayerStack]
+    """Lists of layers, of which one has to stay."""
+
+    def leaves_some(self, doomed: Collection[str]) -> bool:
+        """Whether a block is left without these, and an item in every list of layers."""
+        lists = [set(self.found.blocks), *(set(stack.item_names()) for stack in self.stacks)]
+        return all(not names <= set(doomed) for names in lists)
+
+
+def removable_blocks(model: nn.Module, example: object) -> Removable:
+    """Which residual blocks could go, one at a time; nothing changes.
+
+    Args:
+        model: unwrapped.
+        example: an input, as in ``remove_layers``.
+
+    Raises:
+        ValueError: the model raised on the example.
+    """
+    stacks = find_layer_stacks(model)
+    items = frozenset(name for stack in stacks for name in stack.item_names())
+    modules = dict(model.named_modules(remove_duplicate=False))
+    known = _Known(modules, items, _looked_at(model, example), False)
+    steps, refused = dict[str, RemovedBlock](), dict[str, str]()
+    for name in known.found.blocks:
+        try:
+            steps[name] = _step(known, name)
+            if name not in items:
+                _require_all_places(known, name, [name])
+        except ValueError as error:
+            steps.pop(name, None)
+            refused[name] = str(error)
+    return Removable(known.found, steps, refused, stacks)
 
 
 @dataclass(frozen=True)

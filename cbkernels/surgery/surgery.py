@@ -45,11 +45,9 @@ def remove_layers(
 
     Args:
         model: any ``torch.nn.Module``; ``torch.compile`` is looked through.
-        names: blocks, or anything inside of them such as ``report.conflicting()``, with or without ``#1``; none
-            is fine and changes nothing. A block that is called at several places goes from all of them, when
-            each is named, or from none.
-        optimizer: loses exactly the parameters that are gone, and their state; or a list of several that train
-            the model together. Wrappers are looked through.
+        names: blocks, or anything inside of them such as ``report.conflicting()``; none is fine and changes
+            nothing. A block that is called at several places goes from all, when each is named, or from none.
+        optimizer: loses exactly the parameters that are gone, and their state; wrapped, or a list of several.
         example: an input of the model: a tensor, a tuple of positional or a dict of keyword arguments. With it
             blocks are judged by what they do in the model, and the model is run once more afterwards: it must give
             what it gives when deleted layers hand on their input. Without it blocks of unknown kind are tried
@@ -86,13 +84,12 @@ def remove_layers(
         require_droppable(optimizer, inner)
     steps, stacks = plan_removal(inner, names, example, force)
     before = {stack.name: agreement(inner, stack.name) for stack in stacks}
-    only_deleted = example is not None and all(step.remains == "nothing" for step in steps)
-    expected = passed_over(inner, [step.name for step in steps], example) if steps and only_deleted else None
+    expected = None if force else passed_over(inner, steps, example)
     surgery = carried_out(inner, [steps], optimizer)
     with _undone_after_an_error(surgery):
         require_agreement(inner, before, steps, force)
         if steps and example is not None:
-            _run_once(inner, example, surgery.removed, None if force else expected)
+            _run_once(inner, example, surgery.removed, expected)
     return model, surgery
 
 
@@ -137,6 +134,18 @@ def carried_out(model: nn.Module, operations: Iterable[Sequence[RemovedBlock]], 
     lost = [p for p in before if id(p) not in kept]
     of_optimizer = [] if optimizer is None else dropped(optimizer, lost)
     return Surgery(model, steps, sum(p.numel() for p in before), entries, of_optimizer, gone)
+
+
+def joined(model: nn.Module, surgeries: Sequence[Surgery], parameters_before: int) -> Surgery:
+    """Surgeries of one unwrapped model, one after the other, as one that undoes all; they are then forgotten."""
+    entries = [entry for each in surgeries for entry in each._entries]
+    of_optimizer = [lost for each in reversed(surgeries) for lost in each._of_optimizer]  # as they are put back
+    gone = [each for surgery in surgeries for each in surgery._gone]
+    steps = [step for each in surgeries for step in each.steps]
+    whole = Surgery(model, steps, parameters_before, entries, of_optimizer, gone)
+    for each in surgeries:
+        each.forget()
+    return whole
 
 
 class Surgery:
@@ -279,7 +288,7 @@ class Surgery:
         return model, surgery
 
     def _require_latest(self, verb: str) -> None:
-        record = next((entry for entry in self._entries if entry.key == RECORD), None)
+        record = next((entry for entry in reversed(self._entries) if entry.key == RECORD), None)
         if record is not None and vars(self._model).get(RECORD, MISSING) is not record.new:
             raise ValueError(
                 f"a later surgery changed the model after {self.removed} went; {verb} or undo that one first"

@@ -13,15 +13,17 @@ from operator import ge, gt, le, lt
 from typing import Any, TypeVar
 
 from ..filters.criteria import CRITERIA
+from ..surgery.pruning.block_rankings import RANKINGS
+from ..surgery.pruning.strategies import STRATEGIES
 from .data.augmentation import AUGMENTATIONS, AUTO
 from .data.sources import SOURCES
+from .healings import HEALINGS
 from .loop.optimizers import OPTIMIZERS
 from .loop.schedules import SCHEDULES
 from .networks.architecture import Architecture
 from .networks.kinds import MODELS
 from .networks.weights import WEIGHTS
 from .policies import POLICIES, Policy, Removes, policy_of
-from .rankings import RANKINGS
 
 WHAT_IF = ("bfloat16", "float16")
 Config = TypeVar("Config")
@@ -29,7 +31,7 @@ Config = TypeVar("Config")
 
 def _option(default: Any, says: str, metavar: str | None = None, **more: Any) -> Any:
     """A field. ``choices``: the names it may have, of a table or not; ``besides`` them; ``open``: something checks
-    them elsewhere; ``offers``: a table of names that are not the only ones.
+    them elsewhere; ``offers``: a table of names that are not the only ones; ``was``: an older name of the field.
     """
     return field(default=default, metadata={"help": says, "metavar": metavar, **more})
 
@@ -145,21 +147,37 @@ class RemoveConfig:
     """``cbkernels remove``: which blocks of a trained residual network can go."""
 
     rank: str = _removal("margin", "the order in which blocks are tried", choices=RANKINGS)
-    max_drop: float = _removal(0.01, "accuracy that may be lost before fine-tuning, in [0, 1]", "X", least=0, most=1)
+    compare: tuple[str, ...] = _removal(
+        (), "further orders, each of which prunes a copy of the network", kind=str, choices=RANKINGS
+    )
+    max_drop: float = _removal(
+        0.01, "accuracy on the samples of the guard that all removals may cost together", "X", least=0, most=1
+    )
+    target: float | None = _removal(
+        None, "share of the blocks to remove (default as many as can go)", "X", kind=float, above=0, most=1
+    )
     max_removed: int | None = _removal(None, "most blocks to remove (default no limit)", "N", least=0)
-    finetune_epochs: int = _removal(5, "epochs of fine-tuning after the removal", "N", least=0)
+    strategy: str | None = _removal(
+        None, "how many blocks are tried at once (default geometric with --heal each, else one)", choices=STRATEGIES
+    )
+    heal: str = _removal("each", "when the network trains without the blocks", choices=HEALINGS)
+    heal_epochs: int = _removal(
+        5, "epochs of each healing, by the recipe of the run", "N", least=0, was="finetune_epochs"
+    )
     min_conflicting_rows: int = _removal(1, "rows in conflicting bundles that make a conflict", "N", least=1)
     probe_size: int = _removal(512, "training samples that are measured", "N", least=2)
     study: bool = _study(True, "measure the accuracy against the number of removed blocks")
     draws: int = _study(15, "random choices of blocks for each number of removed blocks", "N", least=1)
     study_size: int = _study(2000, "test samples that the study uses", "N", least=1)
     most: int | None = _study(None, "largest number of blocks removed together (default all)", "N", least=1)
-    seed: int = _machine(0, "seed of the random choices, the ranking and the fine-tuning", "S", least=0, below=2**63)
+    seed: int = _machine(0, "seed of the random choices, the ranking and the healing", "S", least=0, below=2**63)
     device: str = _machine("auto", "auto, cpu, cuda, cuda:1, ...", "DEVICE")
     threads: int | None = _machine(None, "torch's threads on a CPU", "N", least=1)
 
     def __post_init__(self) -> None:
         check(self)
+        if self.strategy is None:
+            object.__setattr__(self, "strategy", HEALINGS[self.heal].strategy)
 
 
 def check(config: Any) -> None:
@@ -222,6 +240,8 @@ def from_dict(kind: type[Config], content: Mapping[str, Any]) -> Config:
         ValueError, TypeError: one sentence that quotes the field.
     """
     known = {each.name for each in fields(kind)}  # type: ignore[arg-type]
+    now = {each.metadata.get("was"): each.name for each in fields(kind)}  # type: ignore[arg-type]
+    content = {now.get(name, name): value for name, value in content.items()}
     if unknown := sorted(set(content) - known):
         raise ValueError(f"{unknown[0]!r} is not an option of {kind.__name__}; it has {', '.join(sorted(known))}")
     return kind(**content)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..installation import installation
+from ..runs.reader import data_found_at
 from .config import TrainConfig
 from .data.data_sets import DataSet, load_data_set
 from .data.samples import Samples
@@ -35,11 +36,12 @@ def threads_of(config: TrainConfig) -> int | None:
     return config.threads or MODELS[config.model].threads
 
 
-def data_set_of(config: TrainConfig) -> DataSet:
-    """The data set; errors as in ``load_data_set``."""
+def data_set_of(config: TrainConfig, *folders: str | os.PathLike[str]) -> DataSet:
+    """The data set, looked for where runs in these folders found it, too; errors as in ``load_data_set``."""
     return load_data_set(
         config.dataset, data_dir=config.data_dir, train_size=config.train_size, test_size=config.test_size,
         image_size=config.image_size, seed=config.data_seed,
+        found_at=next(filter(None, (data_found_at(folder, config.dataset) for folder in folders)), None),
     )  # fmt: skip
 
 
@@ -52,8 +54,10 @@ def network_of(config: TrainConfig, architecture: Architecture, samples: Samples
     )
 
 
-def environment(device: torch.device) -> dict[str, Any]:
+def environment(samples: Samples) -> dict[str, Any]:
     """What ``env.json`` holds; nothing in it decides a result."""
+    device = samples.device
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     threads = torch.get_num_threads()
-    return {**installation(), "torch_threads": threads, "cpus": os.cpu_count(), "device": str(device), "gpu": gpu}
+    machine = {"torch_threads": threads, "cpus": os.cpu_count(), "device": str(device), "gpu": gpu}
+    return {**installation(), **machine, "data": samples.found_at}

@@ -10,7 +10,31 @@ from ..choices import Choice, Choices
 BlockNames = Sequence[Sequence[str]]
 """Names of the measured layers, one for each block, stage by stage in order of execution."""
 Removes = Callable[[list[list[str]], BlockNames], list[str]]
-"""(conflicting blocks of every stage, all blocks of every stage) -> blocks to remove."""
+"""(blocks to blame of every stage, all blocks of every stage) -> blocks to remove."""
+Blames = Callable[[Sequence[int], int], list[bool]]
+"""(rows in conflicting bundles behind every block in order of execution, the noise floor) -> which blocks are to blame;
+none when the network is to be trained to its end."""
+
+
+def _conflicting(rows: Sequence[int], least: int) -> list[bool]:
+    """Every block that conflicts, if the last one does: in a plain chain it has the conflicts of all others."""
+    return [rows[-1] >= least and behind >= least for behind in rows]
+
+
+def _adding(rows: Sequence[int], least: int) -> list[bool]:
+    """Every block that adds conflicting rows to those of the blocks before it, if the last has more than the first.
+
+    In a plain chain the conflicting rows behind a block are among those behind the next one, so a difference of counts
+    is a number of rows. What was added is counted from the last block that was blamed, so that many small steps cannot
+    pass below the noise floor; when the last block has ``least`` rows more than the first one, some block is blamed.
+    """
+    if not rows or rows[-1] - rows[0] < least:
+        return [False] * len(rows)
+    blamed, most = [], rows[0]
+    for behind in rows:
+        blamed.append(behind - most >= least)
+        most = behind if blamed[-1] else most
+    return blamed
 
 
 @dataclass(frozen=True)
@@ -18,16 +42,20 @@ class Policy(Choice):
     """What auto-tune removes, and when it looks.
 
     Args:
-        removes: names them; asked only when the last block conflicts.
+        removes: names them; asked only when a block is to blame.
         probe_size: training samples that are measured where nobody says how many.
         looks_before: an epoch, so at the initial weights too; else after it.
         source: where it is from.
+        blames: which blocks are to blame; see ``Blames``.
+        passes: what the last block did when none is, in words.
     """
 
     removes: Removes
     probe_size: int = 64
     looks_before: bool = False
     source: str = ""
+    blames: Blames = _conflicting
+    passes: str = "had no conflict"
 
     @property
     def told(self) -> str:
@@ -35,8 +63,8 @@ class Policy(Choice):
         return f"{self.does} ({'before' if self.looks_before else 'after'} an epoch, {self.probe_size} samples)"
 
 
-def _first(conflicting: list[list[str]], block_names: BlockNames) -> list[str]:
-    stages = zip(block_names, conflicting, strict=True)
+def _first(blamed: list[list[str]], block_names: BlockNames) -> list[str]:
+    stages = zip(block_names, blamed, strict=True)
     return next((list(names[names.index(bad[0]) :]) for names, bad in stages if bad), [])
 
 
@@ -53,6 +81,11 @@ POLICIES = Choices("policy", [
         "stage", "the conflicting blocks of the first stage that has any",
         lambda conflicting, _: next((list(bad) for bad in conflicting if bad), []),
         source="the authors' code as it was last published",
+    ),
+    Policy(
+        "added", "the first block that adds a conflict to those before it and all later blocks of its stage", _first,
+        probe_size=512, looks_before=True, source="this package",
+        blames=_adding, passes="had no conflict beyond those of the first one",
     ),
 ])  # fmt: skip
 

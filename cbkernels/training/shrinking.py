@@ -15,12 +15,6 @@ Reports = Mapping[str, BundleResult]
 """Layer -> result, such as a ``LayerReport``."""
 
 
-def conflicts(reports: Reports, block_names: BlockNames, min_conflicting_rows: int = 1) -> bool:
-    """Does the last block conflict? In a plain chain a bundle stays one, so it has the conflicts of all others."""
-    last = next((names[-1] for names in reversed(block_names) if names), None)
-    return last is not None and _is_conflicting(reports, last, min_conflicting_rows)
-
-
 def removed_blocks(
     reports: Reports, block_names: BlockNames, *, policy: str | Policy | Removes = "all", min_conflicting_rows: int = 1
 ) -> list[str]:
@@ -30,20 +24,20 @@ def removed_blocks(
         reports: layer -> result, for at least all names in ``block_names``.
         block_names: names of the blocks of every stage.
         policy: a name of ``policies.POLICIES``, or one of your own; see ``policies.policy_of``.
-        min_conflicting_rows: noise floor: a block conflicts when at least so many rows are in conflicting bundles.
+        min_conflicting_rows: noise floor: so many rows in conflicting bundles count, fewer do not.
 
     Returns:
-        Names in order of execution; none when the last block does not conflict.
+        Names in order of execution; none when no block is to blame.
 
     Raises:
         ValueError: the policy is unknown, a block was not measured, or the policy named something else than blocks
-            or nothing although the last block conflicts.
+            or nothing although a block is to blame.
     """
     chosen = policy_of(policy)
-    if not conflicts(reports, block_names, min_conflicting_rows):
+    blamed = _blamed(reports, block_names, min_conflicting_rows, chosen)
+    if not any(blamed):
         return []
-    bad = [[n for n in names if _is_conflicting(reports, n, min_conflicting_rows)] for names in block_names]
-    named = chosen.removes(bad, block_names)
+    named = chosen.removes(blamed, block_names)
     order = [name for names in block_names for name in names]
     if not named or not set(named) <= set(order):
         raise ValueError(f"the policy {chosen.name!r} removes {named!r}; it must name blocks, at least one of them")
@@ -67,7 +61,7 @@ def shrink(
         block_names: names of the blocks of every stage; None: as the package's own networks call them.
 
     Returns:
-        With fewer blocks, or the same architecture when the last block does not conflict.
+        With fewer blocks, or the same architecture when no block is to blame.
 
     Raises:
         ValueError: see ``removed_blocks``; or the names do not fit the architecture.
@@ -90,8 +84,17 @@ def shrink(
     return architecture.with_blocks(sum(name not in gone for name in names) for names in block_names)
 
 
-def _is_conflicting(reports: Reports, name: str, min_conflicting_rows: int) -> bool:
-    if name not in reports:
-        raise ValueError(f"block {name!r} was not measured; measured are {', '.join(map(repr, reports))}")
-    result = reports[name]
-    return result.num_conflicting > 0 and result.num_conflicting_rows >= min_conflicting_rows
+def _blamed(reports: Reports, block_names: BlockNames, min_conflicting_rows: int, policy: Policy) -> list[list[str]]:
+    """The blocks to blame of every stage."""
+    order = [name for names in block_names for name in names]
+    if missing := [name for name in order if name not in reports]:
+        raise ValueError(f"block {missing[0]!r} was not measured; measured are {', '.join(map(repr, reports))}")
+    rows = [reports[name].num_conflicting_rows for name in order]
+    # a layer without a conflict has no such row, so a floor of 0 means what one of 1 does
+    blamed = policy.blames(rows, max(1, min_conflicting_rows))
+    if len(blamed) != len(order):
+        raise ValueError(
+            f"the policy {policy.name!r} says of {len(blamed)} blocks whether they are to blame; there are {len(order)}"
+        )
+    to_blame = dict(zip(order, blamed, strict=True))
+    return [[name for name in names if to_blame[name]] for names in block_names]

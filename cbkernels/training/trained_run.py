@@ -13,8 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from ..files.checkpoints import load_checkpoint
 from ..ranks import device_named
-from ..runs.checkpoints import load_checkpoint
 from ..runs.log import RunLog
 from ..runs.reader import read_config, read_run
 from ..runs.schema import CHECKPOINT, RESULT
@@ -37,7 +37,7 @@ class TrainedRun:
     folder: Path
     config: TrainConfig
     architecture: Architecture
-    """Of the network: of auto-tune, the last one."""
+    """Of the network: of auto-tune, the one it ended with."""
     model: Any
     """The network with its weights, in evaluation mode, on ``device``."""
     data: DataSet
@@ -102,13 +102,13 @@ def load_trained(folder: str | os.PathLike[str], *, device: str = "auto", data_d
         damage = next((note for note in run.notes if note.startswith(RESULT)), "")
         why = f"cannot be used: {damage}" if damage else "did not finish; finish it with --resume"
         raise ValueError(f"{folder} holds a run that {why}")
-    if run.result.status == "exhausted":
+    if run.result.status == "exhausted" and getattr(run.result, "after", None) is None:
         raise ValueError(f"{folder} holds a run that ended as 'exhausted', without a trained network; name another one")
     known = {field.name for field in fields(TrainConfig)}
     config = from_dict(TrainConfig, {name: value for name, value in content.items() if name in known})
     if data_dir is not None:
         config = replace(config, data_dir=data_dir)
-    data = data_set_of(config)
+    data = data_set_of(config, path)
     samples = samples_of(data, config, device_named(device))
     checkpoint = load_checkpoint(path / CHECKPOINT)
     try:

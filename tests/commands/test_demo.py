@@ -23,9 +23,10 @@ DRAWS = all(importlib.util.find_spec(name) is not None for name in ("matplotlib"
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """The folder and the output of ``cbkernels demo --epochs 3``, run once."""
+    """The folder and the output of ``cbkernels demo --model fnn --epochs 3``, run once."""
     out = tmp_path_factory.mktemp("demo") / "runs" / "demo"
-    command = [sys.executable, "-m", "cbkernels", "demo", "--out", str(out), "--epochs", str(EPOCHS)]
+    command = [sys.executable, "-m", "cbkernels", "demo", "--model", "fnn", "--out", str(out)]
+    command += ["--epochs", str(EPOCHS)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
     return out, done
 
@@ -53,7 +54,7 @@ def test_shortens_the_deep_network(run: Any) -> None:
 def test_prints_the_command_the_rounds_and_the_networks(run: Any) -> None:
     out, done = run
     assert done.stderr.splitlines()[0] == (
-        f"cbkernels autotune --depth 50 --width 10 --batch-size 16 --learning-rate 0.005 --epochs {EPOCHS} "
+        f"cbkernels autotune --model fnn --depth 50 --width 10 --batch-size 16 --learning-rate 0.005 --epochs {EPOCHS} "
         f"--policy all --seed 0 --out {out}"
     )
     for words in ("round", "fnn, 50 layers of 10", "before", "after", "test accuracy", "Measuring took", "trained:"):
@@ -71,13 +72,32 @@ def test_the_printed_command_is_the_same_run(run: Any, tmp_path: Path, capsys: p
         assert (tmp_path / "again" / name).read_bytes() == (out / name).read_bytes()
 
 
+@pytest.mark.slow
+def test_the_convolutional_network_of_120_layers_learns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Any processor: seeds 0 to 4 with three kinds of torch's kernels reach what docs/experiments.md says, or more."""
+    assert main(["demo", "--out", str(tmp_path), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["status"], result["before"]["architecture"]["blocks"]) == ("trained", [3, 12, 41, 3])
+    assert (result["before"]["epochs"], result["after"]["epochs"]) == (15, 15)
+    assert result["before"]["test_accuracy"] < result["chance_accuracy"] + 0.1
+    assert result["after"]["test_accuracy"] >= 0.88
+    assert sum(result["after"]["architecture"]["blocks"]) < 20
+
+
+@pytest.mark.parametrize("model", demo.PRESETS)
 def test_replaces_an_older_run_and_prints_json(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo, "PRESET", {**demo.PRESET, "depth": 3})
+    monkeypatch.setitem(demo.PRESETS["fnn"], "depth", 3)
+    monkeypatch.setitem(demo.PRESETS["vgg"], "blocks", (1, 0, 0, 0))
+    arguments = [] if model == "vgg" else ["--model", model]
     for seed in (1, 2):
-        assert main(["demo", "--out", str(tmp_path), "--epochs", "1", "--seed", str(seed), "--json"]) == 0
-        assert json.loads(capsys.readouterr().out)["seed"] == seed
+        assert main(["demo", "--out", str(tmp_path), "--epochs", "1", "--seed", str(seed), "--json", *arguments]) == 0
+        said = capsys.readouterr()
+        result = json.loads(said.out)
+        assert (result["seed"], result["policy"]) == (seed, demo.PRESETS[model]["policy"])
+        assert result["before"]["architecture"]["model"] == model
+        assert f"cbkernels autotune --model {model} --" in said.err.splitlines()[0]
 
 
 @pytest.mark.parametrize("wrong", [["--epochs", "0"], ["--seed", "-1"]], ids=" ".join)

@@ -448,7 +448,7 @@ def test_dense_layers_on_request() -> None:
 
 def trained(name: str, epochs: int, stopped_after: int | None, order: str = "model first") -> dict[str, Any]:
     """The weights after so many epochs; stopped, stored and gone on in new objects once."""
-    from cbkernels.runs.checkpoints import load_checkpoint, save_checkpoint
+    from cbkernels.files.checkpoints import load_checkpoint, save_checkpoint
 
     def objects(seed: int) -> tuple[Any, Any, Any]:
         model = network(seed)

@@ -18,18 +18,20 @@ from cbkernels.choices import Choices
 from cbkernels.command_line import main
 from cbkernels.filters.criteria import COMPARED, CRITERIA, STANDARD, FilterCriterion
 from cbkernels.grid import GRID_DTYPES
+from cbkernels.surgery.pruning.block_rankings import RANKINGS, BlockRanking
+from cbkernels.surgery.pruning.strategies import STRATEGIES, RemovalStrategy
 from cbkernels.training.config import WHAT_IF, AutotuneConfig, RemoveConfig, TrainConfig, to_dict
 from cbkernels.training.data.augmentation import AUGMENTATIONS, Augmentation
 from cbkernels.training.data.data_sets import load_data_set
 from cbkernels.training.data.image_files import Part
 from cbkernels.training.data.sources import SOURCES, DataSource
+from cbkernels.training.healings import HEALINGS, Healing
 from cbkernels.training.loop.optimizers import OPTIMIZERS, Optimizer
 from cbkernels.training.loop.schedules import SCHEDULES, Schedule
 from cbkernels.training.networks.architecture import Architecture
 from cbkernels.training.networks.kinds import MODELS, NetworkKind
 from cbkernels.training.networks.weights import WEIGHTS, Start
 from cbkernels.training.policies import POLICIES, Policy
-from cbkernels.training.rankings import RANKINGS, Ranking
 
 from ..all_of import all_of
 
@@ -63,7 +65,11 @@ OFFERED = [
     Offered(OPTIMIZERS, Optimizer("mine", DOES, nothing), "optimizer", "train", option_of(TrainConfig, "optimizer")),
     Offered(SCHEDULES, Schedule("mine", DOES, nothing), "schedule", "train", option_of(TrainConfig, "schedule")),
     Offered(POLICIES, Policy("mine", DOES, nothing), "policy", "autotune", option_of(AutotuneConfig, "policy")),
-    Offered(RANKINGS, Ranking("mine", DOES, nothing, nothing), "rank", "remove", option_of(RemoveConfig, "rank")),
+    Offered(RANKINGS, BlockRanking("mine", DOES, nothing), "rank", "remove", option_of(RemoveConfig, "rank")),
+    Offered(
+        STRATEGIES, RemovalStrategy("mine", DOES, nothing), "strategy", "remove", option_of(RemoveConfig, "strategy")
+    ),
+    Offered(HEALINGS, Healing("mine", DOES), "heal", "remove", option_of(RemoveConfig, "heal")),
     Offered(AUGMENTATIONS, Augmentation("mine", DOES), "augmentation", "train", option_of(TrainConfig, "augmentation")),
     Offered(
         CRITERIA, FilterCriterion("mine", DOES, nothing), "repr_criterion", "train",
@@ -240,20 +246,18 @@ def test_a_ranking_of_ones_own_says_why(tmp_path: Path, monkeypatch: pytest.Monk
     from cbkernels.training import load_trained, remove_blocks
 
     def removed(folder: str, **ranking: Any) -> dict[str, Any]:
-        monkeypatch.setitem(
-            RANKINGS, "mine", Ranking("mine", DOES, lambda b, _: (b.block,), lambda b: f"{b.block} was next", **ranking)
-        )
-        config = RemoveConfig(rank="mine", study=False, finetune_epochs=0, max_drop=1.0, probe_size=20)
+        monkeypatch.setitem(RANKINGS, "mine", BlockRanking("mine", DOES, **ranking))
+        config = RemoveConfig(rank="mine", study=False, heal="none", max_drop=1.0, probe_size=20)
         return remove_blocks(load_trained(tmp_path / "run", device="cpu"), config, tmp_path / folder)
 
-    result = removed("all")
+    result = removed("all", scores=lambda asked: {name: i for i, name in enumerate(sorted(asked.names))})
     assert result["rank"] == "mine"
     assert [step["block"] for step in result["steps"]] == result["removed"] == ["stages.0.0", "stages.1.0"]
-    assert all(step["reason"].startswith(f"{step['block']} was next; ") for step in result["steps"])
-    result = removed("none", only_conflicting=True, none_tried="nothing to do")
-    assert result["reason"] in ("nothing to do", "every conflicting block was tried", "one block has to stay")
+    assert all(step["scores"] == [0] for step in result["steps"])
+    result = removed("none", scores=lambda asked: {}, none_left="nothing to do")
+    assert result["reason"] == "nothing to do"
     monkeypatch.delitem(RANKINGS, "mine")
-    with pytest.raises(ValueError, match="rank is 'mine'; choose one of conflicts, margin, similarity, random"):
+    with pytest.raises(ValueError, match="rank is 'mine'; choose one of margin, conflicts, similarity, taylor"):
         RemoveConfig(rank="mine")
 
 
@@ -307,6 +311,9 @@ def test_documents_list_what_the_tables_hold() -> None:
     ]
     for row, policy in zip(policies, POLICIES.values(), strict=True):
         assert (row[1].startswith("before"), f" {policy.probe_size} samples" in row[1]) == (policy.looks_before, True)
+    for head, table in (("| `--heal` |", HEALINGS), ("| `--rank`,", RANKINGS), ("| `--strategy` |", STRATEGIES)):
+        assert [row[0].strip("` ") for row in rows(training, head)] == list(table)
+    assert [row[2].strip("`| ") for row in rows(training, "| `--heal` |")] == [h.strategy for h in HEALINGS.values()]
     assert all(f"{name}`" in training.partition("## Data")[2].partition("\n## ")[0] for name in SOURCES)
     assert f"--optimizer {'|'.join(list(OPTIMIZERS)[1:])}" in training
     assert f"--schedule {'|'.join(list(SCHEDULES)[1:])}" in training

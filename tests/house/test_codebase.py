@@ -27,7 +27,8 @@ source_tree = pytest.mark.skipif(not IN_SOURCE_TREE, reason="the source tree: NO
 WITHOUT_TORCH = [
     "arrays", "backends", "bundle", "device_arrays", "entropy", "gpu_row_store", "grid", "reference",
     "result", "row_store", "tallies", "streaming", "training.__init__", "training.config", "training.shrinking",
-    "training.policies", "training.rankings", "training.loop.optimizers", "filters.criteria", "installation", "choices",
+    "training.policies", "training.healings", "training.loop.optimizers", "filters.criteria", "installation", "choices",
+    "surgery.pruning.block_rankings", "surgery.pruning.strategies",
     *(f"training.networks.{name}" for name in ("architecture", "kinds", "weights")),
     *(f"files.{name}" for name in ("csv_files", "json_files", "tensor_files", "whole_files")),
     *(f"findings.{name}" for name in ("history", "layer_report", "records", "tables")),

@@ -173,6 +173,41 @@ def test_a_removal_in_words_and_tables(runs: Path) -> None:
     assert names == {"removal-curves", "blocks", "curves"}
 
 
+def step(gone: int, kept: bool, accuracy: float, removed: float) -> dict[str, object]:
+    return {
+        "block": "stages.0.1", "blocks": ["stages.0.1"], "num_removed": gone, "kept": kept, "accuracy": accuracy,
+        "accuracy_removed": removed, "accuracy_test": 0.875 if kept else None, "parameters": 376, "latency_ms": 0.25,
+        "peak_memory_bytes": 2048, "reason": "so", "scores": [1.5], "macs": 7,
+    }  # fmt: skip
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_every_ranking_is_in_a_table_and_in_one_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(sections, "plot_curves", lambda curves, path, **options: drawn.append((curves, options)))
+    undrawn = figures.rendered
+
+    def rendered(name: str, alt: str, draw: Any) -> Picture:
+        if name == "pruning":
+            draw()
+        return undrawn(name, alt, draw)
+
+    monkeypatch.setattr(figures, "rendered", rendered)
+    folder = copied("remove", tmp_path / "remove")
+    other = {"rank": "random", "steps": [step(1, False, 0.25, 0.125)], "removed": [], "reason": "it could not go",
+             "accuracy": {"before": 0.5, "removed": 0.5, "healed": 0.5}, "finetune_epochs": 0}  # fmt: skip
+    page = page_of(changed(folder, steps=[step(1, True, 0.75, 0.5)], compared=[other], max_drop=0.25))
+    assert page.row("1") == [
+        "stages.0.1", "removed", "75.0 %", "50.0 %", "87.5 %", "376", "0.25 ms", "2.0 KiB", "so"
+    ]  # fmt: skip
+    assert page.row("margin") == ["1 of 2", "15.0 %", "10.0 %", "10.0 %", "1", "one block has to stay"]
+    assert page.row("random") == ["0 of 2", "50.0 %", "50.0 %", "50.0 %", "0", "it could not go"]
+    (margin, random), options = drawn[0]
+    assert (margin.label, margin.kept, margin.undone) == ("margin", [(0.0, 0.1, 0.1), (0.5, 0.5, 0.75)], [])
+    assert (random.label, random.kept, random.undone) == ("random", [(0.0, 0.1, 0.1)], [(0.5, 0.125, 0.25)])
+    assert options == {"limit": 0.1 - 0.25, "heals": True}
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_several_runs_are_compared(runs: Path, tmp_path: Path) -> None:
     folders = [runs / name for name in ("train", "autotune", "remove", "half")]

@@ -14,7 +14,7 @@ import pytest
 
 from cbkernels import LayerReport
 from cbkernels.runs import reader, schema
-from cbkernels.runs.reader import read_run
+from cbkernels.runs.reader import data_found_at, read_run
 from cbkernels.runs.schema import Epoch, RemoveResult, TrainResult
 
 from .. import sample_runs
@@ -31,7 +31,7 @@ def test_every_field_that_is_written_is_in_the_schema(real_runs: dict[str, Path]
     parts: dict[str, Any] = {
         "cost": schema.NetworkCost, "before": schema.NetworkCost, "after": schema.NetworkCost, "rounds": schema.Round,
         "blocks": schema.Block, "steps": schema.Step, "study": schema.Part, "guard": schema.Part, "test": schema.Part,
-        "accuracy": schema.Accuracies, "repr": schema.Cycle,
+        "accuracy": schema.Accuracies, "repr": schema.Cycle, "compared": schema.Pruning,
     }  # fmt: skip
     commands = set()
     for name, folder in real_runs.items():
@@ -48,6 +48,8 @@ def test_every_field_that_is_written_is_in_the_schema(real_runs: dict[str, Path]
             content = run.written_result.get(key)
             for each in content if isinstance(content, list) else [content] if content else []:
                 check(kind, each, f"{name}, {key}")
+                for step in each.get("steps", ()):
+                    check(schema.Step, step, f"{name}, {key}, a step")
     assert commands == set(schema.RESULTS)
 
 
@@ -211,3 +213,13 @@ def test_a_run_does_not_go_on_with_another_table(tmp_path: Path) -> None:
         ValueError, match=r"layers\.csv is damaged: its first line is not 'run,round,epoch,layer,num_rows"
     ):
         RunLog(RunFolder(folder)).load()
+
+
+def test_where_data_were_found_is_told_of_the_same_data_set_only(tmp_path: Path) -> None:
+    assert data_found_at(tmp_path, "mnist") is None
+    (tmp_path / "config.json").write_text('{"dataset": "mnist"}')
+    assert data_found_at(tmp_path, "mnist") is None
+    for content, found in (('{"data": "/here"}', "/here"), ('{"data": 3}', None), ("[", None), ("{}", None)):
+        (tmp_path / "env.json").write_text(content)
+        assert data_found_at(tmp_path, "mnist") == found
+        assert data_found_at(tmp_path, "svhn") is None

@@ -159,7 +159,7 @@ def test_limits_of_the_papers_and_the_issue() -> None:
     for name, value in {"check_epochs": 0, "min_conflicting_rows": 0, "max_rounds": 0, "policy": "none"}.items():
         with pytest.raises(ValueError, match=f"{name} is {value!r}"):
             AutotuneConfig(**{name: value})  # type: ignore[arg-type]
-    for name, value in {"max_drop": 1.1, "draws": 0, "finetune_epochs": -1, "rank": "first", "most": 0}.items():
+    for name, value in {"max_drop": 1.1, "draws": 0, "heal_epochs": -1, "rank": "first", "most": 0}.items():
         with pytest.raises(ValueError, match=f"{name} is {value!r}"):
             RemoveConfig(**{name: value})  # type: ignore[arg-type]
 

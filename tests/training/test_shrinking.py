@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import cbkernels as cb
 from cbkernels.training.networks.architecture import Architecture
-from cbkernels.training.policies import POLICIES
-from cbkernels.training.shrinking import conflicts, removed_blocks, shrink
+from cbkernels.training.policies import POLICIES, Policy
+from cbkernels.training.shrinking import removed_blocks, shrink
 
 LABELS = np.arange(8)
 APART = np.eye(8)
@@ -45,9 +45,10 @@ CONFLICTS = {"a1": 8, "b0": 2, "d0": 3, "d2": 8}
         ("first", ["a1", "a2"], (1, 2, 0, 3)),
         ("all", ["a1", "b0", "d0", "d2"], (2, 1, 0, 1)),
         ("stage", ["a1"], (2, 2, 0, 3)),
+        ("added", ["a1", "a2"], (1, 2, 0, 3)),
         (lambda conflicting, blocks: [conflicting[3][-1], blocks[0][0]], ["a0", "d2"], (2, 2, 0, 2)),
     ],
-    ids=["first", "all", "stage", "own"],
+    ids=["first", "all", "stage", "added", "own"],
 )
 def test_policies(policy: Any, removed: list[str], left: tuple[int, ...]) -> None:
     reports = report(CONFLICTS)
@@ -56,13 +57,13 @@ def test_policies(policy: Any, removed: list[str], left: tuple[int, ...]) -> Non
     assert shrunk == Architecture(left)
 
 
-def test_all_is_the_default_and_the_policies_are_three() -> None:
-    assert sorted(POLICIES) == ["all", "first", "stage"]
+def test_all_is_the_default_and_the_policies_are_four() -> None:
+    assert sorted(POLICIES) == ["added", "all", "first", "stage"]
     assert removed_blocks(report(CONFLICTS), STAGES) == removed_blocks(report(CONFLICTS), STAGES, policy="all")
 
 
 @pytest.mark.parametrize(
-    ("policy", "removed"), [("first", ["d1", "d2"]), ("all", ["d1", "d2"]), ("stage", ["d1", "d2"])]
+    ("policy", "removed"), [(policy, ["d1", "d2"]) for policy in ("first", "all", "stage", "added")]
 )
 def test_conflicts_of_a_later_stage_alone(policy: str, removed: list[str]) -> None:
     assert removed_blocks(report({"d1": 2, "d2": 2}), STAGES, policy=policy) == removed
@@ -79,8 +80,7 @@ def test_first_removes_clean_blocks_behind_and_stage_does_not() -> None:
 
 
 def test_only_the_last_block_triggers() -> None:
-    assert not conflicts(report({"a0": 8, "d1": 8}), STAGES)
-    assert conflicts(report({"d2": 2}), STAGES)
+    assert removed_blocks(report({"d2": 2}), STAGES)
     architecture = Architecture(BLOCKS)
     for policy in POLICIES:
         assert removed_blocks(report({"a0": 8, "d1": 8}), STAGES, policy=policy) == []
@@ -89,15 +89,16 @@ def test_only_the_last_block_triggers() -> None:
 
 def test_last_block_is_that_of_the_last_stage_that_has_any() -> None:
     stages = [["a0"], ["b0", "b1"], [], []]
-    assert conflicts(report({"b1": 2}, stages), stages)
-    assert not conflicts(report({"a0": 8, "b0": 8}, stages), stages)
-    assert not conflicts(report({}, [[], []]), [[], []])
+    for policy in POLICIES:
+        assert removed_blocks(report({"b1": 2}, stages), stages, policy=policy) == ["b1"]
+        assert not removed_blocks(report({"a0": 8, "b0": 8}, stages), stages, policy=policy)
+        assert not removed_blocks(report({}, [[], []]), [[], []], policy=policy)
 
 
 @pytest.mark.parametrize(("least", "is_conflict"), [(1, True), (4, True), (5, False)])
 def test_noise_floor(least: int, is_conflict: bool) -> None:
     reports = report({"d0": 3, "d2": 4})
-    assert conflicts(reports, STAGES, least) is is_conflict
+    assert bool(removed_blocks(reports, STAGES, min_conflicting_rows=least)) is is_conflict
     expected = [n for n, rows in (("d0", 3), ("d2", 4)) if rows >= least] if is_conflict else []
     assert removed_blocks(reports, STAGES, min_conflicting_rows=least) == expected
     left = shrink(Architecture(BLOCKS), reports, min_conflicting_rows=least, block_names=STAGES)
@@ -141,6 +142,72 @@ def test_policy_of_ones_own_gets_conflicting_and_all_blocks() -> None:
     assert len(seen) == 1, "a policy is asked only when the last block conflicts"
 
 
+# --- what a block adds ----------------------------------------------------------------------------
+
+CHAINS = {  # rows in conflicting bundles behind every block, the noise floor -> the first block that is removed
+    "nothing conflicts": ([0, 0, 0], 1, None),
+    "ties from the first block on": ([3, 3, 3, 3], 1, None),
+    "all tied at the input": ([8, 8, 8], 1, None),
+    "one block, which conflicts": ([8], 1, None),
+    "a block adds": ([0, 0, 2, 2], 1, 2),
+    "a block adds to ties of the first": ([3, 3, 5, 5], 1, 2),
+    "the last block adds": ([3, 3, 3, 5], 1, 3),
+    "the second block adds, and others": ([2, 4, 4, 6, 8], 1, 1),
+    "fewer than the noise floor": ([2, 3, 4, 5], 4, None),
+    "small steps pass the noise floor together": ([2, 3, 4, 6, 6], 4, 3),
+    "on a grid: the last has as many as the first": ([4, 6, 4], 1, None),
+    "on a grid: fewer, then more again": ([0, 5, 3, 5], 1, 1),
+    "on a grid: below the first, then above it": ([4, 2, 3, 6], 1, 3),
+}
+
+
+@pytest.mark.parametrize("case", CHAINS)
+def test_added_judges_a_block_by_the_rows_that_it_adds(case: str) -> None:
+    rows, least, first = CHAINS[case]
+    names = Architecture((len(rows),), "fnn").block_names
+    results = report(dict(zip(names[0], rows, strict=True)), names)
+    assert [result.num_conflicting_rows for result in results.values()] == rows
+    removed = removed_blocks(results, names, policy="added", min_conflicting_rows=least)
+    assert removed == ([] if first is None else names[0][first:])
+
+
+def test_added_leaves_the_stages_behind_the_first_that_adds() -> None:
+    reports = report({"a0": 2, "a1": 2, "a2": 2, "b0": 2, "b1": 3, "d0": 5, "d1": 8, "d2": 8})
+    assert removed_blocks(reports, STAGES, policy="added") == ["b1"]
+    for policy in ("first", "stage"):
+        assert removed_blocks(reports, STAGES, policy=policy) == ["a0", "a1", "a2"], "for ties behind the first block"
+
+
+@pytest.mark.parametrize("nan", [1, 2, 8])
+def test_rows_of_nan_add_nothing(nan: int) -> None:
+    acts = [acts_with(4), acts_with(4), acts_with(4)]
+    for each in acts[3 - nan :]:
+        each[:nan] = np.nan
+    reports = cb.bundle_entropy_layers(dict(zip("abc", acts, strict=True)), LABELS)
+    assert removed_blocks(reports, [["a", "b", "c"]], policy="added") == []
+
+
+@given(seed=st.integers(0, 10**6), least=st.integers(1, 4))
+def test_in_a_plain_chain_conflicting_rows_stay_and_what_is_left_adds_none(seed: int, least: int) -> None:
+    """The proof of docs/method.md, on chains of functions of few values, which tie a lot."""
+    random = np.random.default_rng(seed)
+    acts, behind, stuck = random.integers(0, 9, 12).astype(float), {}, np.zeros(12, bool)
+    labels = random.integers(0, 3, 12)
+    for block in range(6):
+        acts = random.integers(0, 9 - block, 9).astype(float)[acts.astype(int)]
+        behind[f"hidden.{block}"] = acts[:, None]
+        in_conflict = np.array([len(set(labels[acts == value])) > 1 for value in acts])
+        assert in_conflict[stuck].all()
+        stuck = in_conflict
+    reports = cb.bundle_entropy_layers(behind, labels)
+    options: Any = {"policy": "added", "min_conflicting_rows": least}
+    left = shrink(Architecture((6,), "fnn"), reports, **options)
+    assert left.num_blocks >= 1, "the first block is never to blame"
+    assert shrink(left, reports, **options) == left, "the blocks in front are as they were"
+    adds = reports["hidden.5"].num_conflicting_rows - reports["hidden.0"].num_conflicting_rows
+    assert (left.num_blocks < 6) == (adds >= least)
+
+
 # --- refusals -------------------------------------------------------------------------------------
 
 
@@ -150,6 +217,7 @@ def test_policy_of_ones_own_gets_conflicting_and_all_blocks() -> None:
         ("last", r"policy is 'last'; choose one of first, all, stage"),
         (lambda conflicting, blocks: [], r"removes \[\]; it must name blocks, at least one"),
         (lambda conflicting, blocks: ["z9"], r"removes \['z9'\]; it must name blocks"),
+        (Policy("mine", "does", POLICIES["all"].removes, blames=lambda rows, least: [True]), "'mine' says of 1 blocks"),
     ],
 )
 def test_refuses_policies_that_would_not_end(policy: Any, said: str) -> None:
@@ -200,7 +268,7 @@ def test_architectures_as_json() -> None:
     policy=st.sampled_from(sorted(POLICIES)),
     least=st.integers(1, 9),
 )
-def test_shrink_is_pure_and_lowers_exactly_when_the_last_block_conflicts(
+def test_shrink_is_pure_and_lowers_exactly_when_the_last_block_says_so(
     counts: list[int], data: st.DataObject, policy: str, least: int
 ) -> None:
     architecture = Architecture(tuple(counts), "vgg")
@@ -214,6 +282,6 @@ def test_shrink_is_pure_and_lowers_exactly_when_the_last_block_conflicts(
     assert (architecture, dict(results), stages) == before
     assert once == again
     assert all(new <= old for new, old in zip(once.blocks, architecture.blocks, strict=True))
-    last_conflicts = bool(names) and rows[names[-1]] >= max(least, 2)
-    assert (once.num_blocks < architecture.num_blocks) == last_conflicts
+    to_ask = rows[names[-1]] - (rows[names[0]] if policy == "added" else 0) if names else 0
+    assert (once.num_blocks < architecture.num_blocks) == (to_ask >= least)
     assert (once.model, once.width, once.width_multiplier) == ("vgg", 10, 1.0)

@@ -42,6 +42,7 @@ class DataSet:
         num_classes: at least 2.
         class_names: in the order of the labels, or None.
         source: where it is from and how it was divided, in words.
+        found_at: absolute path of the file or folder that was read, or None.
 
     Raises:
         ValueError: shapes, types or labels that are not so.
@@ -55,6 +56,7 @@ class DataSet:
     num_classes: int
     class_names: tuple[str, ...] | None = None
     source: str = ""
+    found_at: str | None = None
 
     def __post_init__(self) -> None:
         for part in ("train", "test"):
@@ -83,14 +85,10 @@ class DataSet:
 
 
 def load_data_set(
-    name: str,
-    *,
-    data_dir: str | os.PathLike[str] | None = None,
-    train_size: int | None = None,
-    test_size: int | None = None,
-    image_size: int | None = None,
-    seed: int = 0,
-) -> DataSet:
+    name: str, *, data_dir: str | os.PathLike[str] | None = None, train_size: int | None = None,
+    test_size: int | None = None, image_size: int | None = None, seed: int = 0,
+    found_at: str | os.PathLike[str] | None = None,
+) -> DataSet:  # fmt: skip
     """Load a data set.
 
     Args:
@@ -107,6 +105,7 @@ def load_data_set(
             None: as the source says, else as they are stored.
         seed: decides which samples ``train_size`` and ``test_size`` take, and, for a set that has no part to test
             on, which fifth of every class is held back for it.
+        found_at: path from which it was read once; taken when there is none that is named now, before the cache.
 
     Returns:
         A DataSet; both parts keep the order in which they are stored. Names of classes (folders, strings) are numbered
@@ -126,7 +125,7 @@ def load_data_set(
     for option, size in (("train_size", train_size), ("test_size", test_size), ("image_size", image_size)):
         if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
             raise ValueError(f"{option} is {size!r}; it must be a positive integer")
-    train, test, source = _found(name, data_dir)
+    train, test, source, path = _found(name, data_dir, found_at)
     if len(train) == 0 or (test is not None and len(test) == 0):
         raise ValueError(f"{train.origin if len(train) == 0 or test is None else test.origin} holds no sample")
     if test is None:
@@ -140,28 +139,33 @@ def load_data_set(
     test = _subset(test, test_size, seed, "test_size")
     train_images, test_images = _pixels(train, test, image_size or source_named(name).image_size, source)
     return DataSet(
-        name, train_images, train.labels, test_images, test.labels, num_classes, train.class_names, source
+        name, train_images, train.labels, test_images, test.labels, num_classes, train.class_names, source,
+        None if path is None else str(path.resolve()),
     )  # fmt: skip
 
 
-def _found(name: str, data_dir: str | os.PathLike[str] | None) -> tuple[Part, Part | None, str]:
-    """Both parts and, in words, where they are from."""
+def _found(
+    name: str, data_dir: str | os.PathLike[str] | None, found_at: str | os.PathLike[str] | None
+) -> tuple[Part, Part | None, str, Path | None]:
+    """As ``DataSource.parts``."""
     if not isinstance(name, (str, os.PathLike)):
         raise TypeError(f"dataset is {name!r}; pass a name or a path")
     name = os.fspath(name)
     if name in SOURCES:
-        return SOURCES[name].parts(data_dir)
+        return SOURCES[name].parts(data_dir, found_at)
     if name.startswith("hf:"):
         identity, _, configuration = name[3:].partition(":")
         if not identity.strip("/"):
             raise ValueError(f"dataset is {name!r}; write the set's name on the hub behind hf:, like hf:owner/name")
-        return DataSource(identity, "", identity, configuration or None).parts(data_dir)
+        return DataSource(identity, "", identity, configuration or None).parts(data_dir, found_at)
     path = Path(name)
+    if found_at is not None and not path.exists():
+        path = Path(found_at)
     if not name or not path.exists():
         raise FileNotFoundError(
             f"dataset is {name!r}, which is no file or folder, and no name of a data set ({', '.join(SOURCES)}, hf:ID)"
         )
-    return *read_parts(path), str(path)
+    return *read_parts(path), str(path), path
 
 
 def _numbered(train: Part, test: Part) -> tuple[Part, Part, int]:

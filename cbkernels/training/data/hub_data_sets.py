@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import socket
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 from .image_files import TEST_NAMES, Part, columns_of, part_of_table
+
+_SECONDS = 2.0
+"""For a connection to the hub; its own client would ask an unreachable one for half a minute."""
 
 
 def read_from_hub(identity: str, configuration: str | None = None) -> tuple[Part, Part | None]:
@@ -45,10 +51,26 @@ def _downloaded(datasets: Any, identity: str, configuration: str | None, where: 
     if datasets.config.HF_HUB_OFFLINE:
         raise OSError(f"{where} is not in the cache {directory}, and the network is switched off (HF_HUB_OFFLINE)")
     try:
+        require_connection(datasets.config.HF_ENDPOINT)
+    except OSError as error:
+        endpoint = datasets.config.HF_ENDPOINT
+        raise OSError(f"{where} is not in the cache {directory}, and {endpoint} cannot be reached ({error})") from error
+    try:
         return datasets.load_dataset(identity, configuration)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")
         raise OSError(f"{where} is not in the cache {directory} and could not be downloaded ({reason})") from error
+
+
+def require_connection(endpoint: str) -> None:
+    """Connect once, to the proxy if there is one; an OSError if nothing answers."""
+    asked = urlsplit(endpoint)
+    proxies = urllib.request.getproxies()
+    proxy = proxies.get(asked.scheme, proxies.get("all"))
+    if proxy and not urllib.request.proxy_bypass(asked.hostname or ""):
+        asked = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    port = asked.port or (80 if asked.scheme == "http" else 443)
+    socket.create_connection((asked.hostname, port), timeout=_SECONDS).close()
 
 
 @contextmanager

@@ -57,6 +57,8 @@ class Samples:
     probe_indices: torch.Tensor
     num_classes: int
     name: str = "own"
+    found_at: str | None = None
+    """Absolute path on this disk."""
 
     @property
     def device(self) -> torch.device:
@@ -86,10 +88,12 @@ def samples_of(data: DataSet, config: TrainConfig, device: torch.device) -> Samp
         ValueError: too few samples for one batch or for the probe.
     """
     name = source_named(config.dataset).augmentation if config.augmentation == AUTO else config.augmentation
-    return divided(
+    samples = divided(
         (data.train_images, data.train_labels), (data.test_images, data.test_labels),
         Preparation(AUGMENTATIONS.chosen(name), data.image_shape), config, device, data.num_classes, data.name,
     )  # fmt: skip
+    samples.found_at = data.found_at
+    return samples
 
 
 def divided(

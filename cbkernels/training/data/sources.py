@@ -41,19 +41,23 @@ class DataSource(Choice):
     augmentation: str = "none"
     image_size: int | None = None
 
-    def parts(self, data_dir: str | os.PathLike[str] | None) -> Found:
-        """Both parts and, in words, where they are from; see ``load_data_set``."""
+    def parts(
+        self, data_dir: str | os.PathLike[str] | None, found_at: str | os.PathLike[str] | None = None
+    ) -> tuple[Part, Part | None, str, Path | None]:
+        """As ``read``, and where they are on this disk; arguments are those of ``load_data_set``."""
         if self.read is not None:
-            return self.read()
+            return *self.read(), None
         from .hub_data_sets import read_from_hub
         from .image_files import read_parts
 
         given = data_dir if data_dir is not None else os.environ.get(ENVIRONMENT) or None
         here = f"put train-*.parquet and test-*.parquet into DIR/{self.name}/ and name DIR by data_dir or {ENVIRONMENT}"
-        if given is not None:
-            folder = Path(given) / self.name
+        folder = None if given is None else Path(given) / self.name
+        if data_dir is None and found_at is not None and (folder is None or not folder.is_dir()):
+            folder = Path(found_at) if Path(found_at).is_dir() else folder
+        if folder is not None:
             if folder.is_dir():
-                return *read_parts(folder, self.configuration), str(folder)
+                return *read_parts(folder, self.configuration), str(folder), folder
             here = f"{folder} is no folder; put train-*.parquet and test-*.parquet there"
             if data_dir is not None:
                 raise FileNotFoundError(f"dataset {self.name!r} was not found: {here}")
@@ -62,7 +66,7 @@ class DataSource(Choice):
         except (ImportError, OSError) as error:
             kind = ImportError if isinstance(error, ImportError) else OSError
             raise kind(f"dataset {self.name!r} was not found: {error}; or do without the hub: {here}") from error
-        return train, test, f"Hugging Face hub: {self.hub}"
+        return train, test, f"Hugging Face hub: {self.hub}", None
 
 
 def load_digits() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:

@@ -7,6 +7,7 @@ After "Conflicting Bundles" (arXiv 2011.02956) and "Auto-tuning of Deep Neural N
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -31,7 +32,7 @@ from ..loop.measured_epochs import MeasuredTraining, progress_line, times
 from ..loop.measuring import cost_of
 from ..networks.architecture import Architecture
 from ..policies import POLICIES, BlockNames, Policy, Removes, policy_of
-from ..shrinking import conflicts, removed_blocks
+from ..shrinking import removed_blocks
 from ..trained_run import teacher_of
 from .train import Show
 
@@ -43,9 +44,9 @@ class Autotuned:
     """What auto-tune ended with."""
 
     model: nn.Module | None
-    """The trained network; None when it ended as exhausted or diverged."""
+    """The trained network, of an exhausted run the best of all rounds; None when it diverged."""
     architecture: Architecture
-    """Of the network; else the last one that was tried or would have been."""
+    """Of the network; else the last one that was tried."""
     result: dict[str, Any]
     """``result.json``: status, reason, rounds, before, after."""
 
@@ -147,7 +148,7 @@ def autotune_configured(
     """
     device = device_named(config.device)
     with joined(device) as ranks, settled(threads_of(config)):
-        samples = samples_of(data_set_of(config), config, device)
+        samples = samples_of(data_set_of(config, *[out] * resume), config, device)
         build, policy = partial(network_of, config, samples=samples), POLICIES.chosen(config.policy)
         tuning = _Tuning(config, config.architecture, samples, ranks, build, None, policy, show)
         return tuning.run(out, to_dict(config), resume, overwrite).result
@@ -170,6 +171,8 @@ class _Tuning:
         self.before: dict[str, Any] | None = None
         self.seconds = {"training": 0.0, "measuring": 0.0, "evaluating": 0.0}
         self.decision: dict[str, Any] | None = None
+        self.best: dict[str, Any] | None = None
+        self.ended = ("", "")
         self.equality = ""
         self._teacher = teacher_of(config, samples.device)
         self._build, self._names, self._policy, self._show = build, block_names, policy, show
@@ -182,27 +185,30 @@ class _Tuning:
         with self.ranks.failing_together():
             if out is not None and self.ranks.is_first:
                 folder = open_folder(out, "autotune", described, resume=resume, overwrite=overwrite)
-                folder.write_json("env.json", environment(self.samples.device))
+                folder.write_json("env.json", environment(self.samples))
             log = RunLog(folder, tensorboard=self.config.tensorboard)
             content = log.load() if resume else None
         content = self.ranks.told_by_first(content)
         if content is not None:
             self._go_on(content)
-        status, reason, measured = "", "", None
-        while not status:
+        model, after = None, None
+        while not self.ended[0]:
             measured = self._measured_training()
             if content is not None:
                 measured.load_state(content["measured"])
                 content = None
             self._train(measured, log)
-            status, reason = self._closed(measured, log)
+            self.ended = self._closed(measured, log)
+            if self.ended[0] == "trained":
+                model, after = measured.training.model, _accuracies(measured.summary(log))
+        if self.ended[0] == "exhausted" and self.best is not None:
+            model, after = self._best_network(log)
         log.write()
         log.close()
-        assert measured is not None
-        result = self._result(status, reason, measured, log)
+        result = self._result(model, after)
         if folder is not None:
             folder.write_json("result.json", result)
-        return Autotuned(measured.training.model.eval() if status == "trained" else None, self.architecture, result)
+        return Autotuned(model if model is None else model.eval(), self.architecture, result)
 
     def _measured_training(self) -> MeasuredTraining:
         model = self._build(self.architecture)
@@ -237,7 +243,7 @@ class _Tuning:
             if self.decision is not None and not goes_on:
                 return
             with self.ranks.failing_together():
-                log.save(self._state(measured))
+                log.save(self._state(measured.state()))
 
     def _is_checked(self, epoch: int) -> bool:
         first = 0 if self._policy.looks_before else 1
@@ -245,9 +251,9 @@ class _Tuning:
 
     def _decided(self, measured: MeasuredTraining) -> dict[str, Any] | None:
         report, names, least = of_blocks(measured.reports[0]), measured.block_names, self.config.min_conflicting_rows
-        if not conflicts(report, names, least):
-            return None
         removed = removed_blocks(report, names, policy=self._policy, min_conflicting_rows=least)
+        if not removed:
+            return None
         last = next(stage[-1] for stage in reversed(names) if stage)
         return {
             "epoch": measured.epoch, "removed": removed, "entropy": finite_or_none(report[last].entropy),
@@ -282,6 +288,7 @@ class _Tuning:
             self.before = measured.summary(log)
         if decision is None:
             return end
+        self._keep_best(measured, log)
         self.architecture = self.architecture.with_blocks(decision["blocks"])
         if not self.architecture.num_blocks:
             return "exhausted", "every block conflicted and was removed; a network without blocks was not trained"
@@ -290,28 +297,53 @@ class _Tuning:
             return "exhausted", f"the last block still conflicted in round {last}; max_rounds is reached"
         return "", ""
 
+    def _keep_best(self, measured: MeasuredTraining, log: RunLog) -> None:
+        """The network as this round leaves it, unless one before was better; of equals the later one is smaller."""
+        line = log.history[-1]
+        by = next((name for name in _BETTER if line[name] is not None), "train_loss")
+        score = -math.inf if line[by] is None else _BETTER[by] * line[by]
+        if measured.has_diverged or (self.best is not None and score < self.best["score"]):
+            return
+        self.best = {
+            "score": score, "architecture": self.architecture.to_dict(), "model": measured.training.state()["model"],
+            "after": {**_accuracies(measured.summary(log)), "round": measured.round, "chosen_by": by},
+        }  # fmt: skip
+
+    def _best_network(self, log: RunLog) -> tuple[nn.Module, dict[str, Any]]:
+        """The best network of all rounds and its accuracies; it goes into the checkpoint, where a trained one is."""
+        assert self.best is not None
+        self.architecture, after = Architecture.from_dict(self.best["architecture"]), self.best["after"]
+        model = self._build(self.architecture).to(self.samples.device)
+        model.load_state_dict(self.best["model"])
+        with self.ranks.failing_together():
+            log.save(self._state({"training": {"model": self.best["model"]}}))
+        kept = f"the network of round {after['round']}, the best by {after['chosen_by'].replace('_', ' ')}, is kept"
+        self.ended = ("exhausted", f"{self.ended[1]}; {kept}")
+        return model, after
+
     def _end_of(self, measured: MeasuredTraining) -> tuple[str, str]:
         if measured.has_diverged:
             return "diverged", f"the loss of epoch {measured.epoch} is {measured.loss}; lower the learning rate"
         checked = min(self.config.check_epochs, self.config.epochs)
-        return "trained", f"the last block had no conflict in the first {checked} epochs; trained to the end"
+        return "trained", f"the last block {self._policy.passes} in the first {checked} epochs; trained to the end"
 
-    def _state(self, measured: MeasuredTraining) -> dict[str, Any]:
+    def _state(self, measured: dict[str, Any]) -> dict[str, Any]:
         return {
             "architecture": self.architecture.to_dict(), "rounds": self.rounds, "before": self.before,
             "seconds": self.seconds, "decision": self.decision, "equality": self.equality,
-            "measured": measured.state(),
+            "best": self.best, "ended": self.ended, "measured": measured,
         }  # fmt: skip
 
     def _go_on(self, content: dict[str, Any]) -> None:
         self.architecture = Architecture.from_dict(content["architecture"])
         self.rounds, self.before = content["rounds"], content["before"]
         self.seconds, self.decision, self.equality = content["seconds"], content["decision"], content["equality"]
+        # those of a run that an older version began have none
+        self.best, self.ended = content.get("best"), tuple(content.get("ended", self.ended))
 
-    def _result(self, status: str, reason: str, measured: MeasuredTraining, log: RunLog) -> dict[str, Any]:
-        after = None
-        if status == "trained":
-            after = {**self._network(self.architecture, measured.training.model), **_accuracies(measured.summary(log))}
+    def _result(self, model: nn.Module | None, accuracies: dict[str, Any] | None) -> dict[str, Any]:
+        after = None if accuracies is None else {**self._network(self.architecture, model), **accuracies}
+        status, reason = self.ended
         assert self.before is not None
         return {
             "command": "autotune", "version": __version__, "status": status, "reason": reason,
@@ -331,6 +363,10 @@ class _Tuning:
 def of_blocks(report: LayerReport) -> dict[str, BundleResult]:
     """Block -> result; of a residual block, of which the branch was measured, the branch's."""
     return {**{block: report[layer] for layer, block in report.blocks.items() if layer in report}, **report}
+
+
+_BETTER = {"validation_accuracy": 1, "test_accuracy": 1, "train_loss": -1}
+"""Which of two networks is better: by the first of these columns of the history that is known, times its sign."""
 
 
 def _accuracies(summary: dict[str, Any]) -> dict[str, Any]:

@@ -67,7 +67,8 @@ def compare(
             def told(status: str, epoch: int, epochs: int, name: str = name, seed: int = seed) -> None:
                 show(f"{name}, seed {seed}: {status}", epoch, epochs)
 
-            results[name].append(train(of_this, run_of(folder.path, name, seed), resume=True, show=told))
+            run, others_so_far = run_of(folder.path, name, seed), sorted(folder.path.glob("*-seed*"))
+            results[name].append(train(of_this, run, resume=True, sisters=others_so_far, show=told))
     content = {
         "command": "repr compare", "version": __version__, "config": to_dict(config),
         "seeds": list(range(config.seed, config.seed + seeds)), "rows": [_row(name, results) for name in criteria],

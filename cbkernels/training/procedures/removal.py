@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from ...grid import UpdateGrid
 from ...models.branches import BlockMeasurement, measure_blocks, without_branches
 from ..config import RemoveConfig
-from ..rankings import MARGIN, Ranking
 from ..trained_run import TrainedRun, accuracy_of
 from .removal_curves import removal_curves
 from .removal_progress import RemovalProgress
@@ -39,35 +38,30 @@ class Removal:
         self.names = [name for stage in self.stages for name in stage]
         self.parts = parts_of(run, config.study_size, config.seed)
         chosen = random_numbers(config.seed).permutation(run.train_indices)[: config.probe_size]
-        probe = torch.from_numpy(np.sort(chosen))
-        self._probe_images = run.preparation.for_testing(run.samples.train[0][probe.to(run.device)])
-        self._probe_labels = run.samples.train[1][probe.to(run.device)]
+        probe = torch.from_numpy(np.sort(chosen)).to(run.device)
+        self.probe = run.preparation.for_testing(run.samples.train[0][probe]), run.samples.train[1][probe]
         self.example = run.samples.example(run.batch_size)
-        self._order = {name: i for i, name in enumerate(random_numbers(config.seed).permutation(self.names).tolist())}
+        self.whole = copy.deepcopy(run.model)
 
     def accuracy(self, part: Part, removed: Sequence[str]) -> float:
-        """Of the network without these branches, each asked for once."""
+        """Of the trained network without these branches, each asked for once."""
         indices = sorted(self.names.index(name) for name in removed)
 
         def evaluate() -> float:
-            with without_branches(self.run.model, removed):
-                return self.accuracy_now(part)
+            with without_branches(self.whole, removed):
+                return self.accuracy_now(part, self.whole)
 
         return self.progress.accuracy(f"{part.role}: {' '.join(map(str, indices))}", evaluate)
 
-    def accuracy_now(self, part: Part) -> float:
-        """Of the network as it is."""
-        return accuracy_of(self.run.model, part.images, part.labels, self.run.preparation)
+    def accuracy_now(self, part: Part, model: Any) -> float:
+        """Of a network as it is."""
+        return accuracy_of(model, part.images, part.labels, self.run.preparation)
 
-    def measured(self, removed: Sequence[str]) -> list[BlockMeasurement]:
-        """The blocks that are left, in the network without these branches."""
-        run = self.run
-        left = [[name for name in stage if name not in removed] for stage in self.stages]
-        gone = tuple(f"{name}.branch." for name in removed)
-        weights = nn.ParameterList(p for name, p in run.model.named_parameters() if not name.startswith(gone))
-        grid = UpdateGrid.from_optimizer(weights, torch.optim.SGD(weights, lr=run.learning_rate), run.batch_size)
-        with without_branches(run.model, removed):
-            return measure_blocks(run.model, left, self._probe_images, self._probe_labels, grid)
+    def measured(self) -> list[BlockMeasurement]:
+        """All blocks, before any removal."""
+        optimizer = torch.optim.SGD(self.whole.parameters(), lr=self.run.learning_rate)
+        grid = UpdateGrid.from_optimizer(self.whole, optimizer, self.run.batch_size)
+        return measure_blocks(self.whole, self.stages, *self.probe, grid)
 
     def described(self, block: BlockMeasurement) -> dict[str, Any]:
         """A row of the table of blocks."""
@@ -94,14 +88,8 @@ class Removal:
         curves = removal_curves(
             [block.block for block in blocks if block.conflicts(least)],
             [block.block for block in blocks if not block.conflicts(least)],
-            [block.block for block in self.ranked(blocks, MARGIN)],
+            [block.block for block in sorted(blocks, key=lambda b: (b.margin, -blocks.index(b)))],
             lambda removed: self.accuracy(self.parts.study, removed),
             draws=self.config.draws, most=self.config.most, seed=self.config.seed, on_point=on_point,
         )  # fmt: skip
         return curves, self.parts.study.about(self.accuracy(self.parts.study, ()))
-
-    def ranked(self, blocks: Sequence[BlockMeasurement], ranking: Ranking) -> list[BlockMeasurement]:
-        """Those that may go, the best candidate first; among equals the later block."""
-        least = self.config.min_conflicting_rows
-        tried = [block for block in blocks if not ranking.only_conflicting or block.conflicts(least)]
-        return sorted(tried, key=lambda b: (*ranking.key(b, self._order[b.block]), -self.names.index(b.block)))

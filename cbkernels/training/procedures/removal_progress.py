@@ -1,20 +1,19 @@
-"""What a killed removal goes on from: every accuracy that was found, and what fine-tuning ended with.
+"""What a killed removal goes on from, beside the folders of ``prune_blocks``: accuracies, healings, outcomes.
 
 All the rest of a removal follows from these quickly and in the same way, so it is done again.
 """
 
 from __future__ import annotations
 
-import hashlib
+import shutil
 from collections.abc import Callable
 from typing import Any
 
 from ..._version import __version__
 from ...files.json_files import read_json_object
 from ...runs.folder import RunFolder
-from ...runs.schema import PROGRESS
-from ...runs.stored_runs import MACHINE
-from ..config import RemoveConfig, to_dict
+from ...runs.schema import PROGRESS, PRUNING
+from ...surgery.pruning.progress import checksum
 from ..trained_run import TrainedRun
 
 
@@ -24,23 +23,23 @@ class RemovalProgress:
     Args:
         folder: the removal's.
         run: what is cut.
-        config: how.
         resume: take over what the file holds, if there is one.
 
     Raises:
-        ValueError: the file is damaged, or of another run or config.
+        ValueError: the file is damaged, or of another run.
     """
 
-    healed: dict[str, Any] | None = None
-    """Accuracy and history of the fine-tuned network, once it is exported."""
-
-    def __init__(self, folder: RunFolder, run: TrainedRun, config: RemoveConfig, *, resume: bool) -> None:
+    def __init__(self, folder: RunFolder, run: TrainedRun, *, resume: bool) -> None:
         self.folder = folder
-        options = {name: value for name, value in to_dict(config).items() if name not in MACHINE}
-        self._of: dict[str, Any] = {"version": __version__, "weights": _checksum(run), "config": options}
+        self.healings: dict[str, dict[str, list[dict[str, Any]]]] = {}
+        """Ranking -> number of blocks that were gone -> lines of the history."""
+        self.outcomes: dict[str, dict[str, Any]] = {}
+        """Ranking -> what ``pruned`` returned of it."""
+        self._of = {"version": __version__, "weights": checksum(run.model)}
         self._accuracies: dict[str, float] = {}
         if not resume:
             (folder.path / PROGRESS).unlink(missing_ok=True)
+            shutil.rmtree(folder.path / PRUNING, ignore_errors=True)
         elif (folder.path / PROGRESS).exists():
             self._load()
 
@@ -52,25 +51,18 @@ class RemovalProgress:
 
     def save(self) -> None:
         """Write the file."""
-        self.folder.write_json(PROGRESS, {"of": self._of, "accuracies": self._accuracies, "healed": self.healed})
+        parts = {"accuracies": self._accuracies, "healings": self.healings, "outcomes": self.outcomes}
+        self.folder.write_json(PROGRESS, {"of": self._of, **parts})
 
     def _load(self) -> None:
         path = self.folder.path / PROGRESS
         content = read_json_object(path)
         try:
-            of, accuracies, healed = content["of"], content["accuracies"], content["healed"]
-            self._accuracies = {str(key): float(value) for key, value in accuracies.items()}
-            self.healed = None if healed is None else {key: healed[key] for key in ("accuracy", "history")}
+            of = content["of"]
+            self._accuracies = {str(key): float(value) for key, value in content["accuracies"].items()}
+            self.healings, self.outcomes = (dict(content.get(name, {})) for name in ("healings", "outcomes"))
             differs = next((key for key in self._of if of[key] != self._of[key]), None)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is damaged ({str(error)[:100]}); start again with --overwrite") from error
         if differs is not None:
             raise ValueError(f"{path} is of other {differs}; start again with --overwrite")
-
-
-def _checksum(run: TrainedRun) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in run.model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

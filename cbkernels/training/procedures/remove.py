@@ -1,28 +1,31 @@
-"""Which blocks of a trained residual network can go: study, guarded removal, fine-tuning, export.
+"""Which blocks of a trained residual network can go: study, guarded removal, healing, export.
 
 After "Auto-tuning of Deep Neural Networks by Conflicting Layer Removal" (arXiv 2103.04331); the guard, measuring again
-after each removal, fine-tuning and export are ours. Read next: ``removal.py`` (measuring and the study),
-``guarded_removal.py``, ``smaller_network.py``, ``removal_progress.py`` (what a killed removal goes on from).
+after each removal, healing and export are ours. Read next: ``removal.py`` (measuring and the study),
+``healed_pruning.py`` (the removal), ``removal_progress.py`` (what a killed removal goes on from).
 """
 
 from __future__ import annotations
 
+import copy
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 from ..._version import __version__
-from ...runs.schema import EXPORT, MeasuredLayer
+from ...files.json_files import read_json_object
+from ...runs.schema import EXPORT, HISTORY, PRUNING, RESULT, MeasuredLayer
 from ...runs.stored_runs import open_folder
+from ...surgery.surgery import Surgery
 from ..config import RemoveConfig, to_dict
 from ..configured import environment, settled, threads_of
 from ..networks.kinds import MODELS
 from ..trained_run import TrainedRun
-from .guarded_removal import guarded
+from .healed_pruning import pruned
 from .removal import Removal, Report
 from .removal_curves import KINDS
 from .removal_progress import RemovalProgress
-from .smaller_network import healed
 
 
 def remove_blocks(
@@ -37,7 +40,7 @@ def remove_blocks(
     """Study and remove the blocks of a trained residual network, and write a run folder.
 
     Args:
-        run: of a network with shortcuts; its model is cut and fine-tuned in place.
+        run: of a network with shortcuts; its model is cut and healed in place.
         config: what is tried.
         out: folder to write; the smaller network is in its folder ``model``, see ``load_exported``.
         resume: go on where an earlier call with the same run and config was stopped; its result is the same.
@@ -56,34 +59,51 @@ def remove_blocks(
     require_removable(run)
     stored = {"run": str(Path(run.folder).resolve()), **to_dict(config)}
     folder = open_folder(out, "remove", stored, resume=resume, overwrite=overwrite)
+    progress = RemovalProgress(folder, run, resume=resume)
+    if resume and (folder.path / RESULT).exists():
+        Surgery.load(folder.path / EXPORT, run.model)
+        return read_json_object(folder.path / RESULT)
     with settled(config.threads or threads_of(run.config)):
-        folder.write_json("env.json", environment(run.device))
-        progress = RemovalProgress(folder, run, config, resume=resume)
+        folder.write_json("env.json", environment(run.samples))
         result = _result(Removal(run, config, progress, report))
-        folder.write_json("result.json", result)
+        folder.write_json(RESULT, result)
+    shutil.rmtree(folder.path / PRUNING, ignore_errors=True)
     return result
 
 
 def _result(removal: Removal) -> dict[str, Any]:
     """Everything in turn; what ``result.json`` holds."""
     run, config, report = removal.run, removal.config, removal.report
-    blocks = removal.measured(())
+    blocks = removal.measured()
     removal.folder.write_layers(MeasuredLayer("remove", 0, 0, block.branch, block.result) for block in blocks)
     num_conflicting = sum(block.conflicts(config.min_conflicting_rows) for block in blocks)
     report(f"{num_conflicting} of {len(blocks)} blocks conflict")
     curves, study = removal.studied(blocks) if config.study else ({kind: [] for kind in KINDS}, None)
-    steps, removed, reason = guarded(removal, blocks)
-    smaller = healed(removal, removed)
+    whole = removal.accuracy(removal.parts.guard, ())
+    first, *others = (
+        pruned(removal, rank, run.model if rank == config.rank else copy.deepcopy(removal.whole))
+        for rank in dict.fromkeys([config.rank, *config.compare])
+    )
+    removal.folder.write_json_lines(HISTORY, first["history"])
     return {
         "command": "remove", "version": __version__, "seed": config.seed,
         "run": Path(run.folder).resolve().name, "architecture": run.architecture.to_dict(),
         "blocks": [removal.described(block) for block in blocks], "num_conflicting_blocks": num_conflicting,
         "equality": blocks[0].result.equality, "curves": curves, "study": study,
-        "rank": config.rank, "max_drop": config.max_drop,
-        "guard": removal.parts.guard.about(removal.accuracy(removal.parts.guard, ())),
-        "test": removal.parts.test.about(), "steps": steps, "removed": removed, "reason": reason,
-        **smaller, "finetune_epochs": config.finetune_epochs, "export": f"{EXPORT}/",
+        **first["outcome"], "compared": [other["outcome"] for other in others],
+        **{name: getattr(config, name) for name in ("strategy", "heal", "heal_epochs", "max_drop", "target")},
+        "guard": removal.parts.guard.about(whole),
+        "test": removal.parts.test.about(), **_costs(removal), "export": f"{EXPORT}/",
     }  # fmt: skip
+
+
+def _costs(removal: Removal) -> dict[str, Any]:
+    """Of the network before and after, timed in turns."""
+    example = removal.example
+    removal.report(f"cost of a batch of {len(example)}, before and after in turns")
+    _, surgery = Surgery.load(removal.folder.path / EXPORT, copy.deepcopy(removal.whole))
+    summary = surgery.summary(example).to_dict()
+    return {when: {**summary[when], "latency_batch": len(example)} for when in ("before", "after")}
 
 
 def require_removable(run: TrainedRun) -> None:

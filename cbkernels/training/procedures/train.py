@@ -7,7 +7,7 @@ Read next: ``training/loop/measured_epochs.py`` (an epoch), ``training/loop/meas
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..._version import __version__
@@ -33,6 +33,7 @@ def train(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    sisters: Sequence[str | os.PathLike[str]] = (),
     show: Show = lambda status, epoch, epochs: None,
 ) -> dict[str, Any]:
     """Train one network, measure it after every epoch, write the run folder.
@@ -42,6 +43,7 @@ def train(
         out: the run folder; made if it is missing.
         resume: go on after the last epoch that was written; the result is that of an undisturbed run.
         overwrite: delete the run that is in the folder.
+        sisters: folders of other runs on the same data, which are looked for where these found them.
         show: called after every epoch, on rank 0, with a line of progress, the epoch, and the number of epochs.
 
     Returns:
@@ -54,7 +56,7 @@ def train(
     """
     device = device_named(config.device)
     with joined(device) as ranks, settled(threads_of(config)):
-        samples = samples_of(data_set_of(config), config, device)
+        samples = samples_of(data_set_of(config, *[out] * resume, *sisters), config, device)
         model = network_of(config, config.architecture, samples)
         training = Training(model, config, samples, ranks, teacher_of(config, device))
         measured = MeasuredTraining("train", 0, training, model.block_names(), overlap=True)
@@ -62,7 +64,7 @@ def train(
         with ranks.failing_together():
             if ranks.is_first:
                 folder = open_folder(out, "train", to_dict(config), resume=resume, overwrite=overwrite)
-                folder.write_json("env.json", environment(device))
+                folder.write_json("env.json", environment(samples))
             log = RunLog(folder, tensorboard=config.tensorboard)
             content = log.load() if resume else None
         content = ranks.told_by_first(content)

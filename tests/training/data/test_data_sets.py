@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cbkernels.training.data import hub_data_sets
 from cbkernels.training.data.data_sets import DataSet, load_data_set, load_digits, split, stratified
 from cbkernels.training.data.sources import SOURCES
 
@@ -622,6 +623,30 @@ def test_a_missing_set_says_where_it_was_looked_for(tmp_path: Path, monkeypatch:
     assert f"{tmp_path / 'svhn'} is no folder" in say(lambda: load_data_set("svhn"), ImportError)
 
 
+def test_a_set_is_found_again_where_it_was_found_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    for where, count in (("first", 8), ("second", 6)):
+        write_parquet(tmp_path / where / "svhn" / "train-0.parquet", grey(count), two_classes(count))
+        write_parquet(tmp_path / where / "svhn" / "test-0.parquet", grey(2), two_classes(2))
+    monkeypatch.setenv("CBKERNELS_DATA", str(tmp_path / "first"))
+    monkeypatch.chdir(tmp_path)
+    first = load_data_set("svhn").found_at
+    assert first == str(tmp_path / "first" / "svhn") == load_data_set("svhn", data_dir="first").found_at
+    assert load_data_set(os.path.join("first", "svhn")).found_at == first
+    assert load_data_set("digits").found_at is None
+    monkeypatch.delenv("CBKERNELS_DATA")
+    again = load_data_set("svhn", found_at=first)
+    assert (len(again.train_labels), again.found_at) == (8, first)
+    monkeypatch.chdir("/")
+    assert load_data_set(os.path.join("first", "svhn"), found_at=first).found_at == first
+    monkeypatch.setenv("CBKERNELS_DATA", str(tmp_path / "second"))
+    assert len(load_data_set("svhn", found_at=first).train_labels) == 6, "what is named now goes first"
+    monkeypatch.setenv("CBKERNELS_DATA", str(tmp_path))
+    assert len(load_data_set("svhn", found_at=first).train_labels) == 8, "which does not hold it"
+    say(lambda: load_data_set("svhn", data_dir=tmp_path, found_at=first), FileNotFoundError)
+    say(lambda: load_data_set("svhn", found_at=tmp_path / "gone"), ImportError)
+
+
 @pytest.mark.parametrize(("package", "says"), [("pyarrow", "needs pyarrow: pip"), ("PIL", "needs pillow: pip")])
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, says: str) -> None:
     path = write_parquet(tmp_path / "x.parquet", grey(10), two_classes(10))
@@ -654,6 +679,7 @@ found = load_data_set("hf:me/mine")
 assert not asked
 print(json.dumps([found.train_images.tolist(), found.train_labels.tolist(), found.class_names, found.source]))
 
+socket.create_connection = lambda *args, **options: io.BytesIO()  # the hub answers, and then fails
 load_dataset = datasets.load_dataset
 def from_the_network(*args):
     if not datasets.config.HF_HUB_OFFLINE:
@@ -690,6 +716,57 @@ def test_the_hubs_cache_is_used_without_a_network(tmp_path: Path) -> None:
     assert "could not be downloaded (ConnectionError: no network); or do without the hub" in unknown
     assert "the hub's me/other (small) is not in" in offline
     assert "the network is switched off (HF_HUB_OFFLINE); or do without the hub: put train-*.parquet" in offline
+
+
+OFFLINE = """
+import socket, datasets
+with socket.socket() as unused:
+    unused.bind(("127.0.0.1", 0))
+    port = unused.getsockname()[1]
+datasets.config.HF_ENDPOINT = f"http://127.0.0.1:{port}"
+def load_dataset(*args):
+    assert datasets.config.HF_HUB_OFFLINE, "its client is not asked, which would try again for half a minute"
+    raise FileNotFoundError("not in the cache")
+datasets.load_dataset = load_dataset
+from cbkernels.training.data.data_sets import load_data_set
+try:
+    load_data_set("mnist")
+except OSError as error:
+    print(str(error).replace(str(port), "PORT"))
+"""
+
+
+def test_an_offline_machine_is_told_at_once(tmp_path: Path) -> None:
+    pytest.importorskip("datasets", reason="an offline machine: NOT TESTED HERE (no datasets)")
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "CBKERNELS_"))}
+    variables = {name: value for name, value in variables.items() if not name.lower().endswith("_proxy")}
+    done = subprocess.run(
+        [sys.executable, "-c", OFFLINE], capture_output=True, text=True, timeout=120,
+        env={**variables, "HF_HOME": str(tmp_path / "hub")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("dataset 'mnist' was not found: the hub's ylecun/mnist is not in the cache ")
+    assert "/datasets, and http://127.0.0.1:PORT cannot be reached ([Errno" in done.stdout
+    assert "or do without the hub: put train-*.parquet and test-*.parquet into DIR/mnist/" in done.stdout
+    assert done.stdout.count("\n") == 1
+
+
+def test_a_proxy_is_asked_in_place_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def connect(address: tuple[str, int], timeout: float) -> Any:
+        asked.append(address)
+        raise OSError("nothing answers")
+
+    monkeypatch.setattr(hub_data_sets.socket, "create_connection", connect)
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    for proxy, no_proxy in (("", ""), ("http://proxy.here:3128", ""), ("http://proxy.here:3128", "huggingface.co")):
+        monkeypatch.setenv("https_proxy", proxy)
+        monkeypatch.setenv("no_proxy", no_proxy)
+        with pytest.raises(OSError, match="nothing answers"):
+            hub_data_sets.require_connection("https://huggingface.co")
+    assert asked == [("huggingface.co", 443), ("proxy.here", 3128), ("huggingface.co", 443)]
 
 
 def pyarrow_rename(path: Path) -> None:

@@ -242,6 +242,26 @@ def test_building_takes_numbers_of_its_generator_only(kind: str) -> None:
     assert not any((first[name] == other[name]).any() for name in weights)
 
 
+@pytest.mark.parametrize(
+    ("deep", "short"),
+    [("fnn 9", "fnn 4"), ("cnn 4", "cnn 2"), ("vgg 2 3 2 1", "vgg 2 1 2 1"), ("resnet 1 3", "resnet 1 2")],
+)
+def test_blocks_in_front_of_a_cut_start_with_the_same_weights(deep: str, short: str) -> None:
+    """What policy "added" found of them before the training holds of the shorter network too (docs/method.md)."""
+    built = []
+    for model, *blocks in (deep.split(), short.split()):
+        counts = tuple(map(int, blocks)) if model in ("fnn", "cnn") else (*map(int, blocks), 0, 0)[:4]
+        architecture = Architecture(counts, model, width_multiplier=1 / 16)
+        built.append(build_network(architecture, (1, 8, 8), 10, generator=seeded(3)))
+    left, before = built[1].state_dict(), built[0].state_dict()
+    names = [(one, other) for one, other in zip(*(network.block_names() for network in built), strict=True)]
+    cut = next(stage for stage, (one, other) in enumerate(names) if one != other)
+    in_front = [name for _, other in names[: cut + 1] for name in other]
+    compared = [name for name in left if name.startswith(tuple(f"{block}." for block in in_front))]
+    assert len(compared) >= len(in_front) > 0
+    assert all(left[name].equal(before[name]) for name in compared)
+
+
 def test_fnn_is_built_by_its_architecture() -> None:
     model = build_network(Architecture((3,), "fnn", width=5), (1, 8, 8), 10, generator=seeded())
     same = fnn(3, 5, 64, 10, generator=seeded())

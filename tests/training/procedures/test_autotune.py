@@ -19,7 +19,9 @@ import cbkernels as cb  # noqa: E402
 from cbkernels.command_line import main  # noqa: E402
 from cbkernels.commands import training_command  # noqa: E402
 from cbkernels.files import whole_files  # noqa: E402
-from cbkernels.runs.checkpoints import load_checkpoint, save_checkpoint  # noqa: E402
+from cbkernels.files.checkpoints import load_checkpoint, save_checkpoint  # noqa: E402
+from cbkernels.page.facts import outcome_of  # noqa: E402
+from cbkernels.runs.reader import read_run  # noqa: E402
 from cbkernels.training.config import AutotuneConfig, to_dict  # noqa: E402
 from cbkernels.training.loop.epochs import Training  # noqa: E402
 from cbkernels.training.loop.measuring import Measuring  # noqa: E402
@@ -31,7 +33,7 @@ DEEP = AutotuneConfig(
     depth=30, width=8, learning_rate=0.01, batch_size=32, epochs=3, train_size=300, test_size=100, check_epochs=2,
     device="cpu",
 )  # fmt: skip
-POLICIES = ("first", "all", "stage")
+PUBLISHED = ("first", "all", "stage")
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +76,7 @@ def test_digits_with_fifty_layers(tmp_path: Path) -> None:
 # --- fields ---------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=POLICIES)
+@pytest.fixture(scope="module", params=(*PUBLISHED, "added"))
 def tuned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A run of every policy; its folder and its result."""
     folder = tmp_path_factory.mktemp("autotune") / request.param
@@ -175,29 +177,117 @@ def acts_as_one(monkeypatch: pytest.MonkeyPatch, *, at: set[tuple[int, int]] | N
     return seen
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", PUBLISHED)
 def test_every_block_conflicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str) -> None:
     acts_as_one(monkeypatch)
     result = autotune_configured(changed(policy=policy, depth=3, epochs=1), tmp_path / "run")
-    assert (result["status"], result["after"]) == ("exhausted", None)
-    assert result["reason"] == "every block conflicted and was removed; a network without blocks was not trained"
+    assert result["status"] == "exhausted"
+    assert result["reason"] == (
+        "every block conflicted and was removed; a network without blocks was not trained; "
+        "the network of round 0, the best by test accuracy, is kept"
+    )
     assert [len(r["removed"]) for r in result["rounds"]] == [3]
+    after = result["after"]
+    assert (after["architecture"]["blocks"], after["round"], after["chosen_by"]) == ([3], 0, "test_accuracy")
+    assert after["test_accuracy"] == history_of(tmp_path / "run")[-1]["test_accuracy"]
+    run = load_trained(tmp_path / "run")
+    assert accuracy_of(run.model, run.data.test_images, run.data.test_labels, run.preparation) == pytest.approx(
+        after["test_accuracy"]
+    )
+    assert result["reason"] in outcome_of(read_run(tmp_path / "run")), "the report says which network is kept"
+    result["after"] = None  # as older versions ended
+    (tmp_path / "run" / "result.json").write_text(json.dumps(result))
     with pytest.raises(ValueError, match="ended as 'exhausted', without a trained network"):
         load_trained(tmp_path / "run")
+
+
+def test_ties_behind_the_first_block_are_no_reason_to_give_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the published policies remove every block: what is tied behind the first one no later one has tied."""
+    acts_as_one(monkeypatch)
+    result = autotune_configured(changed(policy="added", depth=3, epochs=1), tmp_path / "run")
+    assert (result["status"], result["after"]["architecture"]["blocks"]) == ("trained", [3])
+    assert result["reason"] == (
+        "the last block had no conflict beyond those of the first one in the first 1 epochs; trained to the end"
+    )
+
+
+def the_last_block(conflicting: list[list[str]], block_names: Any) -> list[str]:
+    return [block_names[0][-1]]
 
 
 @pytest.mark.parametrize("most", [1, 3])
 def test_max_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     seen = acts_as_one(monkeypatch)
-
-    def last_one(conflicting: list[list[str]], block_names: Any) -> list[str]:
-        return [block_names[0][-1]]
-
-    tuned = autotune(plain, (9,), points(), policy=last_one, epochs=1, batch_size=16, max_rounds=most)
-    assert (tuned.result["status"], tuned.model, tuned.architecture) == ("exhausted", None, Architecture((9 - most,)))
-    assert tuned.result["reason"].endswith("max_rounds is reached")
+    tuned = autotune(plain, (9,), points(), policy=the_last_block, epochs=1, batch_size=16, max_rounds=most)
+    assert tuned.result["status"] == "exhausted"
+    assert f"still conflicted in round {most - 1}; max_rounds is reached; the network of" in tuned.result["reason"]
+    kept = tuned.result["after"]["round"]
+    assert (tuned.architecture, len(tuned.model)) == (Architecture((9 - kept,)), 9 - kept + 1)
     assert [r["removed"] for r in tuned.result["rounds"]] == [[str(9 - k)] for k in range(1, most + 1)]
     assert len([1 for _, epoch in seen if epoch == 0]) == most
+
+
+BEST = {  # accuracies or losses of the networks of 9, 8, 7 and 6 blocks -> the one that is kept
+    "validation_accuracy": ([0.2, 0.5, 0.4, 0.3], 8),
+    "test_accuracy": ([0.2, 0.5, 0.5, 0.3], 7),
+    "train_loss": ([2.0, 2.5, 1.5, 1.6], 7),
+}
+
+
+@pytest.mark.parametrize("chosen_by", BEST)
+def test_exhausted_keeps_the_best_network_of_all_rounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen_by: str
+) -> None:
+    """By the held-back samples, else by the test samples, else by the loss; of equals the smaller one. Killed too."""
+    blocks = BEST[chosen_by][1]
+    acts_as_one(monkeypatch)
+    told = {name: {9 - k: value for k, value in enumerate(numbers)} for name, (numbers, _) in BEST.items()}
+    told["validation_accuracy" if chosen_by != "validation_accuracy" else "no"] = dict.fromkeys(range(6, 10))
+    told["test_accuracy" if chosen_by == "train_loss" else "no"] = dict.fromkeys(range(6, 10), math.nan)
+    replace_file, train_epoch = whole_files.os.replace, Training.train_epoch
+    trained: dict[int, Any] = {}
+
+    def loss_of(self: Training) -> float:
+        train_epoch(self)
+        depth = len(self.model) - 1
+        trained[depth] = [weight.detach().clone() for weight in self.model.parameters()]
+        return told["train_loss"][depth]
+
+    def killed(source: Any, target: Any) -> None:
+        if Path(target).name == "result.json" and not trained.pop("was killed", False):
+            trained["was killed"] = True
+            raise Killed
+        replace_file(source, target)
+
+    monkeypatch.setattr(Training, "train_epoch", loss_of)
+    for name in ("validation_accuracy", "test_accuracy"):
+        monkeypatch.setattr(Training, name, lambda self, name=name: told[name][len(self.model) - 1])
+    monkeypatch.setattr(whole_files.os, "replace", killed)
+
+    def tuned(**more: Any) -> Any:
+        return autotune(
+            plain, (9,), points(), policy=the_last_block, epochs=1, batch_size=16, max_rounds=4, **more
+        )  # fmt: skip
+
+    in_memory = tuned()
+    with pytest.raises(Killed):
+        tuned(out=tmp_path / "run")
+    trained_epochs = len(history_of(tmp_path / "run"))
+    resumed = tuned(out=tmp_path / "run", resume=True)
+    assert len(history_of(tmp_path / "run")) == trained_epochs, "nothing was trained again"
+    kept = load_checkpoint(tmp_path / "run" / "checkpoint.safetensors")
+    assert kept["architecture"]["blocks"] == [blocks]
+    for each in (in_memory, resumed):
+        assert (each.result["status"], each.architecture.blocks) == ("exhausted", (blocks,))
+        after = each.result["after"]
+        assert (after["round"], after["chosen_by"]) == (9 - blocks, chosen_by)
+        words = f"the network of round {9 - blocks}, the best by {chosen_by.replace('_', ' ')}, is kept"
+        assert each.result["reason"].endswith(words)
+        assert not each.model.training
+        stored = kept["measured"]["training"]["model"].values()
+        for weights in (each.model.parameters(), stored):
+            assert all(w.equal(v) for w, v in zip(weights, trained[blocks], strict=True))
+    assert timeless(in_memory.result) == timeless(resumed.result)
 
 
 def test_diverged(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

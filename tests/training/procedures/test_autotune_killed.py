@@ -17,7 +17,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="killed runs: NOT TESTED HERE (no torch)")
 pytest.importorskip("safetensors", reason="killed runs: NOT TESTED HERE (no safetensors)")
 
-from cbkernels.runs.checkpoints import load_checkpoint  # noqa: E402
+from cbkernels.files.checkpoints import load_checkpoint  # noqa: E402
 
 MANY_KILLS = os.environ.get("CBKERNELS_KILLS")
 """A number: so many, and in the drawing of the report too, which takes longer than all else."""

@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -24,23 +25,29 @@ pytest.importorskip("safetensors", reason="removal: NOT TESTED HERE (no safetens
 from cbkernels import UpdateGrid, remove_layers  # noqa: E402
 from cbkernels.command_line import main  # noqa: E402
 from cbkernels.models.branches import measure_blocks, without_branches  # noqa: E402
+from cbkernels.models.probe import as_probe  # noqa: E402
+from cbkernels.runs import folder as folder_module  # noqa: E402
 from cbkernels.runs.folder import RunFolder  # noqa: E402
-from cbkernels.training.config import RemoveConfig, TrainConfig  # noqa: E402
+from cbkernels.surgery.plan import removable_blocks  # noqa: E402
+from cbkernels.surgery.pruning import progress as progress_module  # noqa: E402
+from cbkernels.surgery.pruning.block_rankings import RANKINGS, ranked  # noqa: E402
+from cbkernels.surgery.pruning.block_scores import Candidates, probe_on  # noqa: E402
+from cbkernels.training.config import RemoveConfig, TrainConfig, from_dict  # noqa: E402
 from cbkernels.training.networks.architecture import Architecture  # noqa: E402
 from cbkernels.training.networks.build import build_network  # noqa: E402
 from cbkernels.training.networks.exported import load_exported  # noqa: E402
+from cbkernels.training.procedures.compare_repr import compare  # noqa: E402
 from cbkernels.training.procedures.removal import Removal  # noqa: E402
 from cbkernels.training.procedures.removal_curves import removal_curves, subsets_of  # noqa: E402
 from cbkernels.training.procedures.removal_progress import RemovalProgress  # noqa: E402
 from cbkernels.training.procedures.removal_samples import parts_of  # noqa: E402
 from cbkernels.training.procedures.remove import remove_blocks  # noqa: E402
 from cbkernels.training.procedures.train import train  # noqa: E402
-from cbkernels.training.rankings import RANKINGS  # noqa: E402
 from cbkernels.training.trained_run import TrainedRun, accuracy_of, fit, load_trained  # noqa: E402
 
 IDLE = ("stages.0.1", "stages.1.0", "stages.1.1")
 """Blocks of the trained network whose branches do next to nothing."""
-QUICK = RemoveConfig(finetune_epochs=1, study_size=150, draws=4, max_drop=0.02, probe_size=300)
+QUICK = RemoveConfig(heal="end", heal_epochs=1, study_size=150, draws=4, max_drop=0.02, probe_size=300)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -105,11 +112,14 @@ def images_of(count: int, seed: int = 1) -> Any:
 
 
 def opened(run: TrainedRun, config: RemoveConfig, path: Path) -> Removal:
-    return Removal(run, config, RemovalProgress(RunFolder(path), run, config, resume=False), print)
+    return Removal(run, config, RemovalProgress(RunFolder(path), run, resume=False), print)
 
 
 def without_times(result: dict[str, Any]) -> dict[str, Any]:
     kept = copy.deepcopy(result)
+    for pruning in (kept, *kept["compared"]):
+        for step in pruning["steps"]:
+            step.pop("latency_ms")
     for when in ("before", "after"):
         for field in ("latency_ms", "latency_ms_p10", "latency_ms_p90"):
             kept[when].pop(field)
@@ -158,13 +168,11 @@ def test_branches_are_measured_scaled_by_both_deviations() -> None:
 
 def test_an_idle_branch_conflicts_and_a_busy_one_does_not(trained: TrainedRun, tmp_path: Path) -> None:
     removal = opened(trained, QUICK, tmp_path)
-    for measured in removal.measured(()):
+    for measured in removal.measured():
         assert measured.conflicts() == (measured.block in IDLE), measured
         assert (measured.margin_bits < 0) == (measured.block in IDLE)
         assert measured.conflicts(measured.result.num_conflicting_rows + 1) is False
-    assert len(removal._probe_labels) == 300
-    left = removal.measured(["stages.0.0"])
-    assert [m.block for m in left] == [name for name in removal.names if name != "stages.0.0"]
+    assert len(removal.probe[1]) == 300
 
 
 def test_rows_of_zeros_are_similar() -> None:
@@ -295,7 +303,7 @@ def test_the_study_agrees_with_networks_that_were_really_cut(
 @pytest.mark.parametrize("rank", ["conflicts", "margin", "similarity", "random"])
 @pytest.mark.parametrize("max_drop", [0.0, 0.3])
 def test_the_guard_never_ends_below_its_limit(run: TrainedRun, tmp_path: Path, rank: str, max_drop: float) -> None:
-    config = replace(QUICK, rank=rank, max_drop=max_drop, study=False, finetune_epochs=0)
+    config = replace(QUICK, rank=rank, max_drop=max_drop, study=False, heal_epochs=0)
     whole = copy.deepcopy(run.model)
     result = remove_blocks(run, config, tmp_path)
     guard = parts_of(run, 1, 0).guard
@@ -320,7 +328,7 @@ def test_the_guard_never_ends_below_its_limit(run: TrainedRun, tmp_path: Path, r
 
 
 def test_the_limit_is_exact(run: TrainedRun, tmp_path: Path) -> None:
-    config = replace(QUICK, rank="similarity", study=False, finetune_epochs=0, max_drop=1.0)
+    config = replace(QUICK, rank="similarity", study=False, heal_epochs=0, max_drop=1.0)
     model = copy.deepcopy(run.model)
     free = remove_blocks(run, config, tmp_path / "free")
     busy = next(step for step in free["steps"] if step["block"] not in IDLE)
@@ -332,64 +340,91 @@ def test_the_limit_is_exact(run: TrainedRun, tmp_path: Path) -> None:
         assert (busy["block"] in result["removed"]) == goes
 
 
-def test_blocks_are_measured_as_in_a_network_that_was_really_cut(trained: TrainedRun, tmp_path: Path) -> None:
-    run = replace(trained, model=copy.deepcopy(trained.model))
+def cut_by_hand(run: TrainedRun, removed: Any) -> list[Any]:
+    """The blocks of a copy of the network that was really cut, as they are measured."""
+    model, _ = remove_layers(copy.deepcopy(run.model), removed, example=run.samples.example(4))
+    grid = UpdateGrid.from_optimizer(model, torch.optim.SGD(model.parameters(), lr=1e-3), 64)
+    left = [[name for name in stage if name not in removed] for stage in run.model.block_names()]
+    return measure_blocks(model, left, *opened(run, QUICK, run.folder / "probe").probe, grid)
+
+
+def with_scores(monkeypatch: pytest.MonkeyPatch, rank: str, scores: Callable[[Any], dict[str, float]]) -> None:
+    monkeypatch.setitem(RANKINGS, rank, replace(RANKINGS[rank], scores=scores))
+
+
+def test_blocks_are_measured_in_the_network_that_is_left(
+    run: TrainedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with torch.no_grad():  # the largest weight of all goes too, and with it the grid of the whole network
         run.model.get_submodule("stages.0.0.branch.bn1").weight[0] = 9.0
-    removal = opened(run, QUICK, tmp_path)
-    found = removal.measured(["stages.0.0"])
-    model, _ = remove_layers(copy.deepcopy(run.model), "stages.0.0", example=run.samples.example(4))
-    grid = UpdateGrid.from_optimizer(model, torch.optim.SGD(model.parameters(), lr=1e-3), 64)
-    left = [[name for name in stage if name != "stages.0.0"] for stage in removal.stages]
-    assert found == measure_blocks(model, left, removal._probe_images, removal._probe_labels, grid)
-    assert found[0] != removal.measured(())[1]
+    whole, grids, margin = copy.deepcopy(run.model), [], RANKINGS["margin"].scores
+
+    def scores(asked: Any) -> dict[str, float]:
+        grids.append(asked.grid)
+        return {name: -1.0 if name == "stages.0.0" else score for name, score in margin(asked).items()}
+
+    with_scores(monkeypatch, "margin", scores)
+    result = remove_blocks(run, replace(QUICK, max_drop=1.0, study=False, max_removed=2, heal_epochs=0), tmp_path)
+    blocks = cut_by_hand(replace(run, model=whole), ["stages.0.0"])
+    assert result["steps"][0]["scores"] == [-1.0]
+    assert result["steps"][1]["scores"] == [min(block.margin for block in blocks)]
+    assert grids[1] == blocks[0].result.grid != grids[0]
+    assert grids[0].weight_amplitude == 9.0
 
 
 def test_the_order_follows_what_is_measured_after_each_removal(
     run: TrainedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measured = Removal.measured
+    margin = RANKINGS["margin"].scores
+    margins = {block.block: block.margin for block in opened(run, QUICK, tmp_path / "before").measured()}
 
-    def turned_round(removal: Removal, removed: Any) -> list[Any]:
+    def turned_round(asked: Any) -> dict[str, float]:
         """The smallest margin first, but the largest one once something is gone."""
-        blocks = measured(removal, removed)
-        return [replace(block, margin=1e3 - block.margin) for block in blocks] if removed else blocks
+        sign = 1 if len(asked.names) == 5 else -1
+        return {name: sign * score for name, score in margin(asked).items()}
 
-    margins = {block.block: block.margin for block in opened(run, QUICK, tmp_path / "before").measured(())}
-    monkeypatch.setattr(Removal, "measured", turned_round)
-    result = remove_blocks(run, replace(QUICK, max_drop=1.0, study=False, finetune_epochs=0), tmp_path / "after")
+    with_scores(monkeypatch, "margin", turned_round)
+    result = remove_blocks(run, replace(QUICK, max_drop=1.0, study=False, heal_epochs=0), tmp_path / "after")
     first, second, *_ = result["removed"]
     assert margins[first] == min(margins.values())
     assert second not in IDLE
 
 
 def test_blocks_are_ranked_again_after_each_removal(run: TrainedRun, tmp_path: Path) -> None:
-    config = replace(QUICK, max_drop=1.0, study=False, finetune_epochs=0)
-    model = copy.deepcopy(run.model)
+    config = replace(QUICK, max_drop=1.0, study=False, heal_epochs=0)
+    whole = replace(run, model=copy.deepcopy(run.model))
     result = remove_blocks(run, config, tmp_path)
-    removal = opened(replace(run, model=model), config, tmp_path)
     assert len(result["removed"]) == 4, "one block stays"
     assert result["reason"] == "one block has to stay"
     for count, name in enumerate(result["removed"]):
-        blocks = removal.measured(result["removed"][:count])
+        blocks = cut_by_hand(whole, result["removed"][:count])
         assert name == min(blocks, key=lambda block: block.margin).block
-    few = remove_blocks(replace(run, model=model), replace(config, max_removed=2), tmp_path / "few")
-    assert few["removed"] == result["removed"][:2]
-    assert few["reason"] == "2 blocks were removed"
+    for options in ({"target": 0.4}, {"target": 0.9, "max_removed": 2}):
+        again = replace(run, model=copy.deepcopy(whole.model))
+        few = remove_blocks(again, replace(config, **options), tmp_path / f"{len(list(tmp_path.iterdir()))}")
+        assert few["removed"] == result["removed"][:2]
+        assert few["reason"] == "2 blocks were to be removed, and are"
+    none = remove_blocks(whole, replace(config, max_removed=0), tmp_path / "none")
+    assert (none["removed"], none["steps"]) == ([], [])
 
 
 def test_ranks_order_blocks_as_they_say(trained: TrainedRun, tmp_path: Path) -> None:
     removal = opened(trained, QUICK, tmp_path)
-    blocks = removal.measured(())
-    assert removal.ranked(blocks, RANKINGS["similarity"])[0].similarity == max(b.similarity for b in blocks)
-    margins = [b.margin for b in removal.ranked(blocks, RANKINGS["margin"])]
-    assert margins == sorted(margins)
-    assert {b.block for b in removal.ranked(blocks, RANKINGS["conflicts"])} == set(IDLE)
-    orders = set()
-    for seed in range(4):
-        other = opened(trained, replace(QUICK, seed=seed), tmp_path)
-        orders.add(tuple(b.block for b in other.ranked(blocks, RANKINGS["random"])))
-        assert sorted(b.block for b in other.ranked(blocks, RANKINGS["random"])) == sorted(removal.names)
+    blocks = {block.block: block for block in removal.measured()}
+
+    def order(rank: str, seed: int = 0) -> list[str]:
+        batches = probe_on(trained.model, as_probe(removal.probe))
+        removable = removable_blocks(trained.model, removal.example)
+        grid = blocks[IDLE[0]].result.grid
+        names = dict(zip(removal.names, removal.names, strict=True))
+        return list(ranked(RANKINGS[rank], Candidates(trained.model, removable, batches, grid, None, seed, names)))
+
+    assert blocks[order("similarity")[0]].similarity == max(block.similarity for block in blocks.values())
+    margins = [blocks[name].margin for name in order("margin")]
+    assert margins == sorted(block.margin for block in blocks.values())
+    assert set(order("conflicts")) == set(IDLE)
+    orders = {tuple(order("random", seed)) for seed in range(4)}
+    assert all(sorted(each) == sorted(removal.names) for each in orders)
     assert len(orders) > 1
 
 
@@ -399,7 +434,7 @@ def test_nothing_conflicts_so_nothing_goes(run: TrainedRun, tmp_path: Path) -> N
     assert result["curves"]["conflicting"] == []
     assert len(result["curves"]["non_conflicting"]) == 5
     assert (result["steps"], result["removed"]) == ([], [])
-    assert "no block conflicts" in result["reason"]
+    assert "no block that conflicts" in result["reason"]
     assert result["accuracy"]["healed"] == result["accuracy"]["before"]
     assert result["before"]["parameters"] == result["after"]["parameters"]
 
@@ -416,6 +451,95 @@ def test_without_a_held_back_part_one_half_of_the_test_samples_guards(trained: T
     assert len(parts.study.labels) == 50
     assert "half" in parts.guard.name
     assert "half" in parts.test.name
+
+
+# --- healing ----------------------------------------------------------------------------------------------
+
+EACH = replace(QUICK, heal="each", strategy="geometric", study=False, max_drop=0.3, compare=("random",))
+
+
+@pytest.fixture(scope="module")
+def healed(trained: TrainedRun, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    """An undisturbed removal that heals after every step, and another ranking to compare with."""
+    out = tmp_path_factory.mktemp("healed")
+    return remove_blocks(replace(trained, model=copy.deepcopy(trained.model)), EACH, out), out
+
+
+def test_every_step_heals_and_the_last_one_is_exported(
+    trained: TrainedRun, healed: tuple[dict[str, Any], Path]
+) -> None:
+    result, out = healed
+    kept = [step for step in result["steps"] if step["kept"]]
+    assert sum(len(step["blocks"]) for step in kept) == len(result["removed"]) == kept[-1]["num_removed"] > 2
+    assert [len(step["blocks"]) for step in result["steps"][:2]] == [1, 2], "the strategy of healings"
+    history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    assert [(line["round"], line["epoch"]) for line in history] == [
+        (step["num_removed"], epoch) for step in kept for epoch in (0, 1)
+    ]
+    assert result["finetune_epochs"] == len(kept)
+    for step in kept:
+        assert step["accuracy"] >= result["guard"]["accuracy"] - 0.3 - 1e-9
+        assert 0 <= step["accuracy_test"] <= 1
+        assert step["accuracy_removed"] is not None
+    model, parts = load_exported(out / "model"), parts_of(trained, 1, 0)
+    for part, accuracy in (
+        (parts.guard, kept[-1]["accuracy"]),
+        (parts.test, kept[-1]["accuracy_test"]),
+        (parts.test, result["accuracy"]["healed"]),
+    ):
+        assert accuracy_of(model, part.images, part.labels, trained.preparation) == pytest.approx(accuracy)
+    with without_branches(trained.model, result["removed"]):
+        cut = accuracy_of(trained.model, parts.test.images, parts.test.labels, trained.preparation)
+    assert result["accuracy"]["removed"] == pytest.approx(cut)
+    assert not (out / "pruning").exists()
+
+
+def test_another_ranking_prunes_a_copy_of_the_trained_network(
+    trained: TrainedRun, healed: tuple[dict[str, Any], Path], tmp_path: Path
+) -> None:
+    result, _ = healed
+    (other,) = result["compared"]
+    assert (result["rank"], other["rank"]) == ("margin", "random")
+    run = replace(trained, model=copy.deepcopy(trained.model))
+    alone = remove_blocks(run, replace(EACH, rank="random", compare=("random",)), tmp_path)
+    assert alone["compared"] == []
+    mine = {name: without_times(alone)[name] for name in other}
+    assert mine == without_times(result)["compared"][0]
+    assert other["accuracy"]["before"] == result["accuracy"]["before"]
+
+
+def test_a_killed_healing_goes_on_and_ends_the_same(
+    trained: TrainedRun, healed: tuple[dict[str, Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, out = healed
+    result = killed_again_and_again(trained, EACH, tmp_path, monkeypatch, every=4)
+    assert without_times(result) == without_times(expected)
+
+    def lines(folder: Path) -> list[dict[str, Any]]:
+        found = map(json.loads, (folder / "history.jsonl").read_text().splitlines())
+        return [{name: value for name, value in line.items() if "seconds" not in name} for line in found]
+
+    assert lines(tmp_path) == lines(out)
+
+
+def test_nothing_is_trained_without_healing(run: TrainedRun, tmp_path: Path) -> None:
+    whole = run.model.state_dict()
+    result = remove_blocks(run, replace(QUICK, heal="none", study=False), tmp_path)
+    assert set(IDLE) <= set(result["removed"])
+    assert result["accuracy"]["healed"] == result["accuracy"]["removed"]
+    assert (tmp_path / "history.jsonl").read_text() == ""
+    assert result["finetune_epochs"] == 0
+    model = load_exported(tmp_path / "model")
+    assert all(torch.equal(whole[name], value) for name, value in model.state_dict().items())
+
+
+def test_an_older_name_of_an_option_is_read(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert from_dict(RemoveConfig, {"finetune_epochs": 3}) == RemoveConfig(heal_epochs=3)
+    command = ["remove", str(folder), "--out", str(tmp_path), "--no-study", "--max-removed", "0"]
+    assert main([*command, "--finetune-epochs", "2", "--heal", "none"]) == 0
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert (stored["heal_epochs"], stored["heal"], stored["strategy"]) == (2, "none", "one")
+    capsys.readouterr()
 
 
 # --- what is written --------------------------------------------------------------------------------------
@@ -500,33 +624,45 @@ def test_a_killed_removal_goes_on_and_ends_the_same(
     trained: TrainedRun, outcome: tuple[dict[str, Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected, _ = outcome
-    writes = RunFolder.write_bytes
-    killed_at = []
-    left = 0
-
-    def write_bytes(folder: RunFolder, name: str, content: bytes) -> Path:
-        nonlocal left
-        left -= 1
-        if left == 0:
-            killed_at.append(name)
-            raise Killed
-        return writes(folder, name, content)
-
-    monkeypatch.setattr(RunFolder, "write_bytes", write_bytes)
-    for survives in itertools.count(2, 6):
-        left = survives
-        run = replace(trained, model=copy.deepcopy(trained.model))
-        try:
-            result = remove_blocks(run, QUICK, tmp_path, resume=True)
-        except Killed:
-            continue
-        break
-    assert without_times(result) == without_times(expected)
-    assert len(killed_at) > 3
-    monkeypatch.undo()
+    assert without_times(killed_again_and_again(trained, QUICK, tmp_path, monkeypatch)) == without_times(expected)
     run = replace(trained, model=copy.deepcopy(trained.model))
     again = remove_blocks(run, QUICK, tmp_path, resume=True)
     assert without_times(again) == without_times(expected)
+    assert sum(p.numel() for p in run.model.parameters()) == again["after"]["parameters"]
+
+
+def killed_again_and_again(
+    trained: TrainedRun, config: RemoveConfig, out: Path, monkeypatch: pytest.MonkeyPatch, every: int = 6
+) -> dict[str, Any]:
+    """What a removal ends with that is killed at one write after the other, and resumed each time."""
+    killed_at: list[str] = []
+    left = 0
+
+    def killing(write: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(path: Path, *content: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                killed_at.append(path.name)
+                raise Killed
+            return write(path, *content)
+
+        return wrapped
+
+    with monkeypatch.context() as patched:
+        for module in (folder_module, progress_module):
+            patched.setattr(module, "write_whole", killing(module.write_whole))
+        patched.setattr(progress_module, "save_checkpoint", killing(progress_module.save_checkpoint))
+        for survives in itertools.count(2, every):
+            left = survives
+            try:
+                run = replace(trained, model=copy.deepcopy(trained.model))
+                result = remove_blocks(run, config, out, resume=True)
+            except Killed:
+                continue
+            break
+    assert len(killed_at) > 3
+    return result
 
 
 def test_a_killed_removal_finds_no_accuracy_twice(
@@ -542,6 +678,7 @@ def test_a_killed_removal_finds_no_accuracy_twice(
     run = replace(trained, model=copy.deepcopy(trained.model))
     remove_blocks(run, QUICK, tmp_path)
     first = len(asked)
+    (tmp_path / "result.json").unlink()  # as if it had been killed before it wrote that
     run = replace(trained, model=copy.deepcopy(trained.model))
     remove_blocks(run, QUICK, tmp_path, resume=True)
     assert first > 20
@@ -549,7 +686,7 @@ def test_a_killed_removal_finds_no_accuracy_twice(
 
 
 def test_resume_refuses_what_is_something_else(run: TrainedRun, tmp_path: Path) -> None:
-    config = replace(QUICK, study=False, finetune_epochs=0)
+    config = replace(QUICK, study=False, heal_epochs=0)
     remove_blocks(replace(run, model=copy.deepcopy(run.model)), config, tmp_path)
     with pytest.raises(ValueError, match=r"max_drop 0\.02, not 0\.5"):
         remove_blocks(run, replace(config, max_drop=0.5), tmp_path, resume=True)
@@ -599,6 +736,34 @@ def test_command_writes_beside_the_run_by_default(folder: Path, capsys: pytest.C
     assert (folder / "removal" / "result.json").is_file()
     assert before == {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     assert "Accuracy without some blocks" not in capsys.readouterr().out
+
+
+def test_a_run_remembers_where_its_data_were_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = pytest.importorskip("PIL.Image", reason="images in files: NOT TESTED HERE (no pillow)")
+    for i in range(40):
+        path = tmp_path / "data" / "svhn" / ("train" if i < 32 else "test") / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.fromarray(np.full((8, 8, 3), 90 * (i % 2) + i, np.uint8)).save(path)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    config = TrainConfig(
+        dataset="svhn", model="resnet", blocks=(1, 1, 0, 0), width_multiplier=0.05, batch_size=8, probe_size=8,
+        epochs=1, device="cpu", threads=1,
+    )  # fmt: skip
+    of_repr = replace(config, epochs=3, repr_full_epochs=1, repr_reduced_epochs=1, repr_cycles=1)
+    several = tmp_path / "several"
+    monkeypatch.setenv("CBKERNELS_DATA", "data")
+    monkeypatch.chdir(tmp_path)
+    train(config, tmp_path / "run")
+    compared = compare(of_repr, several, criteria=("standard", "random"), seeds=2)
+    monkeypatch.delenv("CBKERNELS_DATA")
+    monkeypatch.chdir("/")
+    assert json.loads((tmp_path / "run" / "env.json").read_text())["data"] == str(tmp_path / "data" / "svhn")
+    train(config, tmp_path / "run", resume=True)
+    shutil.rmtree(several / "standard-seed1")  # as if the comparison had been killed before it
+    assert compare(of_repr, several, criteria=("standard", "random"), seeds=2)["rows"] == compared["rows"]
+    assert main(["remove", str(tmp_path / "run"), "--no-study", "--heal", "none", "--probe-size", "8"]) == 0
+    with pytest.raises(ImportError, match="'svhn' was not found"):  # a new run looks anew
+        train(config, tmp_path / "run", overwrite=True)
 
 
 @pytest.mark.parametrize("model", ["fnn", "vgg"])

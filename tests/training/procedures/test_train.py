@@ -19,7 +19,7 @@ pytest.importorskip("safetensors", reason="training: NOT TESTED HERE (no safeten
 from cbkernels.command_line import main  # noqa: E402
 from cbkernels.commands import training_command  # noqa: E402
 from cbkernels.files import whole_files  # noqa: E402
-from cbkernels.runs.checkpoints import load_checkpoint, save_checkpoint  # noqa: E402
+from cbkernels.files.checkpoints import load_checkpoint, save_checkpoint  # noqa: E402
 from cbkernels.training.config import TrainConfig, to_dict  # noqa: E402
 from cbkernels.training.data.samples import AsGiven, divided  # noqa: E402
 from cbkernels.training.loop.epochs import Training  # noqa: E402

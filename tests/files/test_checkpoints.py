@@ -21,7 +21,7 @@ from safetensors.torch import save_file  # noqa: E402
 
 from cbkernels.command_line import main  # noqa: E402
 from cbkernels.files import whole_files  # noqa: E402
-from cbkernels.runs.checkpoints import load_checkpoint, pack, save_checkpoint, unpack  # noqa: E402
+from cbkernels.files.checkpoints import load_checkpoint, pack, save_checkpoint, unpack  # noqa: E402
 from cbkernels.training.config import TrainConfig, to_dict  # noqa: E402
 from cbkernels.training.loop.optimizers import build_optimizer  # noqa: E402
 from cbkernels.training.procedures.train import train  # noqa: E402

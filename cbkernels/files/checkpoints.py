@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from ..files.tensor_files import require_safetensors
-from ..files.whole_files import write_whole
+from .tensor_files import require_safetensors
+from .whole_files import write_whole
 
 _KIND = "cbkernels checkpoint 1"
 

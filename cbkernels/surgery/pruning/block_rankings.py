@@ -1,0 +1,84 @@
+"""Which residual block goes first: a table of scores; ``rank=`` names one. Needs no torch.
+
+The smallest score goes first. Read next: ``block_scores.py``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ...choices import Choice, Choices
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .block_scores import Candidates
+
+    Scores = Callable[[Candidates], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class BlockRanking(Choice):
+    """An order of blocks.
+
+    Args:
+        scores: name -> score; the smallest goes first, among equals the later block. A block without one stays.
+        none_left: why it ended when no block had a score.
+    """
+
+    scores: Scores
+    none_left: str = "every block that could go was tried"
+
+
+def ranked(ranking: BlockRanking, candidates: Candidates) -> dict[str, float]:
+    """Names of blocks and their scores, the one to remove first first; a score that is NaN counts as the largest.
+
+    Raises:
+        ValueError: a user's function gave a score to what is no block, or something that is no number.
+    """
+    scores = dict(ranking.scores(candidates))
+    names = candidates.names
+    for name, score in scores.items():
+        if name not in names:
+            raise ValueError(f"rank gave {name!r} a score, which is no block that could go; score {names[:6]}")
+        if isinstance(score, bool) or not isinstance(score, (int, float)):
+            raise ValueError(f"rank gave {name!r} the score {score!r}; it must be a number")
+    order = sorted(scores, key=lambda name: (math.isnan(scores[name]), scores[name], -names.index(name)))
+    return {name: float(scores[name]) for name in order}
+
+
+def of_user(function: Callable[[nn.Module, list[str]], Mapping[str, float]]) -> BlockRanking:
+    """A user's own ranking."""
+    name = getattr(function, "__name__", type(function).__name__)
+    return BlockRanking(name, "your function", lambda asked: function(asked.model, asked.names))
+
+
+def _later(name: str) -> Scores:
+    """A function of ``block_scores.py``, which needs torch."""
+
+    def scores(asked: Candidates) -> Mapping[str, float]:
+        from . import block_scores
+
+        found: Mapping[str, float] = getattr(block_scores, name)(asked)
+        return found
+
+    return scores
+
+
+RANKINGS = Choices("rank", [
+    BlockRanking("margin", "the smallest conflict margin of the branches' outputs first", _later("margin")),
+    BlockRanking(
+        "conflicts", "the highest bundle entropy first, of those that conflict", _later("conflicts"),
+        none_left="no block that conflicts is left; rank='margin' tries all",
+    ),
+    BlockRanking(
+        "similarity", "those whose output is most like what would be left of them first", _later("similarity")
+    ),
+    BlockRanking("taylor", "those without which the loss changes least to first order first", _later("taylor")),
+    BlockRanking("weight_norm", "the smallest weights in the last layer of the branch first", _later("weight_norm")),
+    BlockRanking("bn_scale", "the smallest scale of the branch's last batch norm first", _later("bn_scale")),
+    BlockRanking("random", "drawn by the seed", _later("random")),
+])  # fmt: skip

@@ -1,0 +1,117 @@
+"""A folder from which a killed pruning goes on: what was tried, and the weights as the last kept step left them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..._version import __version__
+from ...files.checkpoints import load_checkpoint, save_checkpoint
+from ...files.json_files import json_text, read_json_object
+from ...files.whole_files import write_whole
+from .prune_log import PruneLog
+
+LOG = "pruning.json"
+
+
+class Progress:
+    """Writes weights first and then the log that names them, so that a kill leaves a pair that belongs together.
+
+    Args:
+        folder: made if it is missing; None: nothing is written.
+        model: unwrapped, as it is before the first removal.
+        options: JSON types; an earlier pruning must have had the same ones.
+        resume: go on where an earlier pruning in the folder was stopped, if there is one.
+
+    Raises:
+        ValueError: the folder holds a pruning and ``resume`` is False, or one of another model or of other options.
+        OSError: it cannot be read or written.
+    """
+
+    log: PruneLog | None = None
+    """Of the earlier pruning."""
+
+    def __init__(
+        self, folder: str | os.PathLike[str] | None, model: nn.Module, options: dict[str, Any], resume: bool
+    ) -> None:
+        self._folder = None if folder is None else Path(folder)
+        self._of = {**options, "version": __version__}
+        self._operations: list[list[str]] = []
+        self._weights: str | None = None
+        if self._folder is None:
+            return
+        self._of["weights"] = checksum(model)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / LOG
+        if path.exists():
+            if not resume:
+                raise ValueError(f"{path} exists already; pass resume=True to go on, or another folder")
+            self._read(path)
+
+    @property
+    def operations(self) -> list[list[str]]:
+        """Names of the blocks of every kept step, as the steps before left them."""
+        return [list(names) for names in self._operations]
+
+    def kept(self, names: list[str], weights: dict[str, Any] | None) -> None:
+        """A step that stays; ``write`` has to follow.
+
+        Args:
+            names: of its blocks, as they were in the model then.
+            weights: what healing changed: tensors and JSON types; None where nothing heals.
+        """
+        self._operations.append(names)
+        if self._folder is not None and weights is not None:
+            self._weights = f"weights-{len(self._operations)}.safetensors"
+            save_checkpoint(self._folder / self._weights, weights)
+
+    def write(self, log: PruneLog) -> None:
+        """Write the log; weights of earlier steps are deleted."""
+        if self._folder is None:
+            return
+        content = {"of": self._of, "operations": self._operations, "weights": self._weights, "log": log.to_dict()}
+        write_whole(self._folder / LOG, json_text(content).encode())
+        for path in self._folder.glob("weights-*.safetensors"):
+            if path.name != self._weights:
+                path.unlink()
+
+    def weights(self) -> dict[str, Any] | None:
+        """What the last kept step gave to ``kept``.
+
+        Raises:
+            FileNotFoundError, ValueError: the file is missing or damaged.
+        """
+        if self._folder is None or self._weights is None:
+            return None
+        return load_checkpoint(self._folder / self._weights)
+
+    def _read(self, path: Path) -> None:
+        content = read_json_object(path)
+        try:
+            of, log = content["of"], PruneLog.from_dict(content["log"])
+            self._operations = [[str(name) for name in names] for names in content["operations"]]
+            self._weights = None if content["weights"] is None else Path(content["weights"]).name
+            differs = next((key for key in self._of if of.get(key) != self._of[key]), None)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"{path} is damaged ({error}); start again in another folder") from error
+        if differs is not None:
+            raise ValueError(
+                f"{path} is of a pruning with {differs} {of.get(differs)!r:.80}, and this one has "
+                f"{self._of[differs]!r:.80}; start again in another folder"
+            )
+        self.log = log
+
+
+def checksum(model: nn.Module) -> str:
+    """Of all names and values of a ``state_dict``."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        if isinstance(tensor, torch.Tensor):
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,334 @@
+"""Rank, remove, heal, evaluate, and undo what cost too much: as many blocks as a model can do without.
+
+Read next: ``block_rankings.py`` (which block goes first), ``strategies.py`` (how many at once), ``prune_log.py``.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from ...grid import UpdateGrid
+from ...models.cost import measure_cost
+from ...models.evaluation import random_numbers_kept
+from ...models.probe import as_probe
+from ...models.training_grid import TrainingGrid
+from ..optimizer import require_droppable
+from ..plan import Removable, removable_blocks
+from ..surgery import Optimizers, Surgery, joined, own_module, remove_layers
+from .block_rankings import RANKINGS, BlockRanking, of_user, ranked
+from .block_scores import Candidates, Loss, probe_on
+from .progress import Progress
+from .prune_log import PruneLog, PruneStep
+from .snapshot import Snapshot, content_of, fill
+from .strategies import STRATEGIES, RemovalStrategy, Sizes
+
+Evaluate = Callable[[Any], Any]
+Heal = Callable[[Any], object]
+OnStep = Callable[[PruneStep], object]
+Rank = str | Callable[[nn.Module, list[str]], Mapping[str, float]]
+
+_ROUNDING = 1e-9
+"""Accuracies are often shares of whole numbers of samples; the limit is a difference of two of them."""
+_REPEATS = 5
+"""Timed passes of every step."""
+
+
+def prune_blocks(
+    model: nn.Module, probe: object, *, evaluate: Evaluate, heal: Heal | None = None, rank: Rank = "margin",
+    strategy: str | RemovalStrategy = "geometric", max_drop: float = 0.01, target: float | None = None,
+    optimizer: Optimizers | None = None, batch_size: int | None = None, grid: UpdateGrid | None = None,
+    loss: Loss | None = None, mask: object = "attention_mask", min_conflicting_rows: int = 1, seed: int = 0,
+    test: Evaluate | None = None, example: object = None, out: str | os.PathLike[str] | None = None,
+    resume: bool = False, on_step: OnStep = lambda step: None,
+) -> tuple[nn.Module, Surgery, PruneLog]:  # fmt: skip
+    """Remove as many residual blocks as the model can do without, in place: rank, remove, heal, evaluate, again.
+
+    What makes ``evaluate`` return less than at first less ``max_drop`` is undone exactly, with weights and optimizer
+    as they were, and fewer blocks are tried. Blocks are ranked anew after every step that stays.
+
+    Args:
+        model: as ``remove_layers`` takes it.
+        probe: as ``LayerMonitor`` takes it, like ``mask``; 64 to 512 training samples to rank blocks on, no test data.
+        evaluate: model -> a finite number, higher is better, such as the accuracy on held-out samples.
+        heal: trains the model that it is given, for an epoch or a few; None: nothing is trained.
+        rank: "margin", "conflicts", "similarity", "taylor", "weight_norm", "bn_scale" or "random", or a function
+            (model, names) -> name -> score; the smallest score goes first, a block without one stays.
+        strategy: "geometric" (few healings), "one" (every block is tried alone) or "at_once".
+        max_drop: how much less ``evaluate`` may return in the end than at first.
+        target: share of the blocks in [0, 1] at which it ends; None: it goes on as long as blocks can go.
+        optimizer: of the training, or a list of several; loses what is gone.
+        batch_size: of the training; with a single optimizer it gives the update grid of "conflicts", as does ``grid``.
+        loss: (what the model returned, labels) -> loss, for "taylor"; None: cross-entropy of logits.
+        min_conflicting_rows: rows in conflicting bundles that make a conflict, for "conflicts".
+        seed: random numbers in ``heal`` and ``evaluate`` are drawn anew from it and the number of the step, so that
+            a resumed pruning draws the same ones; the caller's go on as before.
+        test: like ``evaluate``, of every step that stays; decides nothing, stands in the log.
+        example: input of the model on which costs are measured; None: the first batch of the probe.
+        out: folder for a log and the weights of the last kept step, from which a killed pruning goes on.
+        resume: go on from ``out``, with a model as before the first removal.
+        on_step: called after each step, the first one (the model as it was) included.
+
+    Returns:
+        The same model; one surgery for all removals, which saves, loads and undoes; what was tried.
+
+    Raises:
+        ValueError, TypeError: one sentence on what is wrong, such as no block that could go.
+        RuntimeError: ``heal``, ``test`` or ``evaluate`` raised. In all cases the model is as before.
+
+    Source: removal by conflicts arXiv 2103.04331; block influence arXiv 2403.03853; Taylor arXiv 1906.10771; batch
+    norm scale arXiv 1708.06519. The loop of guard and healing is ours.
+
+    Example:
+        >>> import torch
+        >>> model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 4)
+        >>> probe = torch.randn(6, 5, 8), torch.tensor([0, 1, 2, 0, 1, 2])
+        >>> model, surgery, log = prune_blocks(model, probe, evaluate=lambda model: 0.9, target=0.5)
+        >>> len(log.removed), len(model.layers)
+        (2, 2)
+    """
+    calls = _Calls(model, own_module(model), evaluate, heal, test, optimizer, seed)
+    _check(max_drop, target, evaluate=evaluate, heal=heal, test=test)
+    single = None if isinstance(optimizer, Sequence) else optimizer
+    source = grid if grid is not None or single is None or not batch_size else TrainingGrid(single, batch_size)
+    scored = {"loss": loss, "seed": seed, "min_conflicting_rows": min_conflicting_rows}
+    pruning = _Pruning(calls, rank, strategy, as_probe(probe, mask), source, scored, example)
+    return model, pruning.run(out, resume, max_drop, target, on_step), pruning.log
+
+
+def _check(max_drop: object, target: object, **functions: object) -> None:
+    for name, function in functions.items():
+        if not callable(function) and (function is not None or name == "evaluate"):
+            raise TypeError(f"{name} is {function!r}; pass a function of the model")
+    if isinstance(max_drop, bool) or not isinstance(max_drop, (int, float)) or not math.isfinite(max_drop):
+        raise ValueError(f"max_drop is {max_drop!r}; it must be a finite number, such as 0.01 of an accuracy up to 1")
+    if target is not None and (not isinstance(target, (int, float)) or not 0 <= target <= 1):
+        raise ValueError(f"target is {target!r}; it must be a share of the blocks, at least 0 and at most 1")
+
+
+@dataclass(frozen=True)
+class _Calls:
+    """A user's model and functions."""
+
+    model: nn.Module
+    inner: nn.Module
+    evaluate: Evaluate
+    heal: Heal | None
+    test: Evaluate | None
+    optimizer: Optimizers | None
+    seed: int
+
+    def evaluated(self, when: str) -> float:
+        return self._number(self.evaluate, "evaluate", when)
+
+    def tested(self, when: str) -> float | None:
+        return None if self.test is None else self._number(self.test, "test", when)
+
+    def _number(self, function: Evaluate, name: str, when: str) -> float:
+        value = self._called(function, name, when)
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise TypeError(f"{name} returned {value!r} {when}; it must return a number, higher being better") from None
+        if not math.isfinite(number):
+            raise ValueError(f"{name} returned {number} {when}; it must return a finite number, higher being better")
+        return number
+
+    def healed(self, when: str) -> None:
+        assert self.heal is not None
+        self._called(self.heal, "heal", when)
+
+    def _called(self, function: Callable[[Any], Any], name: str, when: str) -> Any:
+        try:
+            return function(self.model)
+        except Exception as error:
+            told = f"{name} raised {type(error).__name__} ({error}) {when}"
+            raise RuntimeError(f"{told}; the model was put back as it was") from error
+
+
+class _Pruning:
+    """One ``prune_blocks``."""
+
+    log: PruneLog
+
+    def __init__(
+        self, calls: _Calls, rank: Rank, strategy: str | RemovalStrategy, batches: Any, grid: Any,
+        scored: Mapping[str, Any], example: object,
+    ) -> None:  # fmt: skip
+        self._calls, self._inner = calls, calls.inner
+        self._ranking: BlockRanking = of_user(rank) if callable(rank) else RANKINGS.chosen(rank)
+        self._strategy = strategy if isinstance(strategy, RemovalStrategy) else STRATEGIES.chosen(strategy)
+        if calls.optimizer is not None:
+            require_droppable(calls.optimizer, calls.inner)
+        self._batches, self._grid, self._scored = probe_on(calls.inner, batches), grid, scored
+        if not self._batches:
+            raise ValueError("the probe has no sample; pass (x, y) or a list of such pairs")
+        self._example = (self._batches[0].kwargs or self._batches[0].args) if example is None else example
+        self._surgeries: list[Surgery] = []
+        self._parameters = sum(p.numel() for p in self._inner.parameters())
+        self._training = {module: module.training for module in self._inner.modules()}
+        self._first = self._now = None if calls.heal is None else Snapshot(self._inner, calls.optimizer)
+
+    def run(
+        self, out: str | os.PathLike[str] | None, resume: bool, max_drop: float, target: float | None, on_step: OnStep
+    ) -> Surgery:
+        """Everything in turn; whatever is raised leaves the model and its optimizer as they were before."""
+        asked = {"rank": self._ranking.name, "strategy": self._strategy.name, "max_drop": max_drop, "target": target}
+        progress = Progress(out, self._inner, {**asked, "seed": self._calls.seed}, resume)
+        try:
+            return self._all_steps(progress, max_drop, target, on_step)
+        except BaseException:
+            for surgery in reversed(self._surgeries):
+                surgery.undo()
+            if self._first is not None:
+                self._first.put_back()
+            self._put_flags_back()
+            raise
+
+    def _all_steps(self, progress: Progress, max_drop: float, target: float | None, on_step: OnStep) -> Surgery:
+        removable = self._removable()
+        blocks = removable.found.blocks
+        self._first_names = {self._inner.get_submodule(name): name for name in blocks}
+        self._wanted = len(blocks) if target is None else math.ceil(target * len(blocks) - _ROUNDING)
+        if progress.log is None:
+            self.log = PruneLog(
+                self._ranking.name, self._strategy.name, max_drop, target, len(blocks), removable.refused
+            )
+            self._added(self._step_0(), progress, on_step)
+        else:
+            self._taken_up(progress)
+            removable = self._removable()
+        sizes = self._strategy.sizes(self._wanted)
+        size = next(sizes, 0)
+        for step in self.log.steps[1:]:
+            size = _next_size(sizes, step)
+        while not self.log.reason:
+            order = self._order(removable) if size else {}
+            chosen, reason = self._chosen(removable, order, size)
+            if not chosen:
+                self.log.reason = reason
+                break
+            step = self._tried(chosen, [order[name] for name in chosen])
+            if step.kept:
+                content = None if self._first is None else content_of(self._inner, self._calls.optimizer)
+                progress.kept(chosen, content)
+                removable = self._removable()
+            self._added(step, progress, on_step)
+            size = _next_size(sizes, step)
+        progress.write(self.log)
+        self._put_flags_back()
+        return joined(self._inner, self._surgeries, self._parameters)
+
+    def _put_flags_back(self) -> None:
+        for module in self._inner.modules():
+            module.training = self._training.get(module, self._training[self._inner])
+
+    def _removable(self) -> Removable:
+        removable = removable_blocks(self._inner, self._example)
+        if not removable.steps and not self._surgeries:
+            blocks, kind = removable.found.blocks, type(self._inner).__name__
+            why = f"; for one: {next(iter(removable.refused.values()))}" if blocks else ""
+            raise ValueError(f"{kind} has {len(blocks)} residual blocks, and none of them can be removed{why}")
+        return removable
+
+    def _added(self, step: PruneStep, progress: Progress, on_step: OnStep) -> None:
+        self.log.steps.append(step)
+        progress.write(self.log)
+        on_step(step)
+
+    def _step_0(self) -> PruneStep:
+        with random_numbers_kept(self._inner, self._calls.seed):
+            accuracy = self._calls.evaluated("before the first removal")
+            tested = self._calls.tested("before the first removal")
+        return PruneStep((), (), True, "the model as it was", 0, accuracy, accuracy, tested, **self._cost())
+
+    def _taken_up(self, progress: Progress) -> None:
+        """Do again what an earlier pruning did, and load the weights that it had then."""
+        assert progress.log is not None
+        self.log = progress.log
+        for names in progress.operations:
+            self._cut(names)
+        weights = progress.weights()
+        if weights is not None:
+            fill(self._inner, self._calls.optimizer, weights)
+            self._now = Snapshot(self._inner, self._calls.optimizer)
+
+    def _order(self, removable: Removable) -> dict[str, float]:
+        """Names of the blocks of now that may be tried, the first one to remove first, and their scores."""
+        names = {name: self._first_name(name) for name in removable.found.blocks}
+        grid = self._grid.of(self._inner)[0] if isinstance(self._grid, TrainingGrid) else self._grid
+        asked = Candidates(self._inner, removable, self._batches, grid, first_names=names, **self._scored)
+        alone = {step.blocks[0] for step in self.log.steps[1:] if len(step.blocks) == 1 and not step.kept}
+        return {name: score for name, score in ranked(self._ranking, asked).items() if names[name] not in alone}
+
+    def _first_name(self, name: str) -> str:
+        return self._first_names.get(self._inner.get_submodule(name), name)
+
+    def _chosen(self, removable: Removable, order: dict[str, float], size: int) -> tuple[list[str], str]:
+        """The blocks of the next step, or why there is none."""
+        left = self._wanted - len(self.log.removed)
+        if left <= 0:
+            return [], f"{len(self.log.removed)} blocks were to be removed, and are"
+        failed = 0
+        for step in self.log.steps[1:]:
+            failed = 0 if step.kept else failed + (len(step.blocks) == 1)
+        if self._strategy.patience is not None and failed >= self._strategy.patience:
+            alone = "a block" if failed == 1 else f"{failed} blocks in a row, each alone,"
+            return [], f"{alone} could not go; strategy='one' tries every block"
+        chosen: list[str] = []
+        for name in order:
+            if len(chosen) < min(size, left) and removable.leaves_some([*chosen, name]):
+                chosen.append(name)
+        if chosen or not size:
+            return chosen, "no smaller removal is left to try"
+        return [], self._ranking.none_left if not order else "one block has to stay"
+
+    def _cut(self, names: list[str]) -> None:
+        _, surgery = remove_layers(self._inner, names, optimizer=self._calls.optimizer, example=self._example)
+        self._surgeries.append(surgery)
+
+    def _tried(self, names: list[str], scores: list[float]) -> PruneStep:
+        calls, number = self._calls, len(self.log.steps)
+        blocks = tuple(self._first_name(name) for name in names)
+        num_removed = len(self.log.removed) + len(names)
+        when = f"without {', '.join((*self.log.removed, *blocks))}"
+        try:
+            self._cut(names)
+        except ValueError as error:
+            return PruneStep(blocks, tuple(scores), False, str(error), num_removed)
+        with random_numbers_kept(self._inner, calls.seed + number):
+            accuracy = healed = calls.evaluated(when)
+            if calls.heal is not None:
+                calls.healed(when)
+                healed = calls.evaluated(f"{when}, healed")
+            kept = healed >= self.log.limit - _ROUNDING
+            tested = calls.tested(when) if kept else None
+        reason = f"{healed:.4f} {'is not' if kept else 'is'} below {self.log.limit:.4f}"
+        step = PruneStep(blocks, tuple(scores), kept, reason, num_removed, accuracy, healed, tested, **self._cost())
+        if not kept:
+            self._surgeries.pop().undo()
+            if self._now is not None:
+                self._now.put_back()
+        elif calls.heal is not None:
+            self._now = Snapshot(self._inner, calls.optimizer)
+        return step
+
+    def _cost(self) -> dict[str, Any]:
+        cost = measure_cost(self._calls.model, self._example, repeats=_REPEATS).to_dict()
+        return {name: cost[name] for name in ("parameters", "macs", "latency_ms", "peak_memory_bytes")}
+
+
+def _next_size(sizes: Sizes, step: PruneStep) -> int:
+    """How many blocks to try after a step; after one that failed fewer than it had, 0 for none."""
+    try:
+        size = sizes.send(step.kept)
+        while not step.kept and size >= len(step.blocks) > 1:
+            size = sizes.send(False)
+    except StopIteration:
+        return 0
+    return size

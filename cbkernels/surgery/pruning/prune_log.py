@@ -1,0 +1,176 @@
+"""What a pruning tried and what came of it: a table, JSON, and a picture of accuracy against the share removed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+from ...files.json_files import finite_or_none, json_text, read_json_object
+from ...files.whole_files import write_whole
+from ...tables import format_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_KIND = "cbkernels pruning 1"
+
+
+@dataclass(frozen=True)
+class PruneStep:
+    """One try: some blocks were removed, the rest healed, and the model was evaluated.
+
+    Example:
+        >>> PruneStep(("layer1.0",), (0.25,), True, "0.9 is not below 0.8", 1, accuracy_healed=0.9).accuracy_healed
+        0.9
+    """
+
+    blocks: tuple[str, ...]
+    """What was removed, under the names before the first removal; none in the step 0, the model as it was."""
+    scores: tuple[float, ...]
+    """Of these blocks, by the ranking."""
+    kept: bool
+    """Whether they stay removed."""
+    reason: str
+    """Why, in words."""
+    num_removed: int
+    """Blocks that the evaluated model lacks, those of this step included."""
+    accuracy_removed: float | None = None
+    """What ``evaluate`` returned before healing; None where the blocks could not be removed together."""
+    accuracy_healed: float | None = None
+    """And after it; the same without ``heal``."""
+    accuracy_test: float | None = None
+    """What ``test`` returned then, of a step that stays."""
+    parameters: int | None = None
+    """Of the model then, as ``Cost`` has them; likewise what follows."""
+    macs: int | None = None
+    latency_ms: float | None = None
+    peak_memory_bytes: int | None = None
+
+
+@dataclass
+class PruneLog:
+    """All steps of one ``prune_blocks``; ``print`` shows a table.
+
+    Example:
+        >>> log = PruneLog("margin", "geometric", 0.125, None, 8)
+        >>> log.steps.append(PruneStep((), (), True, "the model as it was", 0, 0.875, 0.875))
+        >>> log.before, log.limit, log.removed
+        (0.875, 0.75, [])
+    """
+
+    rank: str
+    """Name of the ranking."""
+    strategy: str
+    """Name of the strategy."""
+    max_drop: float
+    """As asked for."""
+    target: float | None
+    """As asked for."""
+    num_blocks: int
+    """Residual blocks of the model at first."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """Blocks that cannot be removed from this model at all -> why."""
+    steps: list[PruneStep] = field(default_factory=list)
+    """The first one is the model as it was."""
+    reason: str = ""
+    """Why it ended; empty while it goes on."""
+
+    @property
+    def before(self) -> float:
+        """What ``evaluate`` returned at first."""
+        accuracy = self.steps[0].accuracy_healed
+        assert accuracy is not None, "of the model as it was"
+        return accuracy
+
+    @property
+    def limit(self) -> float:
+        """Steps below it are undone."""
+        return self.before - self.max_drop
+
+    @property
+    def removed(self) -> list[str]:
+        """Blocks that are gone, in the order of their removal, under the names before the first one."""
+        return [name for step in self.steps if step.kept for name in step.blocks]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON types; a score that is not finite is None."""
+        content = {"kind": _KIND, **asdict(self), "removed": self.removed}
+        for step in content["steps"]:
+            step["blocks"], step["scores"] = list(step["blocks"]), [finite_or_none(s) for s in step["scores"]]
+        return content
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> PruneLog:
+        """The log of which ``to_dict`` returned this.
+
+        Raises:
+            ValueError: it is damaged, or something else.
+        """
+        try:
+            if content["kind"] != _KIND:
+                raise ValueError(f"its kind is {content['kind']!r}")
+            steps = [
+                PruneStep(**{**step, "blocks": tuple(step["blocks"]), "scores": tuple(step["scores"])})
+                for step in content["steps"]
+            ]
+            return cls(**{each.name: content[each.name] for each in fields(cls)} | {"steps": steps})
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"this is no log of a pruning, or a damaged one: {error}") from error
+
+    def to_json(self, path: str | os.PathLike[str]) -> None:
+        """Write one JSON file, whole or not at all."""
+        write_whole(path, json_text(self.to_dict()).encode())
+
+    @classmethod
+    def from_json(cls, path: str | os.PathLike[str]) -> PruneLog:
+        """Read a file that ``to_json`` wrote.
+
+        Raises:
+            ValueError: the file is damaged, or something else.
+            OSError: it cannot be read.
+        """
+        return cls.from_dict(read_json_object(path))
+
+    def plot(self, path: str | os.PathLike[str] | None = None, *, others: Sequence[PruneLog] = ()) -> Figure:
+        """Accuracy against the share of blocks removed, before and after healing, with the limit.
+
+        Args:
+            path: file to write, in the format of its suffix.
+            others: logs of the same model to compare with, such as those of other rankings.
+
+        Returns:
+            A matplotlib Figure; notebooks show it.
+
+        Raises:
+            ValueError: matplotlib does not know the suffix.
+            ImportError: matplotlib is missing.
+        """
+        from ...drawing.prune_figures import Curve, plot_curves
+
+        logs = [self, *others]
+        heals = any(step.accuracy_removed != step.accuracy_healed for log in logs for step in log.steps)
+        curves = [Curve(log.rank, *(_points(log, kept) for kept in (True, False))) for log in logs]
+        return plot_curves(curves, path, limit=self.limit, heals=heals)
+
+    def __str__(self) -> str:
+        titles = ["step", "removed", "", "accuracy removed", "healed", "parameters", "MACs", "latency (ms)"]
+        rows = []
+        for number, step in enumerate(self.steps):
+            cells = [step.accuracy_removed, step.accuracy_healed]
+            rows.append([
+                number, f"{step.num_removed} of {self.num_blocks}", "kept" if step.kept else "undone",
+                *("" if cell is None else f"{cell:.4f}" for cell in cells), step.parameters, step.macs,
+                "" if step.latency_ms is None else f"{step.latency_ms:.2f}",
+            ])  # fmt: skip
+        told = f"{len(self.removed)} of {self.num_blocks} blocks removed by {self.rank}; {self.reason or 'not ended'}"
+        return f"{format_table(titles, rows)}\n{told}"
+
+
+def _points(log: PruneLog, kept: bool) -> list[tuple[float, float, float]]:
+    return [
+        (step.num_removed / log.num_blocks, step.accuracy_removed, step.accuracy_healed)
+        for step in log.steps
+        if step.kept == kept and step.accuracy_removed is not None and step.accuracy_healed is not None
+    ]

@@ -1,0 +1,30 @@
+"""When a network trains while ``remove`` takes its blocks away: a table; ``--heal`` names one. Needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..choices import Choice, Choices
+
+
+@dataclass(frozen=True)
+class Healing(Choice):
+    """When a network heals.
+
+    Args:
+        each: after every removal, before the guard is asked.
+        end: once, when nothing more is removed.
+        strategy: how many blocks are tried at once where nobody says; a try without healing is cheap.
+    """
+
+    each: bool = False
+    end: bool = False
+    strategy: str = "one"
+
+
+HEALINGS = Choices("heal", [
+    Healing("each", "the network trains after every removal, before the guard is asked", each=True,
+            strategy="geometric"),
+    Healing("end", "it trains once, when nothing more is removed", end=True),
+    Healing("none", "it is not trained"),
+])  # fmt: skip

@@ -1,0 +1,1 @@
+"""Pruning: rankings, strategies, healing, the log."""
