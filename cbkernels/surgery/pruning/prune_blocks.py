@@ -63,7 +63,8 @@ def prune_blocks(
         max_drop: how much less ``evaluate`` may return in the end than at first.
         target: share of the blocks in [0, 1] at which it ends; None: it goes on as long as blocks can go.
         optimizer: of the training, or a list of several; loses what is gone.
-        batch_size: of the training; with a single optimizer it gives the update grid of "conflicts", as does ``grid``.
+        batch_size: of the training; with a single optimizer it gives the update grid of "conflicts".
+        grid: instead of that one.
         loss: (what the model returned, labels) -> loss, for "taylor"; None: cross-entropy of logits.
         min_conflicting_rows: rows in conflicting bundles that make a conflict, for "conflicts".
         seed: random numbers in ``heal`` and ``evaluate`` are drawn anew from it and the number of the step, so that
