@@ -54,7 +54,7 @@ def prune_blocks(
 
     Args:
         model: as ``remove_layers`` takes it.
-        probe: as ``LayerMonitor`` takes it, like ``mask``; 64 to 512 training samples to rank blocks on, no test data.
+        probe: as ``LayerMonitor`` takes it; 64 to 512 training samples to rank blocks on, no test data.
         evaluate: model -> a finite number, higher is better, such as the accuracy on held-out samples.
         heal: trains the model that it is given, for an epoch or a few; None: nothing is trained.
         rank: "margin", "conflicts", "similarity", "taylor", "weight_norm", "bn_scale" or "random", or a function
@@ -66,6 +66,7 @@ def prune_blocks(
         batch_size: of the training; with a single optimizer it gives the update grid of "conflicts".
         grid: instead of that one.
         loss: (what the model returned, labels) -> loss, for "taylor"; None: cross-entropy of logits.
+        mask: as ``LayerMonitor`` takes it.
         min_conflicting_rows: rows in conflicting bundles that make a conflict, for "conflicts".
         seed: random numbers in ``heal`` and ``evaluate`` are drawn anew from it and the number of the step, so that
             a resumed pruning draws the same ones; the caller's go on as before.
@@ -79,11 +80,9 @@ def prune_blocks(
         The same model; one surgery for all removals, which saves, loads and undoes; what was tried.
 
     Raises:
-        ValueError, TypeError: one sentence on what is wrong, such as no block that could go.
-        RuntimeError: ``heal``, ``test`` or ``evaluate`` raised. In all cases the model is as before.
+        ValueError, TypeError, RuntimeError: one sentence on what is wrong; the model is then as before.
 
-    Source: removal by conflicts arXiv 2103.04331; block influence arXiv 2403.03853; Taylor arXiv 1906.10771; batch
-    norm scale arXiv 1708.06519. The loop of guard and healing is ours.
+    Source: arXiv 2103.04331 (conflicts), 2403.03853 (similarity), 1906.10771 (Taylor), 1708.06519 (batch norm scale).
 
     Example:
         >>> import torch
