@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import distributed
 
-from cbkernels.runs import checkpoints
+from cbkernels.files import checkpoints
 from cbkernels.runs import folder as run_folder
 from cbkernels.training.config import TrainConfig
 from cbkernels.training.loop.epochs import Training

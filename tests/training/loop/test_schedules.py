@@ -91,7 +91,7 @@ def test_a_training_its_teacher_its_cycles_and_its_fine_tuning_follow_it(tmp_pat
     went = [PEAK / 6, PEAK, 0.0]
     assert [line["learning_rate"] for line in history_of(tmp_path / "cosine")] == pytest.approx(went)
     assert grids_of(tmp_path / "cosine") == {f"float32 lr={PEAK} batch_size=20"}
-    removal = RemoveConfig(max_drop=1.0, finetune_epochs=4, study=False, probe_size=20, device="cpu")
+    removal = RemoveConfig(max_drop=1.0, heal="end", heal_epochs=4, study=False, probe_size=20, device="cpu")
     result = remove_blocks(load_trained(tmp_path / "cosine", device="cpu"), removal, tmp_path / "removal")
     assert result["removed"]
     went = [line["learning_rate"] for line in history_of(tmp_path / "removal")]
