@@ -112,7 +112,7 @@ def stream(acts: Any, labels: Any, **options: Any) -> BundleEntropy:
 # --- the result of one process ----------------------------------------------------------------------------
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 10**6), num_ranks=st.integers(1, 9), at_once=st.sampled_from([1, 7, 100, 1 << 22]),
     leave_out=st.booleans(),

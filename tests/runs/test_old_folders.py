@@ -121,6 +121,7 @@ def test_a_removal_is_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture
         assert result[same] == before[same]
 
 
+@pytest.mark.slow
 def test_a_comparison_trains_nothing_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     need_torch()
     folder = copied(tmp_path, "repr_compare")
