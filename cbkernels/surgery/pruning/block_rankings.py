@@ -44,16 +44,29 @@ def ranked(ranking: BlockRanking, candidates: Candidates) -> dict[str, float]:
     for name, score in scores.items():
         if name not in names:
             raise ValueError(f"rank gave {name!r} a score, which is no block that could go; score {names[:6]}")
-        if isinstance(score, bool) or not isinstance(score, (int, float)):
-            raise ValueError(f"rank gave {name!r} the score {score!r}; it must be a number")
+        try:
+            scores[name] = float("" if isinstance(score, (bool, str)) else score)
+        except (TypeError, ValueError):
+            raise ValueError(f"rank gave {name!r} the score {score!r}; it must be a number") from None
     order = sorted(scores, key=lambda name: (math.isnan(scores[name]), scores[name], -names.index(name)))
-    return {name: float(scores[name]) for name in order}
+    return {name: scores[name] for name in order}
 
 
 def of_user(function: Callable[[nn.Module, list[str]], Mapping[str, float]]) -> BlockRanking:
     """A user's own ranking."""
     name = getattr(function, "__name__", type(function).__name__)
-    return BlockRanking(name, "your function", lambda asked: function(asked.model, asked.names))
+
+    def scores(asked: Candidates) -> Mapping[str, float]:
+        try:
+            found = function(asked.model, asked.names)
+        except Exception as error:
+            told = f"rank raised {type(error).__name__} ({error})"
+            raise RuntimeError(f"{told}; the model was put back as it was") from error
+        if not isinstance(found, Mapping):
+            raise TypeError(f"rank returned {found!r:.80}; it must return a mapping from names to scores")
+        return found
+
+    return BlockRanking(name, "your function", scores)
 
 
 def _later(name: str) -> Scores:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,10 @@ class Progress:
         self._of = {**options, "version": __version__}
         self._operations: list[list[str]] = []
         self._weights: str | None = None
+        self._sum: str | None = None
         if self._folder is None:
             return
-        self._of["weights"] = checksum(model)
+        self._of["weights"] = checksum(model.state_dict())
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / LOG
         if path.exists():
@@ -69,12 +71,16 @@ class Progress:
         if self._folder is not None and weights is not None:
             self._weights = f"weights-{len(self._operations)}.safetensors"
             save_checkpoint(self._folder / self._weights, weights)
+            self._sum = sum_of_file(self._folder / self._weights)
 
     def write(self, log: PruneLog) -> None:
         """Write the log; weights of earlier steps are deleted."""
         if self._folder is None:
             return
-        content = {"of": self._of, "operations": self._operations, "weights": self._weights, "log": log.to_dict()}
+        content = {
+            "of": self._of, "operations": self._operations, "weights": self._weights, "weights_sha256": self._sum,
+            "log": log.to_dict(),
+        }  # fmt: skip
         write_whole(self._folder / LOG, json_text(content).encode())
         for path in self._folder.glob("weights-*.safetensors"):
             if path.name != self._weights:
@@ -88,7 +94,10 @@ class Progress:
         """
         if self._folder is None or self._weights is None:
             return None
-        return load_checkpoint(self._folder / self._weights)
+        path = self._folder / self._weights
+        if path.is_file() and sum_of_file(path) != self._sum:
+            raise ValueError(f"{path} is damaged: its checksum is not the one in {LOG}; start again in another folder")
+        return load_checkpoint(path)
 
     def _read(self, path: Path) -> None:
         content = read_json_object(path)
@@ -96,6 +105,12 @@ class Progress:
             of, log = content["of"], PruneLog.from_dict(content["log"])
             self._operations = [[str(name) for name in names] for names in content["operations"]]
             self._weights = None if content["weights"] is None else Path(content["weights"]).name
+            self._sum = content["weights_sha256"]
+            if not log.steps or not isinstance(log.steps[0].accuracy_healed, float):
+                raise ValueError("the first step, the model as it was, is missing")
+            kept = [len(step.blocks) for step in log.steps[1:] if step.kept]
+            if kept != list(map(len, self._operations)) or (self._weights is None) != (not (kept and of["heals"])):
+                raise ValueError("its operations and weights are not those of the steps that were kept")
             differs = next((key for key in self._of if of.get(key) != self._of[key]), None)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{path} is damaged ({error}); start again in another folder") from error
@@ -107,11 +122,16 @@ class Progress:
         self.log = log
 
 
-def checksum(model: nn.Module) -> str:
-    """Of all names and values of a ``state_dict``."""
+def checksum(tensors: Mapping[str, Any]) -> str:
+    """Of all names and values of a ``state_dict`` or another mapping to tensors."""
     digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
+    for name, tensor in tensors.items():
         digest.update(name.encode())
         if isinstance(tensor, torch.Tensor):
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def sum_of_file(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

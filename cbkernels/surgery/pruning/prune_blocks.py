@@ -11,8 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
+from ...files.json_files import finite_or_none
 from ...grid import UpdateGrid
 from ...models.cost import measure_cost
 from ...models.evaluation import random_numbers_kept
@@ -23,7 +26,7 @@ from ..plan import Removable, removable_blocks
 from ..surgery import Optimizers, Surgery, joined, own_module, remove_layers
 from .block_rankings import RANKINGS, BlockRanking, of_user, ranked
 from .block_scores import Candidates, Loss, probe_on
-from .progress import Progress
+from .progress import Progress, checksum
 from .prune_log import PruneLog, PruneStep
 from .snapshot import Snapshot, content_of, fill
 from .strategies import STRATEGIES, RemovalStrategy, Sizes
@@ -107,7 +110,8 @@ def _check(max_drop: object, target: object, **functions: object) -> None:
             raise TypeError(f"{name} is {function!r}; pass a function of the model")
     if isinstance(max_drop, bool) or not isinstance(max_drop, (int, float)) or not math.isfinite(max_drop):
         raise ValueError(f"max_drop is {max_drop!r}; it must be a finite number, such as 0.01 of an accuracy up to 1")
-    if target is not None and (not isinstance(target, (int, float)) or not 0 <= target <= 1):
+    is_share = isinstance(target, (int, float)) and not isinstance(target, bool) and 0 <= target <= 1
+    if target is not None and not is_share:
         raise ValueError(f"target is {target!r}; it must be a share of the blocks, at least 0 and at most 1")
 
 
@@ -127,17 +131,24 @@ class _Calls:
         return self._number(self.evaluate, "evaluate", when)
 
     def tested(self, when: str) -> float | None:
-        return None if self.test is None else self._number(self.test, "test", when)
+        return None if self.test is None else self._finite(self._number(self.test, "test", when), "test", when)
 
-    def _number(self, function: Evaluate, name: str, when: str) -> float:
-        value = self._called(function, name, when)
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            raise TypeError(f"{name} returned {value!r} {when}; it must return a number, higher being better") from None
+    def evaluated_before(self) -> float:
+        when = "before the first removal"
+        return self._finite(self.evaluated(when), "evaluate", when)
+
+    def _finite(self, number: float, name: str, when: str) -> float:
         if not math.isfinite(number):
             raise ValueError(f"{name} returned {number} {when}; it must return a finite number, higher being better")
         return number
+
+    def _number(self, function: Evaluate, name: str, when: str) -> float:
+        """NaN and infinities included: healing may diverge."""
+        value = self._called(function, name, when)
+        try:
+            return float(value.detach() if isinstance(value, torch.Tensor) else value)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"{name} returned {value!r} {when}; it must return a number, higher being better") from None
 
     def healed(self, when: str) -> None:
         assert self.heal is not None
@@ -172,21 +183,27 @@ class _Pruning:
         self._surgeries: list[Surgery] = []
         self._parameters = sum(p.numel() for p in self._inner.parameters())
         self._training = {module: module.training for module in self._inner.modules()}
-        self._first = self._now = None if calls.heal is None else Snapshot(self._inner, calls.optimizer)
+        self._first = self._now = Snapshot(self._inner, calls.optimizer)
 
     def run(
         self, out: str | os.PathLike[str] | None, resume: bool, max_drop: float, target: float | None, on_step: OnStep
     ) -> Surgery:
         """Everything in turn; whatever is raised leaves the model and its optimizer as they were before."""
-        asked = {"rank": self._ranking.name, "strategy": self._strategy.name, "max_drop": max_drop, "target": target}
-        progress = Progress(out, self._inner, {**asked, "seed": self._calls.seed}, resume)
+        grid = self._grid.to_dict() if isinstance(self._grid, UpdateGrid) else None
+        probe = tree_leaves([(batch.args, batch.kwargs, batch.labels) for batch in self._batches])
+        options = {
+            "rank": self._ranking.name, "strategy": self._strategy.name, "max_drop": max_drop, "target": target,
+            "seed": self._calls.seed, "heals": self._calls.heal is not None, "grid": grid,
+            "min_conflicting_rows": self._scored["min_conflicting_rows"],
+            "probe": checksum({str(i): each for i, each in enumerate(probe)}),
+        }  # fmt: skip
+        progress = Progress(out, self._inner, options, resume)
         try:
             return self._all_steps(progress, max_drop, target, on_step)
         except BaseException:
             for surgery in reversed(self._surgeries):
                 surgery.undo()
-            if self._first is not None:
-                self._first.put_back()
+            self._first.put_back()
             self._put_flags_back()
             raise
 
@@ -215,8 +232,8 @@ class _Pruning:
                 break
             step = self._tried(chosen, [order[name] for name in chosen])
             if step.kept:
-                content = None if self._first is None else content_of(self._inner, self._calls.optimizer)
-                progress.kept(chosen, content)
+                heals = self._calls.heal is not None
+                progress.kept(chosen, content_of(self._inner, self._calls.optimizer) if heals else None)
                 removable = self._removable()
             self._added(step, progress, on_step)
             size = _next_size(sizes, step)
@@ -243,7 +260,7 @@ class _Pruning:
 
     def _step_0(self) -> PruneStep:
         with random_numbers_kept(self._inner, self._calls.seed):
-            accuracy = self._calls.evaluated("before the first removal")
+            accuracy = self._calls.evaluated_before()
             tested = self._calls.tested("before the first removal")
         return PruneStep((), (), True, "the model as it was", 0, accuracy, accuracy, tested, **self._cost())
 
@@ -256,7 +273,7 @@ class _Pruning:
         weights = progress.weights()
         if weights is not None:
             fill(self._inner, self._calls.optimizer, weights)
-            self._now = Snapshot(self._inner, self._calls.optimizer)
+        self._now = Snapshot(self._inner, self._calls.optimizer)
 
     def _order(self, removable: Removable) -> dict[str, float]:
         """Names of the blocks of now that may be tried, the first one to remove first, and their scores."""
@@ -264,7 +281,9 @@ class _Pruning:
         grid = self._grid.of(self._inner)[0] if isinstance(self._grid, TrainingGrid) else self._grid
         asked = Candidates(self._inner, removable, self._batches, grid, first_names=names, **self._scored)
         alone = {step.blocks[0] for step in self.log.steps[1:] if len(step.blocks) == 1 and not step.kept}
-        return {name: score for name, score in ranked(self._ranking, asked).items() if names[name] not in alone}
+        with random_numbers_kept(self._inner, self._calls.seed + len(self.log.steps)):
+            order = ranked(self._ranking, asked)
+        return {name: score for name, score in order.items() if names[name] not in alone}
 
     def _first_name(self, name: str) -> str:
         return self._first_names.get(self._inner.get_submodule(name), name)
@@ -273,7 +292,7 @@ class _Pruning:
         """The blocks of the next step, or why there is none."""
         left = self._wanted - len(self.log.removed)
         if left <= 0:
-            return [], f"{len(self.log.removed)} blocks were to be removed, and are"
+            return [], f"all blocks that were to be removed are gone: {len(self.log.removed)}"
         failed = 0
         for step in self.log.steps[1:]:
             failed = 0 if step.kept else failed + (len(step.blocks) == 1)
@@ -306,29 +325,40 @@ class _Pruning:
             if calls.heal is not None:
                 calls.healed(when)
                 healed = calls.evaluated(f"{when}, healed")
-            kept = healed >= self.log.limit - _ROUNDING
+            kept = math.isfinite(healed) and healed >= self.log.limit - _ROUNDING
             tested = calls.tested(when) if kept else None
         reason = f"{healed:.4f} {'is not' if kept else 'is'} below {self.log.limit:.4f}"
-        step = PruneStep(blocks, tuple(scores), kept, reason, num_removed, accuracy, healed, tested, **self._cost())
-        if not kept:
-            self._surgeries.pop().undo()
-            if self._now is not None:
-                self._now.put_back()
-        elif calls.heal is not None:
+        if not math.isfinite(healed):
+            reason = f"evaluate returned {healed}"
+        accuracies = finite_or_none(accuracy), finite_or_none(healed), tested
+        step = PruneStep(blocks, tuple(scores), kept, reason, num_removed, *accuracies, **self._cost())
+        if kept:
             self._now = Snapshot(self._inner, calls.optimizer)
+        else:
+            self._surgeries.pop().undo()
+            self._now.put_back()
         return step
 
     def _cost(self) -> dict[str, Any]:
-        cost = measure_cost(self._calls.model, self._example, repeats=_REPEATS).to_dict()
+        try:
+            cost = measure_cost(self._calls.model, self._example, repeats=_REPEATS).to_dict()
+        except Exception as error:  # healing may have made of the model what the example does not fit
+            told = f"the model raised {type(error).__name__} ({error}) on the example"
+            raise RuntimeError(f"{told}; it was put back as it was") from error
         return {name: cost[name] for name in ("parameters", "macs", "latency_ms", "peak_memory_bytes")}
 
 
 def _next_size(sizes: Sizes, step: PruneStep) -> int:
     """How many blocks to try after a step; after one that failed fewer than it had, 0 for none."""
+    tried, size = len(step.blocks), 0
     try:
         size = sizes.send(step.kept)
-        while not step.kept and size >= len(step.blocks) > 1:
+        for _ in range(64):  # halvings; a strategy that does not come down is brought down
+            if step.kept or size < tried or tried == 1:
+                break
             size = sizes.send(False)
     except StopIteration:
         return 0
-    return size
+    if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+        raise ValueError(f"strategy yielded the size {size!r}; it must be a whole number of blocks")
+    return size if step.kept or tried == 1 else min(size, tried - 1)

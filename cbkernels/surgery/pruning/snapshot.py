@@ -1,4 +1,4 @@
-"""A model and its optimizer as they were: remembered, and put back in place, so that nothing else notices."""
+"""A model and its optimizers as they were: remembered, and put back in place, so that nothing else notices."""
 
 from __future__ import annotations
 
@@ -11,47 +11,62 @@ from torch import nn
 
 from ..optimizer import ALONG, optimizers_in
 
+_HELD = ("_parameters", "_buffers", "_modules")
+
 
 @dataclass(frozen=True)
 class _Tensor:
-    """One parameter or buffer: where it is, which object, and what was in it."""
+    """One parameter or buffer, and what was in it."""
 
-    owner: dict[str, Any]
-    key: str
     tensor: torch.Tensor
     value: torch.Tensor
     requires_grad: bool
     grad: torch.Tensor | None
 
+    def put_back(self) -> None:
+        tensor, value = self.tensor, self.value
+        if (tensor.shape, tensor.dtype, tensor.device) == (value.shape, value.dtype, value.device):
+            tensor.copy_(value)
+        else:  # what was cast, moved or resized cannot be written to
+            tensor.grad = None
+            tensor.data = value.clone()
+        tensor.requires_grad_(self.requires_grad)
+        tensor.grad = None if self.grad is None else self.grad.clone()
+
 
 class Snapshot:
-    """Weights, buffers and gradients of all modules that a model has now, and an optimizer's settings and state.
+    """Weights, buffers and gradients of all modules that a model has now, and the settings and state of optimizers.
 
     Takes as much memory as they do. Blocks that are cut later are put back by their surgery, not by this.
 
     Args:
         model: unwrapped.
-        optimizer: of the training, or None.
+        optimizer: of the training, a list of several, or None.
     """
 
     def __init__(self, model: nn.Module, optimizer: object = None) -> None:
-        self._tensors = [
-            _Tensor(owner, key, t, t.detach().clone(), t.requires_grad, None if t.grad is None else t.grad.clone())
+        self._modules = [
+            (module, type(module), {name: (vars(module)[name], dict(vars(module)[name])) for name in _HELD})
             for module in model.modules()
-            for owner in (module._parameters, module._buffers)
-            for key, t in owner.items()
-            if t is not None
+        ]
+        tensors = {id(t): t for t in (*model.parameters(), *model.buffers(), *_others(model, optimizer))}
+        self._tensors = [
+            _Tensor(t, t.detach().clone(), t.requires_grad, None if t.grad is None else t.grad.clone())
+            for t in tensors.values()
         ]
         self._optimizers = [_KeptOptimizer(each) for each in optimizers_in(optimizer)]
 
     def put_back(self) -> None:
         """Make everything as it was; may be called again."""
+        for module, kind, held in self._modules:
+            module.__class__ = kind  # a parametrization gives a module a class of its own
+            for name, (owner, content) in held.items():
+                owner.clear()
+                owner.update(content)
+                vars(module)[name] = owner
         with torch.no_grad():
             for each in self._tensors:
-                each.owner[each.key] = each.tensor
-                each.tensor.requires_grad_(each.requires_grad)
-                each.tensor.copy_(each.value)
-                each.tensor.grad = None if each.grad is None else each.grad.clone()
+                each.put_back()
         for kept in self._optimizers:
             kept.put_back()
 
@@ -72,9 +87,9 @@ class _KeptOptimizer:
         self._groups[:] = self._dicts
         for group, settings in zip(self._dicts, self._settings, strict=True):
             group.clear()
-            group.update(
-                {key: list(value) if key in ALONG else copy.deepcopy(value) for key, value in settings.items()}
-            )
+            group.update({
+                key: list(value) if key in ALONG else copy.deepcopy(value) for key, value in settings.items()
+            })  # fmt: skip
         self._state.clear()
         self._state.update({p: copy.deepcopy(value) for p, value in self._values.items()})
         attributes = vars(self._optimizer)
@@ -83,9 +98,17 @@ class _KeptOptimizer:
                 attributes[name] = kept
 
 
+def _others(model: nn.Module, optimizer: object) -> list[torch.Tensor]:
+    """Parameters that the optimizers train beside those of the model, each once."""
+    known = {id(p) for p in model.parameters()}
+    held = [p for each in optimizers_in(optimizer) for group in each.param_groups for p in group["params"]]
+    return list({id(p): p for p in held if id(p) not in known}.values())
+
+
 def content_of(model: nn.Module, optimizer: object = None) -> dict[str, Any]:
-    """Weights and buffers by name, and the optimizer's settings and state, for ``save_checkpoint``."""
-    places = {id(p): i for i, p in enumerate(model.parameters())}
+    """Everything of a ``Snapshot`` as tensors, by name or place, and JSON types, for ``save_checkpoint``."""
+    parameters = [*model.parameters(), *_others(model, optimizer)]
+    places = {id(p): i for i, p in enumerate(parameters)}
     optimizers = [
         {
             "settings": [{k: v for k, v in group.items() if k not in ALONG} for group in each.param_groups],
@@ -93,32 +116,50 @@ def content_of(model: nn.Module, optimizer: object = None) -> dict[str, Any]:
         }
         for each in optimizers_in(optimizer)
     ]
-    return {"tensors": {**dict(model.named_parameters()), **dict(model.named_buffers())}, "optimizers": optimizers}
+    return {
+        "tensors": _named(model),
+        "others": _others(model, optimizer),
+        "trained": [p.requires_grad for p in parameters],
+        "gradients": {i: p.grad for i, p in enumerate(parameters) if p.grad is not None},
+        "optimizers": optimizers,
+    }
 
 
 def fill(model: nn.Module, optimizer: object, content: dict[str, Any]) -> None:
-    """Give a model and its optimizer, cut in the same way, what ``content_of`` took of them.
+    """Give a model and its optimizers, cut in the same way, what ``content_of`` took of them.
 
     Raises:
         ValueError: it is of another model or optimizer.
     """
-    tensors, parameters = content["tensors"], list(model.parameters())
-    optimizers = list(optimizers_in(optimizer))
-    here = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    here, others, optimizers = _named(model), _others(model, optimizer), list(optimizers_in(optimizer))
     shapes = {name: tensor.shape for name, tensor in here.items()}
-    if shapes != {name: tensor.shape for name, tensor in tensors.items()}:
+    if shapes != {name: tensor.shape for name, tensor in content["tensors"].items()}:
         raise ValueError("the weights of the stopped pruning are of another model; start again in another folder")
-    if len(optimizers) != len(content["optimizers"]):
+    if len(optimizers) != len(content["optimizers"]) or len(others) != len(content["others"]):
         raise ValueError("the stopped pruning had another optimizer; start again in another folder")
+    parameters = [*model.parameters(), *others]
     with torch.no_grad():
         for name, tensor in here.items():
-            tensor.copy_(tensors[name])
+            tensor.copy_(content["tensors"][name])
+        for tensor, saved in zip(others, content["others"], strict=True):
+            tensor.copy_(saved)
+    for i, (p, trained) in enumerate(zip(parameters, content["trained"], strict=True)):
+        p.requires_grad_(trained)
+        gradient = content["gradients"].get(i)
+        p.grad = None if gradient is None else gradient.to(p)
     for each, saved in zip(optimizers, content["optimizers"], strict=True):
         for group, settings in zip(each.param_groups, saved["settings"], strict=True):
-            group.update(settings)
+            group.update({
+                key: tuple(value) if isinstance(group.get(key), tuple) else value for key, value in settings.items()
+            })  # fmt: skip
+        each.state.clear()
         for place, value in saved["state"].items():
             p = parameters[place]
             each.state[p] = {
                 key: part.to(p.device) if isinstance(part, torch.Tensor) and part.ndim else part
                 for key, part in value.items()
             }
+
+
+def _named(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}

@@ -35,7 +35,7 @@ class RemovalProgress:
         """Ranking -> number of blocks that were gone -> lines of the history."""
         self.outcomes: dict[str, dict[str, Any]] = {}
         """Ranking -> what ``pruned`` returned of it."""
-        self._of = {"version": __version__, "weights": checksum(run.model)}
+        self._of = {"version": __version__, "weights": checksum(run.model.state_dict())}
         self._accuracies: dict[str, float] = {}
         if not resume:
             (folder.path / PROGRESS).unlink(missing_ok=True)

@@ -403,7 +403,7 @@ def test_blocks_are_ranked_again_after_each_removal(run: TrainedRun, tmp_path: P
         again = replace(run, model=copy.deepcopy(whole.model))
         few = remove_blocks(again, replace(config, **options), tmp_path / f"{len(list(tmp_path.iterdir()))}")
         assert few["removed"] == result["removed"][:2]
-        assert few["reason"] == "2 blocks were to be removed, and are"
+        assert few["reason"] == "all blocks that were to be removed are gone: 2"
     none = remove_blocks(whole, replace(config, max_removed=0), tmp_path / "none")
     assert (none["removed"], none["steps"]) == ([], [])
 
