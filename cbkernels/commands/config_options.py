@@ -38,7 +38,8 @@ def _add_option(group: Any, field: Any) -> None:
     rules, default = field.metadata, field.default
     flag, *older = [f"--{name.replace('_', '-')}" for name in (field.name, rules.get("was")) if name]
     table = rules.get("offers", rules.get("choices"))
-    says = f"{rules['help']}; {table.told()}" if isinstance(table, Choices) else rules["help"]
+    explained = isinstance(table, Choices) and rules.get("explained", True)
+    says = f"{rules['help']}; {table.told()}" if explained else rules["help"]
     common: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS}
     if isinstance(default, bool):
         shown = "" if "default" in says else f" (default {'yes' if default else 'no'})"

@@ -25,14 +25,18 @@ PRESETS: dict[str, dict[str, Any]] = {
 hundred steps only; deep and narrow dense layers. The rest is as in the papers."""
 
 
+_DESCRIPTION = """\
+Train the papers' plain convolutional network of 120 layers on 8x8 digits, find out which of its
+layers conflict, remove those and train again: this is cbkernels autotune with small settings.
+A run that DIR holds is replaced."""
+
+
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Declare the subcommand."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "demo",
         help="auto-tune a network of 120 layers on digits: what conflicts goes, what is left learns",
-        description="Train the papers' plain convolutional network of 120 layers on 8x8 digits, find out which of its "
-        "layers conflict, remove those and train again: cbkernels autotune with small settings. The run in DIR is "
-        "replaced.",
+        description=_DESCRIPTION,
     )
     parser.add_argument("--out", default="runs/demo", metavar="DIR", help="folder to write (default runs/demo)")
     parser.add_argument(

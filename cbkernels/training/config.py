@@ -31,7 +31,8 @@ Config = TypeVar("Config")
 
 def _option(default: Any, says: str, metavar: str | None = None, **more: Any) -> Any:
     """A field. ``choices``: the names it may have, of a table or not; ``besides`` them; ``open``: something checks
-    them elsewhere; ``offers``: a table of names that are not the only ones; ``was``: an older name of the field.
+    them elsewhere; ``offers``: a table of names that are not the only ones; ``explained``: whether the
+    command line says what each name does; ``was``: an older name of the field.
     """
     return field(default=default, metadata={"help": says, "metavar": metavar, **more})
 
@@ -148,14 +149,17 @@ class RemoveConfig:
 
     rank: str = _removal("margin", "the order in which blocks are tried", choices=RANKINGS)
     compare: tuple[str, ...] = _removal(
-        (), "further orders, each of which prunes a copy of the network", kind=str, choices=RANKINGS
-    )
+        (), "further orders, each of which prunes a copy of the network; --rank explains them", kind=str,
+        choices=RANKINGS, explained=False,
+    )  # fmt: skip
     max_drop: float = _removal(
-        0.01, "accuracy on the samples of the guard that all removals may cost together", "X", least=0, most=1
-    )
+        0.01, "accuracy that all removals together may cost on the guard, the samples that judge every removal", "X",
+        least=0, most=1,
+    )  # fmt: skip
     target: float | None = _removal(
-        None, "share of the blocks to remove (default as many as can go)", "X", kind=float, above=0, most=1
-    )
+        None, "share of the blocks to remove, rounded up to whole blocks (default as many as can go)", "X", kind=float,
+        above=0, most=1,
+    )  # fmt: skip
     max_removed: int | None = _removal(None, "most blocks to remove (default no limit)", "N", least=0)
     strategy: str | None = _removal(
         None, "how many blocks are tried at once (default geometric with --heal each, else one)", choices=STRATEGIES

@@ -23,8 +23,8 @@ class Healing(Choice):
 
 
 HEALINGS = Choices("heal", [
-    Healing("each", "the network trains after every removal, before the guard is asked", each=True,
+    Healing("each", "the network trains after every removal, before it is judged on the guard's samples", each=True,
             strategy="geometric"),
-    Healing("end", "it trains once, when nothing more is removed", end=True),
-    Healing("none", "it is not trained"),
+    Healing("end", "the network trains once, when nothing more is removed", end=True),
+    Healing("none", "the network is never trained"),
 ])  # fmt: skip

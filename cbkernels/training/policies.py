@@ -44,7 +44,7 @@ class Policy(Choice):
     Args:
         removes: names them; asked only when a block is to blame.
         probe_size: training samples that are measured where nobody says how many.
-        looks_before: an epoch, so at the initial weights too; else after it.
+        looks_before: the training too, at the initial weights; else only after epochs.
         source: where it is from.
         blames: which blocks are to blame; see ``Blames``.
         passes: what the last block did when none is, in words.
@@ -60,7 +60,8 @@ class Policy(Choice):
     @property
     def told(self) -> str:
         """What goes, when it looks, and at how much."""
-        return f"{self.does} ({'before' if self.looks_before else 'after'} an epoch, {self.probe_size} samples)"
+        when = "before the training and after every epoch" if self.looks_before else "after every epoch"
+        return f"{self.does} ({when}, {self.probe_size} samples)"
 
 
 def _first(blamed: list[list[str]], block_names: BlockNames) -> list[str]:

@@ -90,7 +90,7 @@ def load_trained(folder: str | os.PathLike[str], *, device: str = "auto", data_d
     """
     path = Path(folder)
     if not path.is_dir():
-        raise FileNotFoundError(f"{folder} is not a folder; name one that cbkernels train wrote")
+        raise FileNotFoundError(f"{folder} is not a folder; name one that cbkernels train or cbkernels autotune wrote")
     content = read_config(path)
     command = content.get("command")
     if command not in COMMANDS:

@@ -603,3 +603,9 @@ def test_an_interrupt_is_exit_code_130(capsys: pytest.CaptureFixture[str], monke
 def test_sizes_are_read_as_they_are_written() -> None:
     for text, size in {"17": 17, "2G": 2 * 10**9, "512MiB": 512 << 20, "1.5 kib": 1536, "3kB": 3000}.items():
         assert measure._num_bytes(text) == size
+
+
+def test_choices_of_several_options_are_explained_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["remove", "--help"])
+    assert capsys.readouterr().out.count("taylor: ") == 1

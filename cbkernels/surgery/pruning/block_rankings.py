@@ -82,16 +82,24 @@ def _later(name: str) -> Scores:
 
 
 RANKINGS = Choices("rank", [
-    BlockRanking("margin", "the smallest conflict margin of the branches' outputs first", _later("margin")),
+    BlockRanking("margin", "the blocks whose branches have the smallest conflict margin first", _later("margin")),
     BlockRanking(
-        "conflicts", "the highest bundle entropy first, of those that conflict", _later("conflicts"),
+        "conflicts", "of the blocks that conflict, those of the highest bundle entropy first", _later("conflicts"),
         none_left="no block that conflicts is left; rank='margin' tries all",
     ),
     BlockRanking(
-        "similarity", "those whose output is most like what would be left of them first", _later("similarity")
+        "similarity", "the blocks whose output is closest to what their shortcut alone gives first",
+        _later("similarity"),
     ),
-    BlockRanking("taylor", "those without which the loss changes least to first order first", _later("taylor")),
-    BlockRanking("weight_norm", "the smallest weights in the last layer of the branch first", _later("weight_norm")),
-    BlockRanking("bn_scale", "the smallest scale of the branch's last batch norm first", _later("bn_scale")),
-    BlockRanking("random", "drawn by the seed", _later("random")),
+    BlockRanking(
+        "taylor", "the blocks whose absence changes the loss least first, by a first-order estimate", _later("taylor")
+    ),
+    BlockRanking(
+        "weight_norm", "the blocks with the smallest weights in the last layer of the branch first",
+        _later("weight_norm"),
+    ),
+    BlockRanking(
+        "bn_scale", "the blocks with the smallest scale of the branch's last batch norm first", _later("bn_scale")
+    ),
+    BlockRanking("random", "in an order that the seed draws", _later("random")),
 ])  # fmt: skip

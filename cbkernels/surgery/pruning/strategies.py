@@ -46,9 +46,14 @@ def _at_once(most: int) -> Sizes:
 
 STRATEGIES = Choices("strategy", [
     RemovalStrategy(
-        "geometric", "1, 2, 4, ... blocks together until some cannot go, from then on half as many", _geometric,
+        "geometric",
+        "1, 2, 4, ... blocks together until that costs too much, then half as many after every such failure",
+        _geometric,
         patience=3,
     ),
     RemovalStrategy("one", "each block alone, and each once", _one),
-    RemovalStrategy("at_once", "all together; if they cannot go half of them, then a quarter, and so on", _at_once, 1),
+    RemovalStrategy(
+        "at_once", "the whole target together, or all blocks but one; if that costs too much, half as many, and so on",
+        _at_once, patience=1,
+    ),
 ])  # fmt: skip

@@ -617,7 +617,7 @@ def test_trained_networks_are_loaded(finished: Any, config: TrainConfig) -> None
 
 
 def test_unfinished_foreign_and_damaged_runs_are_not_loaded(finished: Any, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="is not a folder; name one that cbkernels train wrote"):
+    with pytest.raises(FileNotFoundError, match="is not a folder; name one that cbkernels train or cbkernels auto"):
         load_trained(tmp_path / "none")
     with pytest.raises(FileNotFoundError, match=r"config.json does not exist"):
         load_trained(tmp_path)
