@@ -135,8 +135,8 @@ FAULTS = [
     ),
     Fault(
         "surgery/pruning/prune_blocks.py",
-        "kept = healed >= self.log.limit - _ROUNDING",
-        "kept = healed > self.log.limit",
+        "healed >= self.log.limit - _ROUNDING",
+        "healed > self.log.limit",
         "removal: a block goes only when the accuracy is above the limit",
         ("training/procedures/test_remove.py",),
     ),
