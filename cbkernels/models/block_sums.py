@@ -20,7 +20,9 @@ from .dataflow import VIEWS, Recording, holders
 _SHORTCUT = re.compile(r"short_?cut|down_?sample|skip|ident|residual", re.I)
 _PARTS = re.compile(rf"{VIEWS.pattern}|slice|select|split(_with_sizes)?|index")
 _SCALES = re.compile(rf"{VIEWS.pattern}|mul|div")
-_SUMS = frozenset(("add", "sub", "addcmul", "addcdiv", "lerp"))
+_SUMS = frozenset(("add", "sub", "addcmul", "addcdiv", "lerp", "scatter_add", "index_add"))
+_LEFT = re.compile(r"sub|.*_add")
+"""Sums that leave only their first operand as it is."""
 _BENDS = re.compile(
     r"relu|elu|silu|mish|sigmoid|tanh|softmax|swish|clamp|softplus|softsign|glu|max_pool|^(abs|exp|sin)$"
 )
@@ -245,7 +247,7 @@ class _Inside:
                 of_all |= _BENT if sum(p in bits for p in node.parents) > 1 else 0
             elif groups := self._operands(i):
                 each = [_together(bits, group) for group in groups]
-                of_all = each[0] | (each[1] & ~_PLAIN if node.op == "sub" else each[1])
+                of_all = each[0] | (each[1] & ~_PLAIN if _LEFT.fullmatch(node.op) else each[1])
             else:
                 of_all = _together(bits, node.parents)
                 if of_all & _LAYERED and _BENDS.search(node.op):
@@ -260,7 +262,7 @@ class _Inside:
             return []
         if op == "lerp":
             return [(parents[0], *parents[2:]), (parents[1], *parents[2:])]
-        return [parents[:1], parents[1:]]
+        return [parents[:1], parents[-1:] if op.endswith("_add") else parents[1:]]  # less the positions of a part
 
     def _back(self, starts: Iterable[int], keep: Callable[[int], bool]) -> list[int]:
         """All values made in the call that lead to ``starts`` through such values; in the order of execution."""
