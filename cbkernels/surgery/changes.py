@@ -13,9 +13,9 @@ from typing import Any
 from torch import nn
 
 from ..models.block_kinds import LayerStack, find_layer_stacks
-from ..models.configurations import is_config, reachable
+from ..models.configurations import cacheless, is_config, reachable
 from .cut_blocks import CutBlock
-from .edits import Entry
+from .edits import MISSING, Entry
 from .plan import RemovedBlock
 
 _INDICES = ("layer_idx", "layer_id", "layer_index", "layer_num", "layer_number")
@@ -39,6 +39,8 @@ def changes(model: nn.Module, steps: Iterable[RemovedBlock]) -> list[Entry]:
         kept = [i for i, name in enumerate(stack.item_names()) if name not in deleted]
         if len(kept) < len(stack.layers):
             entries += _deletions(model, stack, kept)
+    places = cacheless(dict(model.named_modules()), [(entry.owner, entry.key, entry.new) for entry in entries])
+    entries += [Entry(owner, key, owner.get(key, MISSING), value) for owner, key, value in places]
     return _with_own_configurations(model, entries)
 
 

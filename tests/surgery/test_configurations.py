@@ -250,6 +250,24 @@ def test_generate_works_where_the_encoder_is_shorter(tmp_path: Path) -> None:
     assert model.generation_config.use_cache is True
 
 
+def test_the_cache_is_lost_once_and_only_where_the_encoder_ends_shorter() -> None:
+    model = made("T5ForConditionalGeneration", "T5Config", **T5)
+    before = model.generation_config.use_cache
+    for blocks in (["encoder.block.1", "decoder.block.2"], ["decoder.block.1"]):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            model, surgery = remove_layers(model, blocks)
+        assert model.generation_config.use_cache is before
+        assert model.generate(**words(), max_new_tokens=4, min_new_tokens=4, use_cache=True).shape == (2, 5)
+        surgery.undo()
+    for blocks in (["encoder.block.1"], ["encoder.block.1", "encoder.block.2", "decoder.block.2"]):
+        with pytest.warns(UserWarning, match="as many layers of the decoder in the same call") as said:
+            model, surgery = remove_layers(model, blocks)
+        assert len(said) == 1
+        assert model.generation_config.use_cache is False
+        surgery.undo()
+
+
 # --- one configuration, two models ------------------------------------------------------------------------
 
 
