@@ -58,6 +58,7 @@ def configured(modules: Modules, name: str, kept: Sequence[int]) -> Iterator[Pla
             features = vars(module).get("num_features")
             if is_near and key == "stage_names" and isinstance(features, list) and len(features) == len(old):
                 yield vars(module), "num_features", [features[i] for i in (0, *(i + 1 for i in kept))]
+    yield from _adapters(modules, name, length, kept)
     owner = vars(modules[name.rpartition(".")[0]])
     for key, value in owner.items():
         if type(value) is int and value == length and key in (*_COUNTS, *_DECODER_COUNTS):
@@ -69,6 +70,11 @@ def configured(modules: Modules, name: str, kept: Sequence[int]) -> Iterator[Pla
 def is_config(config: Any) -> bool:
     """Whether an attribute of a module is a configuration."""
     return callable(getattr(config, "to_dict", None)) and not isinstance(config, (type, nn.Module))
+
+
+def configs_in(value: Any) -> list[Any]:
+    """A configuration, or those in a dictionary, as adapters have one."""
+    return [each for each in (value.values() if isinstance(value, dict) else [value]) if is_config(each)]
 
 
 def _counts(config: Any, name: str, length: int) -> Iterator[str]:
@@ -118,6 +124,17 @@ def _around(modules: Modules, own: Sequence[Any]) -> Iterator[tuple[Any, str]]:
     known = {id(config) for config in own}
     parts = [key for config in found for key, value in vars(config).items() if id(value) in known]
     yield from ((config, parts[0]) for config in found if parts and id(config) not in known)
+
+
+def _adapters(modules: Modules, name: str, length: int, kept: Sequence[int]) -> Iterator[Place]:
+    """Where the adapters of the package peft say which layers of a list they are in."""
+    for other, module in modules.items():
+        for config in configs_in(vars(module).get("peft_config")) if _is_around(other, name) else ():
+            key, pattern = "layers_to_transform", vars(config).get("layers_pattern") or name.rpartition(".")[2]
+            if key in vars(config) and name.rpartition(".")[2] in ([pattern] if isinstance(pattern, str) else pattern):
+                new = corrected(key, old := vars(config)[key], length, kept)
+                if new != old:
+                    yield vars(config), key, new
 
 
 def cacheless(modules: Modules, places: Iterable[Place]) -> list[Place]:
