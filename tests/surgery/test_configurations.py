@@ -266,6 +266,13 @@ def test_the_cache_is_lost_once_and_only_where_the_encoder_ends_shorter() -> Non
         assert len(said) == 1
         assert model.generation_config.use_cache is False
         surgery.undo()
+    wrapped = nn.Sequential(model)
+    wrapped.config, wrapped.generation_config = model.config, model.generation_config
+    with pytest.warns(UserWarning, match="as many layers of the decoder in the same call") as said:
+        remove_layers(wrapped, "0.encoder.block.1")
+    assert len([each for each in said if "same call" in str(each.message)]) == 1
+    assert wrapped.generation_config is model.generation_config
+    assert model.generation_config.use_cache is False
 
 
 # --- adapters ---------------------------------------------------------------------------------------------
