@@ -11,16 +11,17 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 CHOICES = ("peak", "current")
-SCHEDULED = ("max_lr", "initial_lr")
+SCHEDULED = ("max_lr", "initial_lr", "min_lr")
 """What torch's schedulers leave in an optimizer's groups."""
 
 
 class LearningRates:
     """The learning rates of an optimizer's groups, and the largest that each of them has had.
 
-    The peak of a group is the largest of its ``max_lr`` and ``initial_lr``, which schedulers leave there, of its rate
-    now, and of those seen since that schedule began. Of several groups the smallest rate counts, which gives the
-    coarsest grid (``UpdateGrid.step``); groups without trainable parameters, and those of rate 0, do not count.
+    The peak of a group is the largest of its ``max_lr`` and ``initial_lr``, which schedulers leave there, of its
+    rate now, and of those seen since that schedule began; not a ``max_lr`` that a finished schedule left there. Of
+    several groups the smallest rate counts, which gives the coarsest grid (``UpdateGrid.step``); groups without
+    trainable parameters, and those of rate 0, do not count.
 
     Args:
         choice: "peak", "current", or the learning rate itself.
@@ -36,12 +37,12 @@ class LearningRates:
         if choice not in CHOICES if isinstance(choice, str) else not 0 < choice < math.inf:
             raise ValueError(f"learning_rate is {choice!r}; {ways_out}")
         self._choice = choice
-        self._seen: dict[int, tuple[list[float], float]] = {}
+        self._seen: dict[int, tuple[dict[str, float], float, bool]] = {}
 
     def see(self, groups: Iterable[Mapping[str, Any]]) -> None:
         """Remember the rates that a group has now, unless they are tensors: never waits for a GPU."""
         for position, group in enumerate(groups):
-            if all(isinstance(rate, (int, float)) for rate in (group.get("lr"), *_scheduled(group))):
+            if all(isinstance(rate, (int, float)) for rate in (group.get("lr"), *_scheduled(group).values())):
                 self._peak(position, group)
 
     def taken(self, groups: Iterable[Mapping[str, Any]]) -> tuple[float, dict[str, float]]:
@@ -77,15 +78,19 @@ class LearningRates:
         return rate, {key: r for key, r in told.items() if key == name or not math.isclose(r, rate, rel_tol=1e-6)}
 
     def _peak(self, position: int, group: Mapping[str, Any]) -> float:
-        current, scheduled = float(group["lr"]), [float(rate) for rate in _scheduled(group)]
-        schedule, largest = self._seen.get(position, (scheduled, current))
-        largest = max(current, largest) if schedule == scheduled else current  # another schedule has a peak of its own
-        self._seen[position] = scheduled, largest
-        return max([largest, *scheduled])
+        current, scheduled = float(group["lr"]), {name: float(rate) for name, rate in _scheduled(group).items()}
+        schedule, largest, is_stale = self._seen.get(position, (scheduled, current, False))
+        if schedule != scheduled:  # another schedule has a peak of its own
+            kept = {name for name, rate in scheduled.items() if schedule.get(name) == rate}
+            largest, is_stale = current, kept == scheduled.keys() - {"initial_lr"}
+        largest = max(current, largest)
+        self._seen[position] = scheduled, largest, is_stale
+        peaks = ("initial_lr",) if is_stale else ("max_lr", "initial_lr")
+        return max([largest, *(scheduled[name] for name in peaks if name in scheduled)])
 
 
-def _scheduled(group: Mapping[str, Any]) -> list[Any]:
-    return [group[name] for name in SCHEDULED if group.get(name) is not None]
+def _scheduled(group: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: group[name] for name in SCHEDULED if group.get(name) is not None}
 
 
 def _trains(group: Mapping[str, Any]) -> bool:

@@ -20,7 +20,11 @@ from .dataflow import VIEWS, Recording, holders
 _SHORTCUT = re.compile(r"short_?cut|down_?sample|skip|ident|residual", re.I)
 _PARTS = re.compile(rf"{VIEWS.pattern}|slice|select|split(_with_sizes)?|index")
 _SCALES = re.compile(rf"{VIEWS.pattern}|mul|div")
-_SUMS = frozenset(("add", "sub", "addcmul", "addcdiv", "lerp"))
+_SUMS = frozenset(("add", "sub", "addcmul", "addcdiv", "lerp", "scatter_add", "index_add"))
+_FUSED = frozenset(("addmm", "baddbmm"))
+"""Layers that add what they make to their first operand."""
+_LEFT = re.compile(r"sub|.*_add")
+"""Sums that leave only their first operand as it is."""
 _BENDS = re.compile(
     r"relu|elu|silu|mish|sigmoid|tanh|softmax|swish|clamp|softplus|softsign|glu|max_pool|^(abs|exp|sin)$"
 )
@@ -197,7 +201,8 @@ class _Inside:
     def _explained(self, y: int, sources: tuple[int, ...] = ()) -> tuple[int, ResidualSum | None]:
         """An input, and the sums that lead from it to an output; branches may be made of ``sources`` too."""
         values = range(self._call.first, self._call.last)
-        near = self._back([y], lambda i: self._nodes[i].is_data and not self._nodes[i].is_layer)
+        nodes = self._nodes
+        near = self._back([y], lambda i: nodes[i].is_data and (not nodes[i].is_layer or bool(self._operands(i))))
         near = [i for i in near if self._operands(i)]
         for x in self._call.inputs if near else ():
             self._bits = self._facts(x, values, bits={**dict.fromkeys(sources, _DEPENDS), x: _DEPENDS | _PLAIN})
@@ -240,12 +245,14 @@ class _Inside:
             node = self._nodes[i]
             if not any(p in bits for p in node.parents):
                 continue
+            groups = self._operands(i)
             if node.is_layer:
-                of_all = (_together(bits, node.parents) | _LAYERED) & ~_PLAIN
-                of_all |= _BENT if sum(p in bits for p in node.parents) > 1 else 0
-            elif groups := self._operands(i):
+                mixed = [p for p in (groups[1] if groups else node.parents) if p in bits]
+                of_all = (_together(bits, mixed) | _LAYERED) & ~_PLAIN if mixed else 0
+                of_all |= (_BENT if len(mixed) > 1 else 0) | (_together(bits, groups[0]) if groups else 0)
+            elif groups:
                 each = [_together(bits, group) for group in groups]
-                of_all = each[0] | (each[1] & ~_PLAIN if node.op == "sub" else each[1])
+                of_all = each[0] | (each[1] & ~_PLAIN if _LEFT.fullmatch(node.op) else each[1])
             else:
                 of_all = _together(bits, node.parents)
                 if of_all & _LAYERED and _BENDS.search(node.op):
@@ -256,11 +263,12 @@ class _Inside:
     def _operands(self, i: int) -> list[tuple[int, ...]]:
         """What a sum adds, each as the values that it is a product of; empty for what is no sum."""
         op, parents = self._nodes[i].op, self._nodes[i].parents
-        if op not in _SUMS or len(parents) < 2:
+        is_fused = op in _FUSED and len(parents) > 2 and self._nodes[parents[0]].is_data  # and not a bias
+        if (op not in _SUMS and not is_fused) or len(parents) < 2:
             return []
         if op == "lerp":
             return [(parents[0], *parents[2:]), (parents[1], *parents[2:])]
-        return [parents[:1], parents[1:]]
+        return [parents[:1], parents[-1:] if op.endswith("_add") else parents[1:]]  # less the positions of a part
 
     def _back(self, starts: Iterable[int], keep: Callable[[int], bool]) -> list[int]:
         """All values made in the call that lead to ``starts`` through such values; in the order of execution."""
@@ -279,7 +287,7 @@ class _Inside:
 
     def _result(self, x: int, y: int, sources: set[int]) -> ResidualSum | None:
         sums = self._chain(y, sources)
-        if not any(self._is(p, _LAYERED) for _, _, group in sums for p in group):
+        if not any(self._nodes[i].is_layer or self._is(p, _LAYERED) for i, _, group in sums for p in group):
             return None
         names = [self._branches(group) for _, _, group in sums]
         shortcut, none_left = self._shortcut(x, sums[0][1], sums[0][0])

@@ -58,7 +58,7 @@ def configured(modules: Modules, name: str, kept: Sequence[int]) -> Iterator[Pla
             features = vars(module).get("num_features")
             if is_near and key == "stage_names" and isinstance(features, list) and len(features) == len(old):
                 yield vars(module), "num_features", [features[i] for i in (0, *(i + 1 for i in kept))]
-        yield from _cacheless(modules, name, config, key, new)
+    yield from _adapters(modules, name, length, kept)
     owner = vars(modules[name.rpartition(".")[0]])
     for key, value in owner.items():
         if type(value) is int and value == length and key in (*_COUNTS, *_DECODER_COUNTS):
@@ -70,6 +70,11 @@ def configured(modules: Modules, name: str, kept: Sequence[int]) -> Iterator[Pla
 def is_config(config: Any) -> bool:
     """Whether an attribute of a module is a configuration."""
     return callable(getattr(config, "to_dict", None)) and not isinstance(config, (type, nn.Module))
+
+
+def configs_in(value: Any) -> list[Any]:
+    """A configuration, or those in a dictionary, as adapters have one."""
+    return [each for each in (value.values() if isinstance(value, dict) else [value]) if is_config(each)]
 
 
 def _counts(config: Any, name: str, length: int) -> Iterator[str]:
@@ -121,21 +126,45 @@ def _around(modules: Modules, own: Sequence[Any]) -> Iterator[tuple[Any, str]]:
     yield from ((config, parts[0]) for config in found if parts and id(config) not in known)
 
 
-def _cacheless(modules: Modules, name: str, config: Any, key: str, count: Any) -> Iterator[Place]:
-    """``generate`` makes its cache for as many layers as T5's encoder has, and fails where the decoder has more."""
-    mapped = (getattr(config, "attribute_map", None) or {}).get("num_hidden_layers")
-    if key == mapped and vars(config).get("num_decoder_layers", 0) > count:
-        for other, module in modules.items():
-            settings = vars(module).get("generation_config")
-            if _is_around(other, name) and is_config(settings) and vars(settings).get("use_cache") is not False:
-                warnings.warn(
-                    f"generate() makes its cache for {key} = {count} layers, and the decoder of "
-                    f"{type(module).__name__} has {config.num_decoder_layers}, so use_cache is now False in its "
-                    "generation_config, which gives the same words, but slower; remove as many layers of the decoder "
-                    "to use the cache",
-                    stacklevel=2,
-                )
-                yield vars(settings), "use_cache", False
+def _adapters(modules: Modules, name: str, length: int, kept: Sequence[int]) -> Iterator[Place]:
+    """Where the adapters of the package peft say which layers of a list they are in."""
+    for other, module in modules.items():
+        for config in configs_in(vars(module).get("peft_config")) if _is_around(other, name) else ():
+            key, pattern = "layers_to_transform", vars(config).get("layers_pattern") or name.rpartition(".")[2]
+            if key in vars(config) and name.rpartition(".")[2] in ([pattern] if isinstance(pattern, str) else pattern):
+                new = corrected(key, old := vars(config)[key], length, kept)
+                if new != old:
+                    yield vars(config), key, new
+
+
+def cacheless(modules: Modules, places: Iterable[Place]) -> list[Place]:
+    """``generate`` makes its cache for as many layers as T5's encoder has, and fails where the decoder has more.
+
+    Args:
+        modules: of the model before anything changed.
+        places: all that changes in one call.
+    """
+    after: dict[tuple[int, str | None], Any] = {(id(owner), key): value for owner, key, value in places}
+    generating = {name: module for name, module in modules.items() if is_config(vars(module).get("generation_config"))}
+    found: dict[int, Place] = {}
+    for name, module in generating.items():
+        config: Any = getattr(module, "config", None)
+        key = (getattr(config, "attribute_map", None) or {}).get("num_hidden_layers")
+        count = after.get((id(vars(config)), key)) if is_config(config) else None
+        if count is None:
+            continue
+        decoder = after.get((id(vars(config)), "num_decoder_layers"), vars(config).get("num_decoder_layers", 0))
+        around = [vars(other.generation_config) for near, other in generating.items() if _is_around(near, f"{name}.")]
+        new = [settings for settings in around if settings.get("use_cache") is not False and id(settings) not in found]
+        if decoder > count and new:
+            found |= {id(settings): (settings, "use_cache", False) for settings in new}
+            warnings.warn(
+                f"generate() makes its cache for {key} = {count} layers, and the decoder of {type(module).__name__} "
+                f"has {decoder}, so use_cache is now False in its generation_config, which gives the same words, but "
+                "slower; to use the cache, remove as many layers of the decoder in the same call",
+                stacklevel=2,
+            )
+    return list(found.values())
 
 
 def _is_around(name: str, other: str) -> bool:

@@ -48,6 +48,8 @@ def corrected(key: str, value: Any, length: int, kept: Sequence[int]) -> Any:
         return value
     if isinstance(value, dict) and _PER_LAYER.search(key) and value and all(i in range(length) for i in value):
         return {kept.index(i): each for i, each in value.items() if i in kept}
+    if key == "layers_to_transform":
+        return _transformed(key, value, length, kept)
     if not isinstance(value, (list, tuple)) or not value:
         return value
     if key.endswith("source_layers") and len(value) == length:
@@ -74,6 +76,17 @@ def require_unentered(key: str, value: Any, length: int, kept: Sequence[int]) ->
     if not layers:
         layers = range(len(value)) if "deepstack" in key else value
     _require_known(key, range(max(layers) + 1), length, kept)
+
+
+def _transformed(key: str, value: Any, length: int, kept: Sequence[int]) -> Any:
+    """Positions, or the one, that an adapter is in; no position at all would mean all layers."""
+    before = value if isinstance(value, (list, tuple)) else [value]
+    if not before or not all(type(i) is int for i in before):
+        return value
+    after = [kept.index(i) if i < length else i for i in before if i in kept or i >= length]
+    if not after:
+        _require_known(key, before, length, kept)
+    return type(value)(after) if isinstance(value, (list, tuple)) else after[0]
 
 
 def _are_positions(value: Sequence[Any], length: int) -> bool:

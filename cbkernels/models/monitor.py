@@ -121,6 +121,7 @@ class LayerMonitor:
         self._grid, self._dtype = taken_anew if isinstance(grid, str) else grid, dtype
         self._reduce, self._margin = reduce, margin
         self._process_group, self._autocast, self._backend = process_group, autocast, backend
+        self._looked_at: dict[str, type[nn.Module]] = {}
         self._overwritten: set[str] = set()
         self._ended: float | None = None
 
@@ -219,13 +220,15 @@ class LayerMonitor:
         return [batch.to(device) for batch in self.probe]
 
     def _selected(self, inner: nn.Module) -> Selection:
-        """The choice of layers; "auto" looks once, and again when a module it found is gone (surgery)."""
+        """The choice of layers; "auto" looks once, and again when the model has other modules, as after surgery."""
         selection = self._selection
-        modules = dict(inner.named_modules())
-        if selection is not None and all(name in modules for name in selection.names):
+        modules = {name: type(module) for name, module in inner.named_modules()}
+        if selection is not None and self._is_auto and modules == self._looked_at:
             return selection
         if selection is not None and not self._is_auto:
             kept = [name for name in selection.names if name in modules]
+            if len(kept) == len(selection.names):
+                return selection
             if not kept:
                 gone = ", ".join(map(repr, selection.names[:6]))
                 raise ValueError(f"none of the layers {gone} is in the model any more; make a new monitor")
@@ -234,6 +237,7 @@ class LayerMonitor:
         if batch is None:
             raise ValueError("the probe has no sample, so 'auto' finds no layers; name them")
         self._selection = observe(inner, lambda: inner(*batch.args, **batch.kwargs))
+        self._looked_at = modules
         return self._selection
 
     def _current_grid(self, dtype: str | None) -> tuple[UpdateGrid | None, dict[str, float]]:

@@ -13,9 +13,9 @@ from typing import Any
 from torch import nn
 
 from ..models.block_kinds import LayerStack, find_layer_stacks
-from ..models.configurations import is_config, reachable
+from ..models.configurations import cacheless, configs_in, is_config, reachable
 from .cut_blocks import CutBlock
-from .edits import Entry
+from .edits import MISSING, Entry
 from .plan import RemovedBlock
 
 _INDICES = ("layer_idx", "layer_id", "layer_index", "layer_num", "layer_number")
@@ -39,22 +39,25 @@ def changes(model: nn.Module, steps: Iterable[RemovedBlock]) -> list[Entry]:
         kept = [i for i, name in enumerate(stack.item_names()) if name not in deleted]
         if len(kept) < len(stack.layers):
             entries += _deletions(model, stack, kept)
+    places = cacheless(dict(model.named_modules()), [(entry.owner, entry.key, entry.new) for entry in entries])
+    entries += [Entry(owner, key, owner.get(key, MISSING), value) for owner, key, value in places]
     return _with_own_configurations(model, entries)
 
 
 def _with_own_configurations(model: nn.Module, entries: list[Entry]) -> list[Entry]:
     """Let the model have copies of the configurations that change: another model may have the very same objects."""
     held = [
-        (vars(module), key) for module in model.modules() for key, value in vars(module).items() if is_config(value)
+        (vars(module), key) for module in model.modules() for key, value in vars(module).items() if configs_in(value)
     ]
     changed = {id(entry.owner) for entry in entries}
     moved: dict[int, Any] = {}
     for owner, key in held:
-        inside = reachable([owner[key]])
+        inside = reachable(configs_in(owner[key]))
         if any(id(vars(config)) in changed for config in inside):
-            moved |= {id(config): config for config in inside}
+            moved |= {id(each): each for each in (owner[key], *inside)}
     copies: dict[int, Any] = {}  # of all together: what is one object in the model remains one
-    own = {id(vars(config)): vars(copy.deepcopy(config, copies)) for config in moved.values()}
+    given_to = [(each, copy.deepcopy(each, copies)) for each in moved.values()]
+    own = {id(vars(one)): vars(other) for one, other in given_to if is_config(one)}
     given = [Entry(owner, key, owner[key], copies[id(owner[key])]) for owner, key in held if id(owner[key]) in moved]
     return given + [replace(entry, owner=own.get(id(entry.owner), entry.owner)) for entry in entries]
 

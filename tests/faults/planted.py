@@ -34,7 +34,7 @@ FAULTS = [
     ),
     Fault(
         "learning_rates.py",
-        "return max([largest, *scheduled])",
+        "return max([largest, *(scheduled[name] for name in peaks if name in scheduled)])",
         "return largest",
         "grid: it grows coarser while a schedule decays",
         ("test_update_grid.py", "models/test_training_grid.py"),

@@ -219,6 +219,30 @@ BLOCKS: dict[str, tuple[Callable[[], nn.Module], Any, tuple[str, ...], str | Non
         [ROWS], ("f",), NO, NO, NO,
     ),
     "lerp": (lerped, [ROWS], ("f",), NO, NO, NO),
+    "scatter_add": (
+        lambda: Block(lambda b, x: x.scatter_add(1, torch.arange(8).flip(0).expand(6, 8), b.f(x)), f=mlp()),
+        [ROWS], ("f",), NO, NO, NO,
+    ),
+    "index_add to a part": (
+        lambda: Block(lambda b, x: x.index_add(1, torch.tensor([1, 3, 4]), b.f(x[:, 1:4]), alpha=0.5), f=mlp(3, 3)),
+        [ROWS], ("f",), NO, NO, NO,
+    ),
+    "addmm": (
+        lambda: Block(lambda b, x: torch.addmm(x, b.f(x), b.out), f=mlp(), out=parameter(8, 8)),
+        [ROWS], ("f",), NO, NO, NO,
+    ),
+    "addmm of the input": (
+        lambda: Block(lambda b, x: b.norm(torch.addmm(x, x, b.out)) + 0, out=parameter(8, 8), norm=nn.Identity()),
+        [ROWS], (), NO, NO, NO,
+    ),
+    "baddbmm": (
+        lambda: Block(lambda b, x: torch.baddbmm(x, b.f(x), b.out.expand(2, 8, 8)), f=mlp(), out=parameter(8, 8)),
+        [TOKENS], ("f",), NO, NO, NO,
+    ),
+    "index_add, in place": (
+        lambda: Block(lambda b, x: x.clone().index_add_(0, torch.arange(6), b.f(x)), f=mlp()),
+        [ROWS], ("f",), NO, NO, NO,
+    ),
     "gate of a parameter": (
         lambda: Block(lambda b, x: (1 - b.g) * x + b.g * b.f(x), f=mlp(), g=parameter(1)), [ROWS], ("f",), NO, NO, NO,
     ),
@@ -418,6 +442,13 @@ NO_BLOCKS = {
     "zeros like the input": (lambda: around(Block(lambda b, x: torch.zeros_like(x) + b.f(x), f=mlp())), [ROWS]),
     "highway": (lambda: around(highway()), [ROWS]),
     "rotary": (lambda: around(rotary()), [TOKENS]),
+    "addmm to another part": (
+        lambda: around(Block(lambda b, x: torch.addmm(b.f(x), x, b.out), f=mlp(), out=parameter(8, 8))), [ROWS],
+    ),
+    "the input added elsewhere": (
+        lambda: around(Block(lambda b, x: b.f(x).scatter_add(1, torch.arange(8).flip(0).expand(6, 8), x), f=mlp())),
+        [ROWS],
+    ),
     "position": (
         lambda: around(Block(lambda b, x: x + b.table(torch.arange(5)), table=nn.Embedding(5, 8))), [TOKENS],
     ),

@@ -25,6 +25,8 @@ KEPT = [0, 2, 3]
         ("global_attn_indexes", [2], [1]),
         ("attn_layer_indices", [], []),
         ("deepstack_visual_indexes", [0, 2], [0, 1]),
+        ("layers_to_transform", [3, 0, 7], [2, 0, 7]),
+        ("layers_to_transform", 2, 1),
         ("vision_feature_layer", -1, -1),
         ("vision_feature_layer", -3, -3),
         ("vision_feature_layer", -4, -3),

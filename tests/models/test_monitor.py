@@ -475,6 +475,28 @@ def test_the_probe_is_a_copy() -> None:
 # --- wrappers -------------------------------------------------------------------------------------------
 
 
+class Added(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(10, 10), nn.Tanh())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.inner(x)
+
+
+@pytest.mark.parametrize(("layers", "found"), [("auto", 2), (["0", "1"], 1)])
+def test_a_block_that_comes_back_is_measured_again(layers: Any, found: int) -> None:
+    model = nn.Sequential(Added(), Added(), nn.Linear(10, 3))
+    monitor = plain(model, (X, LABELS), layers=layers)
+    before = list(monitor.measure())
+    _, surgery = cb.remove_layers(model, "1", example=X)
+    without = list(monitor.measure())
+    assert not [name for name in without if name.startswith("1.")]
+    surgery.undo()
+    assert list(monitor.measure()) == before
+    assert [name.startswith("1.") for name in before].count(True) == found - 1
+
+
 def test_a_compiled_model_is_measured_eagerly_under_its_own_names() -> None:
     torch.compiler.reset()
     graphs = []

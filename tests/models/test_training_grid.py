@@ -142,6 +142,20 @@ def test_a_new_schedule_has_a_peak_of_its_own() -> None:
     assert grid.of(model)[0].learning_rate == 0.01
 
 
+def test_what_a_finished_cycle_left_is_no_peak_of_the_next_phase() -> None:
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    grid, group = TrainingGrid(optimizer, 8), optimizer.param_groups[0]
+    lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=4)
+    assert grid.of(model)[0].learning_rate == 1.0
+    group["initial_lr"] = 0.01
+    assert rates_of(grid, model, 0.01, 0.005) == [0.01, 0.01]
+    group["initial_lr"] = 0.001
+    assert rates_of(grid, model, 0.001) == [0.001]
+    lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=4, div_factor=10)  # a new cycle with the top of the old one
+    assert grid.of(model)[0].learning_rate == 1.0
+
+
 def test_groups_of_several_rates_give_the_coarsest_grid_and_each_has_its_peak() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
     optimizer = torch.optim.SGD([{"params": model[at].parameters(), "lr": lr} for at, lr in ((0, 0.2), (2, 0.1))])

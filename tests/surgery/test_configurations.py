@@ -250,6 +250,71 @@ def test_generate_works_where_the_encoder_is_shorter(tmp_path: Path) -> None:
     assert model.generation_config.use_cache is True
 
 
+def test_the_cache_is_lost_once_and_only_where_the_encoder_ends_shorter() -> None:
+    model = made("T5ForConditionalGeneration", "T5Config", **T5)
+    before = model.generation_config.use_cache
+    for blocks in (["encoder.block.1", "decoder.block.2"], ["decoder.block.1"]):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            model, surgery = remove_layers(model, blocks)
+        assert model.generation_config.use_cache is before
+        assert model.generate(**words(), max_new_tokens=4, min_new_tokens=4, use_cache=True).shape == (2, 5)
+        surgery.undo()
+    for blocks in (["encoder.block.1"], ["encoder.block.1", "encoder.block.2", "decoder.block.2"]):
+        with pytest.warns(UserWarning, match="as many layers of the decoder in the same call") as said:
+            model, surgery = remove_layers(model, blocks)
+        assert len(said) == 1
+        assert model.generation_config.use_cache is False
+        surgery.undo()
+    wrapped = nn.Sequential(model)
+    wrapped.config, wrapped.generation_config = model.config, model.generation_config
+    with pytest.warns(UserWarning, match="as many layers of the decoder in the same call") as said:
+        remove_layers(wrapped, "0.encoder.block.1")
+    assert len([each for each in said if "same call" in str(each.message)]) == 1
+    assert wrapped.generation_config is model.generation_config
+    assert model.generation_config.use_cache is False
+
+
+# --- adapters ---------------------------------------------------------------------------------------------
+
+
+class AdapterConfig:
+    """As peft's: a model has a dictionary of them, which its parts share."""
+
+    def __init__(self, layers: Any, pattern: Any = None) -> None:
+        self.layers_to_transform, self.layers_pattern = layers, pattern
+
+    def to_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+@pytest.mark.parametrize(
+    ("before", "pattern", "after"),
+    [([2, 3], None, [1, 2]), ([3, 1], ["layers"], [2]), (3, "layers", 2), (0, None, 0), (None, None, None),
+     ([2, 3], "h", [2, 3])],
+)  # fmt: skip
+def test_the_layers_of_an_adapter_follow_in_the_cut_model_only(before: Any, pattern: Any, after: Any) -> None:
+    shared, other = AdapterConfig(before, pattern), AdapterConfig([0], "h")
+    student, teacher = (made("LlamaForCausalLM", "LlamaConfig", **LLAMA) for _ in range(2))
+    student.peft_config = teacher.peft_config = student.model.peft_config = {"default": shared, "other": other}
+    student, surgery = remove_layers(student, "model.layers.1")
+    assert student.peft_config["default"].layers_to_transform == after
+    assert student.model.peft_config is student.peft_config
+    assert student.peft_config["other"].layers_to_transform == [0]
+    assert teacher.peft_config == {"default": shared, "other": other}
+    assert shared.layers_to_transform == before
+    surgery.undo()
+    assert student.peft_config is teacher.peft_config
+
+
+@pytest.mark.parametrize("only", [1, [1]])
+def test_the_only_layer_of_an_adapter_stays(only: Any) -> None:
+    model = made("LlamaForCausalLM", "LlamaConfig", **LLAMA)
+    model.peft_config = {"default": AdapterConfig(only)}
+    with pytest.raises(ValueError, match="'layers_to_transform' speaks of layer 1, which is to be removed"):
+        remove_layers(model, "model.layers.1")
+
+
 # --- one configuration, two models ------------------------------------------------------------------------
 
 
