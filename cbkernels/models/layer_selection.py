@@ -105,7 +105,11 @@ def observe(model: nn.Module, run: Callable[[], object]) -> Selection:
         name for name in hidden if not _REPEATS_ITS_INPUT.search(type(modules[name]).__name__)
     ]
     if not names:
-        raise ValueError(f"layers is 'auto', but no hidden layer of {type(model).__name__} was found; name the layers")
+        kind, seen = type(model).__name__, f" ({'; '.join(found.notes)})" if found.notes else ""
+        raise ValueError(
+            f"layers is 'auto', but no hidden layer of {kind} was found{seen}; give what is to be measured a module of "
+            "its own, or name the layers"
+        )
     return Selection(names, notes=found.notes)
 
 

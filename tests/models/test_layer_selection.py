@@ -85,7 +85,7 @@ def test_auto_sees_calls_not_definitions() -> None:
 
 
 def test_auto_without_hidden_layers_says_so() -> None:
-    with pytest.raises(ValueError, match="layers is 'auto', but no hidden layer of Linear was found; name the layers"):
+    with pytest.raises(ValueError, match="layers is 'auto', but no hidden layer of Linear was found; give what"):
         layers_of(nn.Linear(10, 3))
 
 
@@ -238,3 +238,23 @@ def test_the_choice_follows_the_model() -> None:
     assert list(auto.measure()) == list(named.measure()) == ["relu1"]
     with pytest.raises(ValueError, match="none of the layers 'relu2' is in the model any more; make a new monitor"):
         gone.measure()
+
+
+class GatedLoop(nn.Module):
+    """Residual steps that are no modules at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList([nn.Parameter(0.1 * torch.randn(10, 10)) for _ in range(3)])
+        self.gates = nn.ParameterList([nn.Parameter(torch.zeros(10)) for _ in range(3)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for weight, gate in zip(self.weights, self.gates, strict=True):
+            x = x + torch.sigmoid(gate) * torch.relu(x @ weight)
+        return x
+
+
+def test_where_nothing_can_be_measured_the_error_tells_what_was_seen() -> None:
+    with pytest.raises(ValueError, match=r"no hidden layer of GatedLoop was found \(3 sums .* in GatedLoop.forward\)"):
+        layers_of(GatedLoop())
+    assert layers_of(nn.Sequential(nn.Linear(10, 10), nn.ReLU(), GatedLoop(), nn.Linear(10, 3)))
