@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("torch", reason="layers in configurations: NOT TESTED HERE (no torch)")
+
 from cbkernels.models.layer_indices import corrected, is_taken, require_unentered
 
 KEPT = [0, 2, 3]
