@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,3 +33,16 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a file aside and rename it; errors as in ``written_aside``."""
     with written_aside(path) as aside:
         aside.write_bytes(content)
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """The checksum of a file's bytes, which are never all in memory.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -6,7 +6,6 @@ written aside and renamed; the JSON file holds the weights' checksum, so a torn 
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from torch import nn
 
 from ..files.json_files import json_text, json_value
 from ..files.tensor_files import require_safetensors
-from ..files.whole_files import write_whole, written_aside
+from ..files.whole_files import sha256_of, write_whole, written_aside
 from ..models.block_kinds import find_layer_stacks
 from .cut_blocks import class_name
 from .plan import RemovedBlock
@@ -62,7 +61,7 @@ def _write(target: Path, model: nn.Module, tensors: dict[str, torch.Tensor], ali
             raise ValueError(f"safetensors cannot store the model's weights: {error}") from error
         content = {
             "format": _FORMAT, "version": _VERSION, "model": class_name(model),
-            **record_of(model), "aliases": aliases, "weights_sha256": _checksum(aside),
+            **record_of(model), "aliases": aliases, "weights_sha256": sha256_of(aside),
         }  # fmt: skip
     write_whole(target / STEPS, json_text(content).encode())
 
@@ -164,14 +163,6 @@ def _distinct(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]
 def _is_shard(tensor: object) -> bool:
     """Whether it is a process's part of a tensor, a ``DTensor`` as ``fully_shard`` makes parameters."""
     return hasattr(tensor, "full_tensor")
-
-
-def _checksum(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -279,7 +270,7 @@ def _read_tensors(path: Path, content: dict[str, Any]) -> dict[str, torch.Tensor
     """The weights under all their names; memory maps, on the CPU."""
     safetensors = require_safetensors("a file of a surgery")
     try:
-        if _checksum(path) != content["weights_sha256"]:
+        if sha256_of(path) != content["weights_sha256"]:
             raise ValueError(
                 f"{path} is damaged, or belongs to another {STEPS}: its checksum differs from the one there"
             )

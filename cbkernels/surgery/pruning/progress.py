@@ -14,7 +14,7 @@ from torch import nn
 from ..._version import __version__
 from ...files.checkpoints import load_checkpoint, save_checkpoint
 from ...files.json_files import json_text, read_json_object
-from ...files.whole_files import write_whole
+from ...files.whole_files import sha256_of, write_whole
 from .prune_log import PruneLog
 
 LOG = "pruning.json"
@@ -71,7 +71,7 @@ class Progress:
         if self._folder is not None and weights is not None:
             self._weights = f"weights-{len(self._operations)}.safetensors"
             save_checkpoint(self._folder / self._weights, weights)
-            self._sum = sum_of_file(self._folder / self._weights)
+            self._sum = sha256_of(self._folder / self._weights)
 
     def write(self, log: PruneLog) -> None:
         """Write the log; weights of earlier steps are deleted."""
@@ -95,7 +95,7 @@ class Progress:
         if self._folder is None or self._weights is None:
             return None
         path = self._folder / self._weights
-        if path.is_file() and sum_of_file(path) != self._sum:
+        if path.is_file() and sha256_of(path) != self._sum:
             raise ValueError(f"{path} is damaged: its checksum is not the one in {LOG}; start again in another folder")
         return load_checkpoint(path)
 
@@ -130,8 +130,3 @@ def checksum(tensors: Mapping[str, Any]) -> str:
         if isinstance(tensor, torch.Tensor):
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def sum_of_file(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
