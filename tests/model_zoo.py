@@ -7,6 +7,7 @@ Imports nothing of this package, so that a fresh process can load it by path. Mo
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +16,30 @@ from torch.nn import functional as F
 
 NUM_CLASSES = 4
 NUM_WORDS = 50
+
+
+def same(one: Any, two: Any) -> bool:
+    """Whether two nests of dicts, lists and tensors are equal to the bit, types of tensors included."""
+    if isinstance(one, torch.Tensor):
+        return isinstance(two, torch.Tensor) and one.dtype == two.dtype and torch.equal(one, two)
+    if isinstance(one, dict):
+        return one.keys() == two.keys() and all(same(one[key], two[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(two) and all(map(same, one, two))
+    return bool(one == two)
+
+
+class Part(nn.Module):
+    """Parts by name and a forward pass: ``forward(part, *inputs)``."""
+
+    def __init__(self, forward: Callable[..., Any], **parts: Any) -> None:
+        super().__init__()
+        for name, part in parts.items():
+            setattr(self, name, part)
+        self.run = forward
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        return self.run(self, *inputs)
 
 
 # --- torchvision's ResNet ---------------------------------------------------------------------------------

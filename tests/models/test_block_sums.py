@@ -16,23 +16,16 @@ from cbkernels.models.evaluation import evaluating  # noqa: E402
 from cbkernels.models.residual_blocks import Findings, findings  # noqa: E402
 from cbkernels.surgery.surgery import remove_layers  # noqa: E402
 
+from ..model_zoo import Part  # noqa: E402
+
 ROWS = (6, 8)
 TOKENS = (2, 5, 8)
 IMAGES = (2, 4, 6, 6)
 Forward = Callable[..., Any]
 
 
-class Block(nn.Module):
-    """Parts by name and a forward pass: ``forward(block, *inputs)``."""
-
-    def __init__(self, forward: Forward, **parts: Any) -> None:
-        super().__init__()
-        for name, part in parts.items():
-            setattr(self, name, part)
-        self.run = forward
-
-    def forward(self, *inputs: torch.Tensor) -> Any:
-        return self.run(self, *inputs)
+class Block(Part):
+    """Of parts by name, see ``Part``; its name is in what is told of it."""
 
 
 def mlp(width: int = 8, out: int = 8) -> nn.Sequential:

@@ -16,7 +16,7 @@ from cbkernels.surgery.surgery import remove_layers  # noqa: E402
 from cbkernels.training.loop.lookahead import Lookahead  # noqa: E402
 
 from .. import model_zoo  # noqa: E402
-from ..model_zoo import build, call, gradient_step, output_of  # noqa: E402
+from ..model_zoo import build, call, gradient_step, output_of, same  # noqa: E402
 
 REMOVED = {
     "resnet_basic": ["layer1.1", "layer2.0", "layer2.2"],
@@ -67,16 +67,6 @@ def expected_output(name: str, blocks: list[str]) -> torch.Tensor:
 
 def state_of(model: Any, optimizer: Any) -> Any:
     return copy.deepcopy((model.state_dict(), optimizer.state_dict()))
-
-
-def same(one: Any, two: Any) -> bool:
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, two)
-    if isinstance(one, dict):
-        return one.keys() == two.keys() and all(same(one[key], two[key]) for key in one)
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(two) and all(map(same, one, two))
-    return bool(one == two)
 
 
 # --- what remains -----------------------------------------------------------------------------------------

@@ -12,22 +12,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ...model_zoo import Part
 from .entries import Entry
 
 Forward = Callable[..., Any]
-
-
-class Part(nn.Module):
-    """Parts by name and a forward pass: ``forward(part, *inputs)``."""
-
-    def __init__(self, forward: Forward, **parts: Any) -> None:
-        super().__init__()
-        for name, part in parts.items():
-            setattr(self, name, part)
-        self.run = forward
-
-    def forward(self, *inputs: torch.Tensor) -> Any:
-        return self.run(self, *inputs)
 
 
 def conv(inputs: int, outputs: int, stride: int = 1, kernel: int = 3, groups: int = 1) -> nn.Conv2d:

@@ -19,7 +19,7 @@ import cbkernels as cb  # noqa: E402
 from cbkernels.surgery.plan import removable_blocks  # noqa: E402
 
 from ... import model_zoo  # noqa: E402
-from ...model_zoo import build, output_of  # noqa: E402
+from ...model_zoo import build, output_of, same  # noqa: E402
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
 NAMES = ["resnet_basic", "nano_gpt", "torch_encoder", "gpt2_classifier", "bert_classifier"]
@@ -77,16 +77,6 @@ def everything(model: Any, optimizer: Any = None) -> Any:
     buffers = {name: b.clone() for name, b in model.named_buffers()}
     flags = [module.training for module in model.modules()]
     return state, buffers, flags, None if optimizer is None else copy.deepcopy(optimizer.state_dict())
-
-
-def same(one: Any, two: Any) -> bool:
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, two)
-    if isinstance(one, dict):
-        return one.keys() == two.keys() and all(same(one[key], two[key]) for key in one)
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(two) and all(map(same, one, two))
-    return bool(one == two)
 
 
 def trained_optimizer(model: Any, example: Any) -> Any:

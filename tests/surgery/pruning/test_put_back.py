@@ -20,6 +20,8 @@ from torch import nn  # noqa: E402
 import cbkernels as cb  # noqa: E402
 from cbkernels.surgery.pruning.strategies import RemovalStrategy  # noqa: E402
 
+from ...model_zoo import same  # noqa: E402
+
 X = torch.randn(32, 8, generator=torch.Generator().manual_seed(1))
 Y = (X[:, 0] > 0).long()
 
@@ -60,14 +62,6 @@ def all_of(model: Any, beside: Any, optimizer: Any) -> Any:
     kinds = {name: type(module) for name, module in model.named_modules()}
     return {"state": state, "trained": trained, "gradients": gradients, "moments": moments, "kinds": kinds,
             "beside": beside.detach().clone()}  # fmt: skip
-
-
-def same(one: Any, two: Any) -> bool:
-    if isinstance(one, torch.Tensor):
-        return isinstance(two, torch.Tensor) and one.dtype == two.dtype and torch.equal(one, two)
-    if isinstance(one, dict):
-        return one.keys() == two.keys() and all(same(one[key], two[key]) for key in one)
-    return bool(one == two)
 
 
 # --- undone ---------------------------------------------------------------------------------------------------
