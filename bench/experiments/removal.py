@@ -1,7 +1,7 @@
-"""Trained residual networks, several seeds: when conflicts begin, and accuracy against the number of removed blocks.
+"""Removal from trained residual networks, several seeds: every ranking, with healing and without, and the margins.
 
 After "Auto-tuning of Deep Neural Networks by Conflicting Layer Removal" (arXiv 2103.04331). The runs are made by
-``cbkernels train`` and ``cbkernels remove``; this file puts several seeds into one table and one picture.
+``cbkernels train --margin`` and ``cbkernels remove``; this file gathers every RUN/removal* into tables and pictures.
     python -m bench.experiments.removal runs/resnet-seed0 runs/resnet-seed1 runs/resnet-seed2 --out runs/removal-study
 """
 
@@ -10,144 +10,132 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import shlex
+import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cbkernels.drawing.figures import add_caption, new_figure, save, style_axes
+from bench.record import commit, machine, versions
+from cbkernels.tables import format_table
 
-KINDS = {"lowest_margin": "#1864ab", "any": "#495057", "non_conflicting": "#868e96", "conflicting": "#d9480f"}
+from .removal_figures import draw_curves, draw_margins
+
 WITHIN = 0.01
+"""What a removal may cost, of an accuracy up to 1."""
 
 
 def main() -> None:
     """Gather, print, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("--json", type=Path, help="default: summary.json in --out")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     seeds = [one_run(run) for run in given.runs]
-    curves = {kind: averaged([seed["curves"].get(kind, []) for seed in seeds]) for kind in KINDS}
-    summary = {"seeds": seeds, "curves": curves}
-    (given.out / "summary.json").write_text(json.dumps(summary, indent=1))
-    save(draw(curves, seeds), given.out / "removal-curves.png")
-    save(draw_margins(given.runs), given.out / "margins.png")
+    content = {
+        "command": shlex.join(["python", "-m", "bench.experiments.removal", *sys.argv[1:]]),
+        "commit": commit(), "machine": machine(), "versions": versions(), "runs": seeds,
+    }  # fmt: skip
+    (given.json or given.out / "summary.json").write_text(json.dumps(content, indent=1) + "\n")
+    draw_curves(seeds, given.out / "removal-curves.png")
+    draw_margins(seeds, given.out / "margins.png")
     for seed in seeds:
-        print(json.dumps({name: value for name, value in seed.items() if name != "curves"}, indent=1))
-    for kind, points in curves.items():
-        print(kind, " ".join(f"{p['removed']}:{p['mean']:.3f}" for p in points))
+        shown = ("test_accuracy", "num_conflicting", "cheap_alone", "spearman_margin", "spearman_similarity")
+        print(seed["run"], json.dumps({name: seed[name] for name in shown}))
+        rows = [row_of(pruning, seed["num_blocks"]) for pruning in seed["prunings"]]
+        print(format_table(list(rows[0]), [[str(value) for value in row.values()] for row in rows]))
 
 
 def one_run(run: Path) -> dict[str, Any]:
     """The numbers of one seed."""
-    trained = json.loads((run / "result.json").read_text())
-    removal = json.loads((run / "removal" / "result.json").read_text())
-    history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
-    onset = next((line["epoch"] for line in history if line["epoch"] and line["num_conflicting_layers"]), None)
-    last_bfloat16: dict[str, bool] = {}
-    for row in csv.DictReader((run / "layers.csv").open()):
-        if row["grid"].startswith("bfloat16"):
-            last_bfloat16[row["layer"]] = int(row["num_conflicting"]) > 0
-    blocks = removal["blocks"]
-    without = [b for b in blocks if b.get("accuracy_without") is not None]
-    before = removal["study"]["accuracy"]
-    cost = [before - b["accuracy_without"] for b in without]
+    trained = _json(run / "result.json")
+    removals = [_json(path) for path in sorted(run.glob("removal*/result.json"))]
+    studied = next(removal for removal in removals if removal["study"] is not None)
+    blocks, before = studied["blocks"], studied["study"]["accuracy"]
+    costs = {block["branch"]: before - block["accuracy_without"] for block in blocks}
+    margins = margins_of(run)
     return {
         "run": run.name,
-        "epochs": trained["epochs"],
+        "trained": {name: trained[name] for name in ("epochs", "seconds_training", "seconds_measuring")},
+        "recipe": _json(run / "config.json"),
         "test_accuracy": trained["test_accuracy"],
-        "first_epoch_with_a_conflict": onset,
-        "conflicting_blocks_at_the_end": sum(b["num_conflicting"] > 0 for b in blocks),
-        "conflicting_blocks_at_the_end_bfloat16": sum(last_bfloat16.values()),
-        "blocks": len(blocks),
-        "spearman_margin_cost": rank_correlation([b["margin_bits"] for b in without], cost),
-        "spearman_similarity_cost": rank_correlation([-b["similarity"] for b in without], cost),
-        "removable_without_finetuning": len(removal["removed"]),
-        "within_a_point_lowest_margin": largest_within(removal["curves"].get("lowest_margin", []), before),
-        "within_a_point_any": largest_within(removal["curves"].get("any", []), before),
-        "accuracy": removal["accuracy"],
-        "parameters": [removal["before"]["parameters"], removal["after"]["parameters"]],
-        "latency_ms": [removal["before"]["latency_ms"], removal["after"]["latency_ms"]],
-        "study_accuracy": before,
-        "curves": removal["curves"],
+        "num_blocks": len(blocks),
+        "num_conflicting": sum(block["num_conflicting"] > 0 for block in blocks),
+        "cost_alone": costs,
+        "cheap_alone": sum(cost < WITHIN for cost in costs.values()),
+        "spearman_margin": spearman([block["margin_bits"] for block in blocks], list(costs.values())),
+        "spearman_similarity": spearman([-block["similarity"] for block in blocks], list(costs.values())),
+        "margins": margins,
+        "spearman_margin_at": {
+            epoch: spearman([found[branch] for branch in costs], list(costs.values()))
+            for epoch, found in margins.items()
+        },
+        "study": {"samples": studied["study"]["samples"], "accuracy": before, "curves": studied["curves"]},
+        "prunings": [pruning for removal in removals for pruning in prunings_of(removal)],
     }
 
 
-def rank_correlation(one: list[Any], other: list[float]) -> float | None:
-    """Spearman's, over the blocks for which both are known."""
+def margins_of(run: Path) -> dict[int, dict[str, float | None]]:
+    """Epoch -> branch -> bits above the float32 grid's step, as far as they were measured."""
+    of_epoch: dict[int, dict[str, float | None]] = defaultdict(dict)
+    for row in csv.DictReader((run / "margins.csv").read_text().splitlines()):
+        if row["grid"].startswith("float32"):
+            bits = float(row["bits"])
+            of_epoch[int(row["epoch"])][row["layer"]] = bits if np.isfinite(bits) else None
+    return dict(of_epoch)
+
+
+def prunings_of(removal: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every ranking of one folder of ``cbkernels remove``."""
+    how = {name: removal[name] for name in ("heal", "heal_epochs", "strategy", "max_drop", "target")}
+    whole = removal["before"]
+    found = []
+    for each in (removal, *removal["compared"]):
+        kept = [step for step in each["steps"] if step["kept"]]
+        last = kept[-1] if kept else whole
+        found.append({
+            **how, "rank": each["rank"], "removed": each["removed"], "reason": each["reason"],
+            "accuracy": each["accuracy"], "steps": each["steps"], "finetune_epochs": each["finetune_epochs"],
+            "guard_before": removal["guard"]["accuracy"],
+            "parameters": [whole["parameters"], last["parameters"]], "macs": [whole["macs"], last["macs"]],
+        })  # fmt: skip
+    for name in ("latency_ms", "peak_memory_bytes"):
+        found[0][name] = [removal[when][name] for when in ("before", "after")]
+    return found
+
+
+def row_of(pruning: dict[str, Any], num_blocks: int) -> dict[str, Any]:
+    """A line of the table."""
+    reached = pruning["accuracy"]
+    before, removed, healed = (reached[name] for name in ("before", "removed", "healed"))
+    parameters = pruning["parameters"]
+    return {
+        "heal": f"{pruning['heal']}, {pruning['heal_epochs']}", "rank": pruning["rank"],
+        "steps": " ".join(
+            f"{'+' if step['kept'] else '-'}{len(step['blocks'])}" for step in pruning["steps"][:12]
+        ),
+        "removed": f"{len(pruning['removed'])} of {num_blocks}",
+        "before": f"{before:.2%}", "removed only": f"{removed:.2%}",
+        "after": f"{removed if healed is None else healed:.2%}",
+        "parameters": f"{parameters[1] / parameters[0] - 1:+.0%}",
+    }  # fmt: skip
+
+
+def spearman(one: list[Any], other: list[float]) -> float | None:
+    """Rank correlation over the blocks for which both are known."""
     from scipy.stats import spearmanr
 
     pairs = [(a, b) for a, b in zip(one, other, strict=True) if a is not None]
-    return float(spearmanr([a for a, _ in pairs], [b for _, b in pairs]).statistic) if len(pairs) > 2 else None
+    value = float(spearmanr([a for a, _ in pairs], [b for _, b in pairs]).statistic) if len(pairs) > 2 else float("nan")
+    return value if np.isfinite(value) else None
 
 
-def largest_within(curve: list[dict[str, Any]], before: float) -> int:
-    """The largest k up to which the mean accuracy stays within a point."""
-    k = 0
-    for point in curve:
-        if point["mean"] < before - WITHIN:
-            break
-        k = point["removed"]
-    return k
-
-
-def averaged(curves: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """The mean over the seeds that have a point, and its spread."""
-    of_k: dict[int, list[float]] = defaultdict(list)
-    for curve in curves:
-        for point in curve:
-            of_k[point["removed"]].append(point["mean"])
-    return [
-        {"removed": k, "mean": float(np.mean(values)), "std": float(np.std(values)), "seeds": len(values)}
-        for k, values in sorted(of_k.items())
-    ]
-
-
-def draw(curves: dict[str, list[dict[str, Any]]], seeds: list[dict[str, Any]]) -> Any:
-    """Accuracy against the number of removed blocks, mean and spread over the seeds."""
-    figure = new_figure(8.5, 4.8)
-    ax = figure.subplots()
-    start = float(np.mean([seed["study_accuracy"] for seed in seeds]))
-    for kind, points in curves.items():
-        if not points:
-            continue
-        k = [0, *(p["removed"] for p in points)]
-        mean = np.array([start, *(p["mean"] for p in points)])
-        std = np.array([0.0, *(p["std"] for p in points)])
-        ax.plot(k, mean, color=KINDS[kind], label=kind.replace("_", " "), marker="o", markersize=3)
-        ax.fill_between(k, mean - std, mean + std, color=KINDS[kind], alpha=0.15, linewidth=0)
-    style_axes(ax, "removing residual blocks without retraining", "removed blocks")
-    ax.set_ylabel("test accuracy")
-    ax.legend(frameon=False)
-    add_caption(figure, f"{len(seeds)} seeds: mean, band: one standard deviation over the seeds (of the draws' means).")
-    return figure
-
-
-def draw_margins(runs: list[Path]) -> Any:
-    """Bits of margin of every branch over the epochs of the first run."""
-    rows = list(csv.DictReader((runs[0] / "margins.csv").open()))
-    of_layer: dict[str, list[tuple[int, float]]] = defaultdict(list)
-    for row in rows:
-        if row["grid"].startswith("float32"):
-            of_layer[row["layer"]].append((int(row["epoch"]), float(row["bits"])))
-    figure = new_figure(8.5, 4.8)
-    ax = figure.subplots()
-    from matplotlib import colormaps
-
-    for i, (layer, points) in enumerate(of_layer.items()):
-        finite = [(epoch, bits) for epoch, bits in points if np.isfinite(bits)]
-        colour = colormaps["viridis"](i / max(1, len(of_layer) - 1))
-        label = layer.removesuffix(".branch").removeprefix("stages.") if i % 3 == 0 else None
-        ax.plot(*zip(*finite, strict=True), color=colour, linewidth=1.2, label=label)
-    ax.axhline(0, color="#d9480f", linewidth=1)
-    style_axes(ax, f"{runs[0].name}: margin of every branch (dark: first blocks)", "epoch")
-    ax.set_ylabel("bits above the float32 grid's step")
-    ax.legend(frameon=False, fontsize=8, ncols=3)
-    add_caption(figure, "Above 0 no conflict is possible. bfloat16 weights would lower every line by 16 bits.")
-    return figure
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
 
 
 if __name__ == "__main__":
