@@ -49,6 +49,8 @@ class TrainConfig:
 
     dataset: str = _data("digits", "a path, hf:ID of the Hugging Face hub, or a name", "NAME", offers=SOURCES)
     data_dir: str | None = _data(None, "folder that holds NAME/*.parquet (also: CBKERNELS_DATA)", "DIR")
+    image_column: str | None = _data(None, "column of the images, in a table that has several", "NAME")
+    label_column: str | None = _data(None, "column of the labels, in a table that has several", "NAME")
     train_size: int | None = _data(None, "how many training samples are used (default all)", "N", least=1)
     test_size: int | None = _data(None, "how many test samples are used (default all)", "N", least=1)
     image_size: int | None = _data(None, "resize images to N x N pixels", "N", least=1)

@@ -40,7 +40,8 @@ def data_set_of(config: TrainConfig, *folders: str | os.PathLike[str]) -> DataSe
     """The data set, looked for where runs in these folders found it, too; errors as in ``load_data_set``."""
     return load_data_set(
         config.dataset, data_dir=config.data_dir, train_size=config.train_size, test_size=config.test_size,
-        image_size=config.image_size, seed=config.data_seed,
+        image_size=config.image_size, seed=config.data_seed, image_column=config.image_column,
+        label_column=config.label_column,
         found_at=next(filter(None, (data_found_at(folder, config.dataset) for folder in folders)), None),
     )  # fmt: skip
 

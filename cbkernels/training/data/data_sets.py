@@ -8,15 +8,18 @@ Hugging Face hub is asked. The same arguments give the same samples with every v
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from .image_files import Part, read_parts
+from .columns import Columns
+from .image_files import read_parts
 from .image_pixels import decoded, resized, stacked
+from .parts import Part
 from .sources import SOURCES, DataSource, source_named
 from .sources import load_digits as load_digits
 
@@ -87,7 +90,7 @@ class DataSet:
 def load_data_set(
     name: str, *, data_dir: str | os.PathLike[str] | None = None, train_size: int | None = None,
     test_size: int | None = None, image_size: int | None = None, seed: int = 0,
-    found_at: str | os.PathLike[str] | None = None,
+    found_at: str | os.PathLike[str] | None = None, image_column: str | None = None, label_column: str | None = None,
 ) -> DataSet:  # fmt: skip
     """Load a data set.
 
@@ -106,10 +109,12 @@ def load_data_set(
         seed: decides which samples ``train_size`` and ``test_size`` take, and, for a set that has no part to test
             on, which fifth of every class is held back for it.
         found_at: path from which it was read once; taken when there is none that is named now, before the cache.
+        image_column: name of the column of images, for a table that has several or calls it unusually.
+        label_column: the same of the labels; CIFAR-100, for one, has ``fine_label`` and ``coarse_label``.
 
     Returns:
         A DataSet; both parts keep the order in which they are stored. Names of classes (folders, strings) are numbered
-        in alphabetical order. A part called "validation" is tested on when there is none called "test".
+        in alphabetical order. A part called "validation" is tested on when there is none called "test" with labels.
 
     Raises:
         ValueError: an unknown name, a size that cannot be had, or data that is damaged, ambiguous or no images
@@ -122,10 +127,8 @@ def load_data_set(
         >>> digits.image_shape, digits.train_images.shape, digits.test_labels.shape, digits.num_classes
         ((1, 8, 8), (1000, 1, 8, 8), (359,), 10)
     """
-    for option, size in (("train_size", train_size), ("test_size", test_size), ("image_size", image_size)):
-        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-            raise ValueError(f"{option} is {size!r}; it must be a positive integer")
-    train, test, source, path = _found(name, data_dir, found_at)
+    _require_sizes(train_size=train_size, test_size=test_size, image_size=image_size)
+    train, test, source, path = _found(name, data_dir, found_at, Columns(image_column, label_column))
     if len(train) == 0 or (test is not None and len(test) == 0):
         raise ValueError(f"{train.origin if len(train) == 0 or test is None else test.origin} holds no sample")
     if test is None:
@@ -134,6 +137,9 @@ def load_data_set(
         source += f"; {TEST_SHARE:.0%} of every class held back for the test with seed {seed}"
         if len(test) == 0:
             raise ValueError(f"{train.origin} has too few samples of each class to hold some back for the test")
+    if left_out := "".join(f"; left out of {each.origin}: {each.left_out}" for each in (train, test) if each.left_out):
+        warnings.warn(f"not every file of {source} is an image{left_out}", stacklevel=2)
+        source += left_out
     train, test, num_classes = _numbered(train, test)
     train = _subset(train, train_size, seed, "train_size")
     test = _subset(test, test_size, seed, "test_size")
@@ -144,20 +150,26 @@ def load_data_set(
     )  # fmt: skip
 
 
+def _require_sizes(**sizes: object) -> None:
+    for option, size in sizes.items():
+        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+            raise ValueError(f"{option} is {size!r}; it must be a positive integer")
+
+
 def _found(
-    name: str, data_dir: str | os.PathLike[str] | None, found_at: str | os.PathLike[str] | None
+    name: str, data_dir: str | os.PathLike[str] | None, found_at: str | os.PathLike[str] | None, columns: Columns
 ) -> tuple[Part, Part | None, str, Path | None]:
     """As ``DataSource.parts``."""
     if not isinstance(name, (str, os.PathLike)):
         raise TypeError(f"dataset is {name!r}; pass a name or a path")
     name = os.fspath(name)
     if name in SOURCES:
-        return SOURCES[name].parts(data_dir, found_at)
+        return SOURCES[name].parts(data_dir, found_at, columns)
     if name.startswith("hf:"):
         identity, _, configuration = name[3:].partition(":")
         if not identity.strip("/"):
             raise ValueError(f"dataset is {name!r}; write the set's name on the hub behind hf:, like hf:owner/name")
-        return DataSource(identity, "", identity, configuration or None).parts(data_dir, found_at)
+        return DataSource(identity, "", identity, configuration or None).parts(data_dir, found_at, columns)
     path = Path(name)
     if found_at is not None and not path.exists():
         path = Path(found_at)
@@ -165,7 +177,7 @@ def _found(
         raise FileNotFoundError(
             f"dataset is {name!r}, which is no file or folder, and no name of a data set ({', '.join(SOURCES)}, hf:ID)"
         )
-    return *read_parts(path), str(path), path
+    return *read_parts(path, columns=columns), str(path), path
 
 
 def _numbered(train: Part, test: Part) -> tuple[Part, Part, int]:
@@ -193,7 +205,7 @@ def _numbered(train: Part, test: Part) -> tuple[Part, Part, int]:
                 f"number the classes 0 to {num_classes - 1}"
             )
         numbers = [part.labels.astype(np.int64) for part in (train, test)]
-    train, test = (Part(p.images, n, p.origin, names) for p, n in zip((train, test), numbers, strict=True))
+    train, test = (replace(p, labels=n, class_names=names) for p, n in zip((train, test), numbers, strict=True))
     return train, test, num_classes
 
 
@@ -241,7 +253,7 @@ def _pixels(train: Part, test: Part, image_size: int | None, source: str) -> tup
         if image_size is None:
             return train.images, test.images
         return resized(train.images, image_size), resized(test.images, image_size)
-    train_images, test_images = stacked([decoded(p.images, p.origin, image_size) for p in (train, test)], source)
+    train_images, test_images = stacked([decoded(p.images, image_size) for p in (train, test)], source)
     return train_images, test_images
 
 

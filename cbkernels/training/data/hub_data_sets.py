@@ -9,13 +9,15 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-from .image_files import TEST_NAMES, Part, columns_of, part_of_table
+from .columns import ANY, Columns, chosen_columns
+from .image_files import part_of_table
+from .parts import TEST_NAMES, Part, first_labelled
 
 _SECONDS = 2.0
 """For a connection to the hub; its own client would ask an unreachable one for half a minute."""
 
 
-def read_from_hub(identity: str, configuration: str | None = None) -> tuple[Part, Part | None]:
+def read_from_hub(identity: str, configuration: str | None = None, columns: Columns = ANY) -> tuple[Part, Part | None]:
     """Images and labels to train on, and to test on when there is such a part.
 
     The cache of ``datasets`` is asked first, with its network switched off; only what is not there is downloaded.
@@ -23,6 +25,7 @@ def read_from_hub(identity: str, configuration: str | None = None) -> tuple[Part
     Args:
         identity: ``owner/name`` on the hub.
         configuration: which of the set's configurations; None: its only or default one.
+        columns: which of its columns are asked for.
 
     Raises:
         ImportError: the package ``datasets`` is missing.
@@ -39,11 +42,11 @@ def read_from_hub(identity: str, configuration: str | None = None) -> tuple[Part
             found = datasets.load_dataset(identity, configuration)
     except Exception:  # whatever datasets makes of a set that is not in its cache
         found = _downloaded(datasets, identity, configuration, where)
-    test_name = next((name for name in TEST_NAMES if name in found), None)
+    tests = [name for name in TEST_NAMES if name in found]
     if "train" not in found:
         raise ValueError(f"{where} has the parts {', '.join(found)}; one called train is needed")
-    train = _part(found["train"], f"the training part of {where}" if test_name else where)
-    return train, _part(found[test_name], f"the test part of {where}") if test_name else None
+    train = _part(found["train"], f"the training part of {where}" if tests else where, columns)
+    return train, first_labelled(_part(found[name], f"the test part of {where}", columns) for name in tests)
 
 
 def _downloaded(datasets: Any, identity: str, configuration: str | None, where: str) -> Any:
@@ -86,6 +89,6 @@ def _without_network(datasets: Any) -> Iterator[None]:
         datasets.logging.set_verbosity(verbosity)
 
 
-def _part(dataset: Any, origin: str) -> Part:
+def _part(dataset: Any, origin: str, columns: Columns) -> Part:
     table = dataset.with_format("arrow")[:]
-    return part_of_table(table, columns_of(table.schema, origin), origin)
+    return part_of_table(table, chosen_columns(table.schema, origin, columns), origin)

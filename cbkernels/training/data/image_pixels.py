@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,25 +16,43 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
-Encoded = bytes | Path
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+ENDINGS = (
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm",
+)  # fmt: skip
+_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM")
 """What pillow may take an image for; for some other formats it starts programs."""
 _GREY = ("L", "1", "LA", "La")
 _DEEP = ("I", "F")
+_MOST_OF_8_BITS = 255
 
 
-def decoded(images: Iterable[Encoded], origin: str, image_size: int | None = None) -> list[Array]:
+@dataclass(frozen=True, slots=True)
+class InTable:
+    """An encoded image, and where it is in a file."""
+
+    content: bytes
+    row: int
+    """From 0, in the file."""
+    origin: str
+
+    def __str__(self) -> str:
+        return f"the image in row {self.row} of {self.origin}"
+
+
+Encoded = InTable | Path
+
+
+def decoded(images: Iterable[Encoded], image_size: int | None = None) -> list[Array]:
     """Decode and, if asked to, resize.
 
     Args:
         images: encoded images or their files.
-        origin: where they are from, for messages.
         image_size: height and width in pixels of the result (bilinear; proportions are not kept); None: as stored.
 
     Returns:
-        For each image (H, W) uint8 if it is grey, else (H, W, 3); transparency is left out.
+        For each image (H, W) uint8 if it is grey, else (H, W, 3), as its EXIF orientation says; transparency is left
+        out.
 
     Raises:
         ValueError: an image that is damaged, or has more than 8 bits a channel.
@@ -41,22 +60,39 @@ def decoded(images: Iterable[Encoded], origin: str, image_size: int | None = Non
         ImportError: pillow is missing.
     """
     pillow = require_pillow()
+    from PIL import ImageOps, UnidentifiedImageError, features
+
     arrays = []
-    for number, image in enumerate(images):
-        name = str(image) if isinstance(image, Path) else f"image {number} of {origin}"
-        source = io.BytesIO(image.read_bytes() if isinstance(image, Path) else image)
+    known = [name for name in _FORMATS if name != "AVIF" or features.check("avif")]
+    for image in images:
+        source = io.BytesIO(image.read_bytes() if isinstance(image, Path) else image.content)
         try:
-            with pillow.open(source, formats=_FORMATS) as opened:
-                mode = opened.mode
-                if not mode.startswith(_DEEP):
-                    arrays.append(_as_array(pillow, opened, image_size))
+            with pillow.open(source, formats=known) as opened:
+                deep = _deep_kind(opened)
+                if not deep:
+                    arrays.append(_as_array(pillow, ImageOps.exif_transpose(opened), image_size))
+        except UnidentifiedImageError as error:
+            raise ValueError(f"{image} is damaged or no image: it is none of {', '.join(known)}") from error
         # whatever a damaged file makes of pillow: OSError, SyntaxError, struct.error, DecompressionBombError
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ValueError(f"{name} is damaged or no image: {reason}") from error
-        if mode.startswith(_DEEP):
-            raise ValueError(f"{name} has pixels of pillow's mode {mode}; save it with 8 bits a channel")
+            raise ValueError(f"{image} is damaged or no image: {reason}") from error
+        if deep:
+            raise ValueError(f"{image} has pixels of pillow's mode {deep}; save it with 8 bits a channel")
     return arrays
+
+
+def _deep_kind(opened: Any) -> str:
+    """Pillow's name of more than 8 bits a channel, which it would cut for coloured images without a word; or ""."""
+    if opened.mode.startswith(_DEEP):
+        return str(opened.mode)
+    for codec, _, _, arguments in opened.tile:
+        each = arguments if isinstance(arguments, tuple) else (arguments,)
+        if raw := next((kind for kind in each if isinstance(kind, str) and ";16" in kind), None):
+            return raw
+        if codec == "ppm" and isinstance(each[-1], int) and each[-1] > _MOST_OF_8_BITS:
+            return f"{opened.mode} up to {each[-1]}"
+    return ""
 
 
 def _as_array(pillow: ModuleType, image: Any, image_size: int | None) -> Array:

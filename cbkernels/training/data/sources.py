@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...choices import Choice, Choices
+from .columns import ANY, Columns
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from .image_files import Part
+    from .parts import Part
 
     Found = tuple[Part, Part | None, str]
 
@@ -42,10 +43,12 @@ class DataSource(Choice):
     image_size: int | None = None
 
     def parts(
-        self, data_dir: str | os.PathLike[str] | None, found_at: str | os.PathLike[str] | None = None
-    ) -> tuple[Part, Part | None, str, Path | None]:
+        self, data_dir: str | os.PathLike[str] | None, found_at: str | os.PathLike[str] | None = None,
+        columns: Columns = ANY,
+    ) -> tuple[Part, Part | None, str, Path | None]:  # fmt: skip
         """As ``read``, and where they are on this disk; arguments are those of ``load_data_set``."""
         if self.read is not None:
+            columns.require_none(self.name)
             return *self.read(), None
         from .hub_data_sets import read_from_hub
         from .image_files import read_parts
@@ -57,12 +60,12 @@ class DataSource(Choice):
             folder = Path(found_at) if Path(found_at).is_dir() else folder
         if folder is not None:
             if folder.is_dir():
-                return *read_parts(folder, self.configuration), str(folder), folder
+                return *read_parts(folder, self.configuration, columns), str(folder), folder
             here = f"{folder} is no folder; put train-*.parquet and test-*.parquet there"
             if data_dir is not None:
                 raise FileNotFoundError(f"dataset {self.name!r} was not found: {here}")
         try:
-            train, test = read_from_hub(self.hub, self.configuration)
+            train, test = read_from_hub(self.hub, self.configuration, columns)
         except (ImportError, OSError) as error:
             kind = ImportError if isinstance(error, ImportError) else OSError
             raise kind(f"dataset {self.name!r} was not found: {error}; or do without the hub: {here}") from error
@@ -90,7 +93,7 @@ def load_digits() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
 
 
 def _digits() -> Found:
-    from .image_files import Part
+    from .parts import Part
 
     images, labels = load_digits()
     return Part(images.reshape(-1, 1, 8, 8), labels, "digits"), None, "inside of the package"

@@ -60,6 +60,18 @@ def write_parquet(
     return path
 
 
+def contents(count: int, height: int = 5) -> list[bytes]:
+    return [encoded(image) for image in grey(count, height)]
+
+
+def write_table(folder: Path, **columns: Any) -> str:
+    pyarrow = pytest.importorskip("pyarrow", reason="parquet: NOT TESTED HERE (no pyarrow)")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table(columns), folder / "table.parquet")
+    return str(folder / "table.parquet")
+
+
 def write_image(path: Path, image: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encoded(image))
@@ -374,7 +386,7 @@ def test_columns_are_found_by_their_types(tmp_path: Path) -> None:
         ("entry", pyarrow.array(["no", "yes"] * 5).dictionary_encode()),
     ):
         table = {"px": pyarrow.array(contents, pyarrow.large_binary()), name: label, "weight": [0.5] * 10}
-        if name == "fine":
+        if name == "fine":  # the names of files are no classes
             table["file_name"] = [f"{i}.png" for i in range(10)]
         parquet.write_table(pyarrow.table(table), tmp_path / f"{name}.parquet")
         found = load_data_set(str(tmp_path / f"{name}.parquet"))
@@ -388,6 +400,61 @@ def test_a_column_called_label_wins(tmp_path: Path) -> None:
     assert load_data_set(str(path)).num_classes == 2
 
 
+@pytest.mark.parametrize("other", ["fold", "id"])
+def test_a_text_column_called_label_wins_over_integers(tmp_path: Path, other: str) -> None:
+    """A table was trained on its fold, in five classes without a name."""
+    more = {other: [i % 5 if other == "fold" else i for i in range(10)]}
+    path = write_parquet(tmp_path / "x.parquet", grey(10), ["dog", "cat"] * 5, **more)
+    found = load_data_set(str(path))
+    assert (found.class_names, found.num_classes) == (("cat", "dog"), 2)
+
+
+@pytest.mark.parametrize("name", ["labels", "target", "class"])
+def test_other_usual_names_of_labels_win_too(tmp_path: Path, name: str) -> None:
+    path = write_table(tmp_path, image=contents(10), fold=[i % 5 for i in range(10)], **{name: ["no", "yes"] * 5})
+    assert load_data_set(path).class_names == ("no", "yes")
+
+
+def test_columns_that_are_asked_for(tmp_path: Path) -> None:
+    """CIFAR-100 has fine and coarse labels, and neither is called label."""
+    images = grey(10)
+    stored = [encoded(image) for image in images]
+    path = write_table(tmp_path, img=stored, small=contents(10, 2), fine_label=list(range(10)), coarse_label=[0, 1] * 5)
+    assert load_data_set(path, label_column="coarse_label").num_classes == 2
+    found = load_data_set(path, label_column="coarse_label", image_column="small")
+    assert found.image_shape == (1, 2, 4)
+    said = say(lambda: load_data_set(path, label_column="fine"))
+    assert said.startswith(f"label_column is 'fine'; {path} has no such column of integers or strings; its columns are")
+    assert "image_column is 'fine_label'" in say(
+        lambda: load_data_set(path, label_column="coarse_label", image_column="fine_label")
+    )
+    for name in ("digits", saved(tmp_path, images=images, labels=two_classes(10))):
+        assert "is no table with columns" in say(lambda name=name: load_data_set(name, label_column="fine"))  # type: ignore[misc]
+
+
+def test_refuses_labels_that_are_no_classes_by_their_name(tmp_path: Path) -> None:
+    path = write_table(tmp_path, image=contents(4), label=[0.5, 1.0, 0.5, 1.0], fold=[0, 1, 0, 1])
+    said = say(lambda: load_data_set(path))
+    assert said.startswith(f"the column label of {path} holds double, and labels are integers or strings; name another")
+    path = write_table(tmp_path, image=contents(4), word=["a", "b"] * 2, fold=[0, 1, 0, 1])
+    assert "2 columns that may be the labels, word, fold; name one of them by label_column" in say(
+        lambda: load_data_set(path)
+    )
+
+
+@pytest.mark.parametrize("has_validation", [True, False])
+def test_a_test_part_without_labels_is_not_tested_on(tmp_path: Path, has_validation: bool) -> None:
+    write_parquet(tmp_path / "train.parquet", grey(20), two_classes(20), ["a", "b"])
+    write_parquet(tmp_path / "test.parquet", grey(6), [-1] * 6, ["a", "b"])
+    if has_validation:
+        write_parquet(tmp_path / "validation.parquet", grey(2), two_classes(2), ["a", "b"])
+    found = load_data_set(str(tmp_path))
+    assert (len(found.train_labels), found.test_labels.tolist()) == (
+        (20, [0, 1]) if has_validation else (16, found.test_labels.tolist())
+    )
+    assert ("held back" in found.source) == (not has_validation)
+
+
 def test_refuses_ambiguous_and_missing_columns(tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow", reason="parquet: NOT TESTED HERE (no pyarrow)")
     from pyarrow import parquet
@@ -398,7 +465,7 @@ def test_refuses_ambiguous_and_missing_columns(tmp_path: Path) -> None:
 
     content = [encoded(image) for image in grey(2)]
     said = refused(img=content, fine_label=[0, 1], coarse_label=[0, 0])
-    assert said.startswith("has 2 columns that may be the labels, fine_label, coarse_label; keep one")
+    assert said.startswith("has 2 columns that may be the labels, fine_label, coarse_label; name one of them")
     assert refused(left=content, right=content, label=[0, 1]).startswith("has 2 columns that may be the images, left")
     said = refused(image=content, score=[0.5, 1.0])
     assert said.startswith("has no column of labels (integers or strings); its columns are image (binary), score")
@@ -418,7 +485,7 @@ def test_refuses_damaged_files_and_images(tmp_path: Path) -> None:
     for damaged in (whole[:-20], whole[:middle], b"", b"no parquet at all", cut, zeroed):
         path.write_bytes(damaged)
         said = say(lambda: load_data_set(str(path)))
-        assert said.startswith((f"{path} is damaged", "image 0 of")), said
+        assert said.startswith((f"{path} is damaged", "the image in row 0 of")), said
     images = [encoded(image) for image in grey(6)]
     for broken in (images[0][:40], b"", b"\x89PNG", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n"):
         write_parquet(path, [*images[:3], broken, *images[4:]], [0, 0, 0, 1, 1, 1])
@@ -426,19 +493,55 @@ def test_refuses_damaged_files_and_images(tmp_path: Path) -> None:
         path.rename(tmp_path / "train.parquet")
         write_parquet(tmp_path / "test.parquet", images[:2], two_classes(2))
         said = say(lambda: load_data_set(str(tmp_path)))
-        assert said.startswith(f"image 3 of the training part of {tmp_path} is damaged or no image: ")
+        assert said.startswith(f"the image in row 3 of {tmp_path / 'train.parquet'} is damaged or no image: ")
+        assert " at 0x" not in said
 
 
 def test_formats_that_nobody_asked_for_are_not_opened(tmp_path: Path) -> None:
     """Pillow knows many more, some of which start other programs."""
     path = write_parquet(tmp_path / "x.parquet", [encoded(image, "PCX") for image in grey(10)], two_classes(10))
-    assert "is damaged or no image: cannot identify" in say(lambda: load_data_set(str(path)))
+    assert "is damaged or no image: it is none of PNG" in say(lambda: load_data_set(str(path)))
 
 
 def test_refuses_images_deeper_than_8_bits(tmp_path: Path) -> None:
     deep = [encoded(np.full((1, 4, 4), 1000 + i, np.uint16)) for i in range(10)]
     path = write_parquet(tmp_path / "x.parquet", deep, two_classes(10))
     assert "pillow's mode I;16; save it with 8 bits" in say(lambda: load_data_set(str(path)))
+
+
+def deep_png() -> bytes:
+    """2 x 2 coloured pixels of 16 bits a channel; pillow writes none."""
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    rows = (b"\0" + bytes(range(12))) * 2
+    header = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("kind", ["png", "ppm"])
+def test_refuses_coloured_images_deeper_than_8_bits(tmp_path: Path, kind: str) -> None:
+    """Pillow reads them as 8 bits a channel without a word."""
+    content = deep_png() if kind == "png" else b"P6 2 2 65535\n" + bytes(range(24))
+    path = write_parquet(tmp_path / "x.parquet", [content] * 10, two_classes(10))
+    assert "save it with 8 bits a channel" in say(lambda: load_data_set(str(path)))
+
+
+def test_photographs_stand_upright(tmp_path: Path) -> None:
+    pillow = pytest.importorskip("PIL.Image", reason="encoded images: NOT TESTED HERE (no pillow)")
+    images = grey(10)
+    stored = []
+    for image in images:
+        exif = pillow.Exif()
+        exif[274] = 6  # orientation: the camera was turned; to be shown turned by 90 degrees, clockwise
+        content = io.BytesIO()
+        pillow.fromarray(np.rot90(image[0])).save(content, "PNG", exif=exif)
+        stored.append(content.getvalue())
+    found = load_data_set(str(write_parquet(tmp_path / "x.parquet", stored, two_classes(10))))
+    assert {image.tobytes() for image in (*found.train_images, *found.test_images)} == {i.tobytes() for i in images}
 
 
 def test_refuses_parts_that_do_not_belong_together(tmp_path: Path) -> None:
@@ -477,7 +580,8 @@ def test_a_folder_of_images_in_two_parts(tmp_path: Path) -> None:
                     write_image(tmp_path / part / name / f"{i}.png", image)
         (tmp_path / "train" / "cat" / "notes.txt").write_text("no image")
         (tmp_path / "train" / ".cache").mkdir(exist_ok=True)
-        found = load_data_set(str(tmp_path))
+        with pytest.warns(UserWarning, match=r"left out.* 1 of \.txt"):
+            found = load_data_set(str(tmp_path))
         assert found.class_names == ("cat", "dog")
         assert found.train_labels.tolist() == [0] * 4 + [1] * 4
         assert len(found.test_labels) == (4 if test_name == "test" else 2)
@@ -494,6 +598,35 @@ def test_a_folder_of_images_in_one_part(tmp_path: Path) -> None:
     for image, label in zip(found.train_images, found.train_labels, strict=True):
         assert any((image == other).all() for other in images[("cat", "eel", "test")[label]])
     assert len({image.tobytes() for image in (*found.train_images, *found.test_images)}) == 30
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize("found", ["notes.txt", None])
+def test_refuses_a_class_without_images(tmp_path: Path, part: str, found: str | None) -> None:
+    """Left out, it gave its number to the next class."""
+    for each in ("train", "test"):
+        for name in ("ant", "cat", "dog"):
+            write_image(tmp_path / each / name / "0.png", grey(1)[0])
+    image = tmp_path / part / "cat" / "0.png"
+    image.rename(image.with_name(found)) if found else image.unlink()
+    said = say(lambda: load_data_set(str(tmp_path)))
+    assert said.startswith(f"the class folder {image.parent} holds ")
+    assert ("1 files, such as notes.txt, but no image" if found else "no image (") in said
+
+
+def test_images_in_folders_of_a_class_and_other_endings(tmp_path: Path) -> None:
+    """Tiny ImageNet has train/<class>/images/*."""
+    for name in ("n1", "n2"):
+        for i in range(3):
+            write_image(tmp_path / "train" / name / "images" / f"{i}.png", grey(1)[0])
+        jfif = tmp_path / "train" / name / f"{name}.jfif"
+        jfif.write_bytes(encoded(grey(1)[0], "JPEG"))
+        (tmp_path / "train" / name / f"{name}_boxes.txt").write_text("0 0 4 4")
+    with pytest.warns(UserWarning, match=r"2 of \.txt"):
+        found = load_data_set(str(tmp_path))
+    assert np.bincount(np.concatenate([found.train_labels, found.test_labels])).tolist() == [4, 4]
+    assert found.class_names == ("n1", "n2")
+    assert "left out" in found.source
 
 
 def test_images_of_several_sizes_are_resized_or_refused(tmp_path: Path) -> None:
