@@ -109,8 +109,7 @@ def load_data_set(
         seed: decides which samples ``train_size`` and ``test_size`` take, and, for a set that has no part to test
             on, which fifth of every class is held back for it.
         found_at: path from which it was read once; taken when there is none that is named now, before the cache.
-        image_column: name of the column of images, for a table that has several or calls it unusually.
-        label_column: the same of the labels; CIFAR-100, for one, has ``fine_label`` and ``coarse_label``.
+        image_column, label_column: names of columns, in a table that has several; None: told by names and types.
 
     Returns:
         A DataSet; both parts keep the order in which they are stored. Names of classes (folders, strings) are numbered
