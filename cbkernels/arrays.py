@@ -92,8 +92,8 @@ def may_hold_nan(dtype: str) -> bool:
     return dtype in _FLOATS
 
 
-def as_rows(acts: object, name: str = "acts") -> Rows:
-    """Check activations.
+def as_rows(acts: object, name: str = "acts", least: int = 1) -> Rows:
+    """Check activations; ``least``: rows that are needed.
 
     Raises:
         ValueError: no first axis, no row, or memory that is not here (meta tensor).
@@ -102,7 +102,7 @@ def as_rows(acts: object, name: str = "acts") -> Rows:
     rows = _view(acts, name)
     if not rows.shape:
         raise ValueError(f"{name} has shape (); it needs a first axis that counts the samples")
-    if rows.shape[0] == 0:
+    if rows.shape[0] < least:
         raise ValueError(f"{name} has shape {rows.shape}; at least one row is needed")
     return rows
 
@@ -125,7 +125,7 @@ def as_labels_of_layers(labels: object, layers: Sequence[Rows], called: Sequence
     """
     view = _view(labels, "labels")
     if view.dtype in _FLOATS:
-        raise TypeError(f"labels has dtype {view.dtype}; class labels must be integers")
+        raise TypeError(f"labels has dtype {view.dtype}; {NUMBERED}")
     for layer, rows in zip(called, layers, strict=True):
         if len(view.shape) != 1:
             raise ValueError(f"labels has shape {view.shape}; it must be ({rows.shape[0]},), one label per row")
@@ -136,13 +136,20 @@ def as_labels_of_layers(labels: object, layers: Sequence[Rows], called: Sequence
     return Labels(*view)
 
 
+NUMBERED = "class labels must be integers; number the classes with np.unique(labels, return_inverse=True)[1]"
+
+
 def _view(x: object, name: str) -> Rows:
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(x, torch.Tensor):
         return _torch_view(torch, x, name)
     if isinstance(x, np.ndarray):
         return _numpy_view(x, name)
-    if isinstance(x, (list, tuple)):
+    if isinstance(x, tuple) and hasattr(x, "batch_sizes"):  # torch's PackedSequence
+        raise TypeError(
+            f"{name} is a {type(x).__name__}; pass torch.nn.utils.rnn.pad_packed_sequence(x, batch_first=True)[0]"
+        )
+    if isinstance(x, (list, tuple, range)):
         try:
             return _numpy_view(np.asarray(x), name)
         except ValueError as error:
@@ -153,7 +160,7 @@ def _view(x: object, name: str) -> Rows:
         return _dlpack_view(x, name)
     if hasattr(x, "__cuda_array_interface__"):
         return _cuda_array_view(x, name, None)
-    if hasattr(x, "__array_interface__"):
+    if hasattr(x, "__array_interface__") or hasattr(x, "__array__"):  # the latter: pandas' and polars' columns
         return _numpy_view(np.asarray(x), name)
     raise TypeError(f"{name} is a {type(x).__name__}; pass a NumPy array, a torch tensor or a DLPack producer")
 
@@ -174,7 +181,8 @@ def _rare_type(kind: np.dtype[Any], name: str) -> tuple[str, int]:
     if not kind.isnative:
         raise TypeError(f"{name} has dtype {kind.str}; convert it to this machine's byte order first")
     if kind.name not in _CODE:
-        raise TypeError(f"{name} has dtype {kind.name}; it must be real: float, integer or bool")
+        must = NUMBERED if name == "labels" else "it must be real: float, integer or bool"
+        raise TypeError(f"{name} has dtype {kind.name}; {must}")
     return kind.name, _CODE[kind.name]
 
 
@@ -187,6 +195,10 @@ def _torch_view(torch: Any, x: Any, name: str) -> Rows:
             {getattr(torch, d): (d, code, getattr(torch, d).itemsize)
              for code, d in enumerate(DTYPES) if hasattr(torch, d)}
         )  # fmt: skip
+    if x.is_nested:
+        raise TypeError(
+            f"{name} is a nested tensor, whose samples differ in size; pass torch.nested.to_padded_tensor(x, 0)"
+        )
     if x.layout is not torch.strided:
         layout = str(x.layout).removeprefix("torch.")
         raise TypeError(f"{name} is a {layout} tensor; convert it with .to_dense() first")
@@ -218,6 +230,8 @@ def _dlpack_view(x: Any, name: str) -> Rows:
         try:
             return _numpy_view(np.from_dlpack(x), name)
         except (BufferError, RuntimeError, TypeError, ValueError) as error:
+            if hasattr(x, "__array__"):  # of a type that NumPy's DLPack does not know, such as JAX's bfloat16
+                return _numpy_view(np.asarray(x), name)
             if torch is None:
                 raise TypeError(f"{name} cannot be read through DLPack without torch: {error}") from error
     if kind in _DLPACK_CUDA:
@@ -230,7 +244,8 @@ def _dlpack_view(x: Any, name: str) -> Rows:
     try:
         tensor = torch.from_dlpack(x)  # on a GPU this lets torch's current stream wait for the producer's
     except (AssertionError, BufferError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{where}, which torch cannot read ({error}); copy it to the CPU") from error
+        advice = "pass a copy of it" if kind == _DLPACK_CPU else "copy it to the CPU"
+        raise ValueError(f"{where}, which torch cannot read ({error}); {advice}") from error
     rows = _torch_view(torch, tensor, name)
     return rows if rows.device == "cpu" else rows._replace(producer=x)
 

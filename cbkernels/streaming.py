@@ -81,9 +81,13 @@ class BundleEntropy:
                 the first batch.
             labels: (N,) integers.
 
+        A batch without a row adds nothing.
+
         Raises:
             TypeError, ValueError: one sentence; the state is then unchanged.
         """
+        if _holds_none(labels) and not as_rows(acts, least=0).num_rows:
+            return
         rows = as_rows(acts)
         of_row = as_labels(labels, rows)
         self.held.add(rows, of_row, self.grid, backends.choose(self._backend, rows))
@@ -144,6 +148,13 @@ class BundleEntropy:
         fingerprints, labels = _checked_state(state, self.grid)
         self.reset()
         self.held.restore(fingerprints, labels, state["num_nan_rows"], state["dtype"], state["num_columns"])
+
+
+def _holds_none(labels: object) -> bool:
+    try:
+        return len(labels) == 0  # type: ignore[arg-type]
+    except TypeError:  # no length: neither a number nor an array without an axis is a batch
+        return False
 
 
 def _checked_state(

@@ -58,6 +58,7 @@ LABEL_ARRAYS: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
     ("complex", lambda: np.zeros(2, complex), TypeError, "labels has dtype complex128"),
     ("objects", lambda: np.array([0, 1], object), TypeError, "labels has dtype object"),
     ("strings", lambda: np.array(["cat", "dog"]), TypeError, "labels has dtype str"),
+    ("names", lambda: ["cat", "dog"], TypeError, "number the classes with np.unique(labels, return_inverse=True)[1]"),
     ("two_axes", lambda: np.zeros((2, 1), int), ValueError, "labels has shape (2, 1); it must be (2,), one label"),
     ("no_axis", lambda: np.array(1), ValueError, "labels has shape (); it must be (2,), one label per row"),
     ("too_short", lambda: np.zeros(1, int), ValueError, "labels has 1 entries for 2 rows; they must agree"),
@@ -293,6 +294,68 @@ def test_torch_labels() -> None:
     ):
         with pytest.raises(kind, match=re.escape(message)):
             cb.bundle_entropy(torch.zeros(2, 2), labels)
+
+
+class Column:
+    """Like pandas' and polars' columns: an array is to be had of it."""
+
+    def __init__(self, *values: Any) -> None:
+        self.values = values
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        return np.array(self.values, dtype)
+
+
+@pytest.mark.parametrize("labels", [range(2), Column(0, 1), Column(np.int8(0), np.int8(1))])
+def test_labels_may_be_what_data_frames_hold(labels: Any) -> None:
+    assert cb.bundle_entropy(np.zeros((2, 3)), labels).num_conflicting == 1
+    with pytest.raises(TypeError, match=r"labels has dtype str.*; class labels must be integers; number"):
+        cb.bundle_entropy(np.zeros((2, 3)), Column("cat", "dog"))
+
+
+def test_a_type_that_numpys_dlpack_does_not_know_is_read_as_an_array() -> None:
+    """JAX's bfloat16, without torch."""
+    bfloat16 = pytest.importorskip("ml_dtypes", reason="bfloat16 of NumPy: NOT TESTED HERE (no ml_dtypes)").bfloat16
+
+    class Jax(Column):
+        def __dlpack__(self, **options: Any) -> Any:
+            raise BufferError("bfloat16 is not supported")
+
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return 1, 0
+
+        def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+            return np.array(self.values).astype(bfloat16)
+
+    assert cb.bundle_rows(Jax([1.0, 2.0], [1.0, 2.0], [3.0, 2.0])).tolist() == [0, 0, 1]
+
+
+def test_what_holds_samples_of_several_sizes_says_how_to_pad_it() -> None:
+    torch = pytest.importorskip("torch", reason="torch: NOT TESTED HERE")
+    samples = [torch.zeros(3, 2), torch.zeros(2, 2)]
+    with pytest.raises(TypeError, match=r"acts is a PackedSequence; pass torch\.nn\.utils\.rnn\.pad_packed_sequence"):
+        cb.bundle_rows(torch.nn.utils.rnn.pack_sequence(samples))
+    with pytest.warns(UserWarning, match="prototype"):
+        nested = torch.nested.nested_tensor(samples)
+    for acts in (nested, torch.nested.nested_tensor(samples, layout=torch.jagged)):
+        with pytest.raises(
+            TypeError, match=r"acts is a nested tensor, .* pass torch\.nested\.to_padded_tensor\(x, 0\)"
+        ):
+            cb.bundle_rows(acts)
+
+
+def test_an_array_on_the_cpu_is_not_to_be_copied_there() -> None:
+    pytest.importorskip("torch", reason="torch: NOT TESTED HERE")
+
+    class OldProducer:
+        def __dlpack__(self, stream: Any = None) -> Any:
+            raise BufferError("read-only")
+
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return 1, 0
+
+    with pytest.raises(ValueError, match=r"which torch cannot read \(read-only\); pass a copy of it"):
+        cb.bundle_rows(OldProducer())
 
 
 def test_arrays_of_two_devices() -> None:

@@ -202,13 +202,24 @@ def test_labels_beyond_int64_are_refused_before_anything_is_stored() -> None:
     assert metric.num_rows == 8
 
 
+@pytest.mark.parametrize("labels", [[], (), np.zeros(0, np.int64)])
+def test_a_batch_without_a_row_adds_nothing(labels: Any) -> None:
+    acts, of_row = data()
+    metric, untouched = cb.BundleEntropy(), streamed(acts, of_row, [100])
+    metric.update(np.zeros((0, 7), np.float64), labels)  # whatever it has for a type and a width
+    metric.update(acts, of_row)
+    metric.update(acts[:0], labels)
+    assert numbers(metric.compute()) == numbers(untouched.compute())
+
+
 @pytest.mark.parametrize(
     ("wrong", "kind", "message"),
     [
         (lambda m: m.update(np.zeros((2, 11)), [0, 1]), TypeError, "acts has dtype float64 after batches of float32"),
         (lambda m: m.update(np.zeros((2, 7), np.float32), [0, 1]), ValueError, "7 values per row after batches of 11"),
         (lambda m: m.update(np.zeros((2, 11), np.float32), [0]), ValueError, "labels has 1 entries for 2 rows"),
-        (lambda m: m.update(np.zeros((0, 11), np.float32), []), ValueError, "at least one row is needed"),
+        (lambda m: m.update(np.zeros((0, 11), np.float32), [0]), ValueError, "at least one row is needed"),
+        (lambda m: m.update(np.zeros((2, 11), np.float32), np.zeros(0, int)), ValueError, "labels has 0 entries for 2"),
         (lambda m: m.merge("other"), TypeError, "other is a str; pass a BundleEntropy"),
         (lambda m: m.merge(streamed(*data(), [], grid=GRID)), ValueError, "other has grid UpdateGrid"),
         (lambda m: m.merge(streamed(data()[0][:, :3], data()[1], [])), ValueError, "3 values per row after batches"),

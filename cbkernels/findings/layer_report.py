@@ -230,9 +230,10 @@ class LayerReport(Mapping[str, BundleResult]):
             layers: also ``prefix/<layer>``: the entropy of every layer, in nats.
 
         Returns:
-            Those, and always four under ``prefix_summary/``: ``num_conflicting_layers``; ``largest_entropy`` and
-            ``mean_entropy`` over the layers, NaN when one is; ``smallest_margin_bits``, NaN when not measured. Where
-            ``learning_rates`` differ, ``grid_learning_rate`` and, of those, ``current_learning_rate`` and so on.
+            Those, and under ``prefix_summary/``: ``num_conflicting_layers``, ``largest_entropy`` and ``mean_entropy``
+            over the layers, ``smallest_margin_bits``. Where ``learning_rates`` differ, ``grid_learning_rate`` and, of
+            those, ``current_learning_rate`` and so on. What is not finite (entropies with a NaN, the margin of a dead
+            layer) or was not measured is left out: JSON and most trackers know no such number.
         """
         entropies = [r.entropy for r in self.results.values()]
         bits = [b for b in self.margin_bits.values() if b is not None]
@@ -247,7 +248,8 @@ class LayerReport(Mapping[str, BundleResult]):
             summary["grid_learning_rate"] = taken = float(self.grid.learning_rate)
             summary |= {f"{name}_learning_rate": rate for name, rate in self.learning_rates.items() if rate != taken}
         of_layers = {f"{prefix}/{layer}": r.entropy for layer, r in self.results.items()} if layers else {}
-        return {**of_layers, **{f"{prefix}_summary/{name}": value for name, value in summary.items()}}
+        found = {**of_layers, **{f"{prefix}_summary/{name}": value for name, value in summary.items()}}
+        return {name: value for name, value in found.items() if math.isfinite(value)}
 
     # --- files and pictures -----------------------------------------------------------------------
 

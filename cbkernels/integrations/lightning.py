@@ -43,7 +43,7 @@ class LayerMonitorCallback(OfTrainingMonitor, _lightning().Callback):  # type: i
         module: name of the part of the LightningModule to measure, "" for all of it.
         batch_size: samples that one update sees; None takes it from the trainer: the loader's batch size,
             times ranks, times accumulated batches.
-        log_layers: log the entropy of every layer too, not only the four summary numbers.
+        log_layers: log the entropy of every layer too, not only the summary numbers.
         name: prefix of what is logged; two callbacks on one trainer need two names.
         strict: raise when a measurement is impossible (learning rate 0 and no peak known, diverged weights) instead
             of warning once and leaving it out.

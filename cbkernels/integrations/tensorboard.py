@@ -17,7 +17,7 @@ from ..findings.layer_report import LayerReport
 def write(
     writer: Any, history_or_report: History | LayerReport, step: int | None = None, *, prefix: str = "bundle_entropy"
 ) -> None:
-    """Write the heat map layer x step so far and the four summary numbers of the last report.
+    """Write the heat map layer x step so far and the summary numbers of the last report.
 
     Args:
         writer: a ``torch.utils.tensorboard.SummaryWriter``; with Lightning ``trainer.logger.experiment``.
@@ -40,7 +40,6 @@ def write(
         bundle_entropy_summary/num_conflicting_layers 0.0
         bundle_entropy_summary/largest_entropy 0.0
         bundle_entropy_summary/mean_entropy 0.0
-        bundle_entropy_summary/smallest_margin_bits nan
         bundle_entropy_summary/heat_map 3 HWC
     """
     if not (hasattr(writer, "add_image") and hasattr(writer, "add_scalar")):

@@ -135,9 +135,13 @@ class BundleEntropy(_torchmetrics.Metric):  # type: ignore[misc,name-defined]
         self._update_count += 1
         self._computed = None
         is_shared = self.dist_sync_on_step and self.distributed_available_fn()
-        result = batch.compute(self.process_group or "world") if is_shared else batch.compute()
-        self._forward_cache = self._as_tensor(result)
-        return self._forward_cache
+        if is_shared or batch.num_rows:
+            result = batch.compute(self.process_group or "world") if is_shared else batch.compute()
+            value = self._as_tensor(result)
+        else:
+            value = _torch.tensor(float("nan"), device=self.device)
+        self._forward_cache = value
+        return value
 
     def reset(self) -> None:
         """Forget all rows; the options stay."""
@@ -163,6 +167,13 @@ class BundleEntropy(_torchmetrics.Metric):  # type: ignore[misc,name-defined]
         self._stream.merge(other)
         self._update_count += 1
         self._computed = None
+
+    def _reduce_states(self, *others: Any) -> None:
+        """What wrappers such as Running call with the registered states that they kept."""
+        raise _torchmetrics.utilities.exceptions.TorchMetricsUserError(
+            "this metric registers no states, so a wrapper that keeps them (such as Running) has nothing to keep; "
+            "hold one BundleEntropy for each part of the window and merge_state them"
+        )
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
         """Draw one value or several, as every torchmetrics metric does.

@@ -27,7 +27,7 @@ def log_report(
         log: called once as ``log(values, step=step)``.
         layers: also the entropy of every layer, as ``bundle_entropy/<layer>``, in nats.
         step: None is the report's own.
-        prefix: of the names; the four numbers of ``LayerReport.scalars`` are ``<prefix>_summary/...``.
+        prefix: of the names; the summary numbers of ``LayerReport.scalars`` are ``<prefix>_summary/...``.
 
     Raises:
         TypeError: ``report`` or ``log`` is something else.
@@ -36,7 +36,7 @@ def log_report(
         >>> import numpy as np, cbkernels
         >>> results = {"fc": cbkernels.bundle_entropy(np.zeros((4, 2)), np.array([0, 0, 1, 1]))}
         >>> log_report(LayerReport(results, step=3), lambda values, step: print(step, len(values)), layers=True)
-        3 5
+        3 4
     """
     if not isinstance(report, LayerReport):
         raise TypeError(f"report is a {type(report).__name__}; pass what LayerMonitor.measure() returned")

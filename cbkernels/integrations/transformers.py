@@ -33,7 +33,7 @@ class LayerMonitorCallback(OfTrainingMonitor, _transformers.TrainerCallback):  #
         on_evaluate: also after every evaluation.
         batch_size: samples that one update sees; None takes it from the arguments: that of a device, times
             devices, times ranks, times accumulated batches.
-        log_layers: log the entropy of every layer too, not only the four summary numbers.
+        log_layers: log the entropy of every layer too, not only the summary numbers.
         name: prefix of what is logged.
         strict: raise when a measurement is impossible (learning rate 0 and no peak known, diverged weights) instead
             of warning once and leaving it out.
@@ -78,6 +78,7 @@ class LayerMonitorCallback(OfTrainingMonitor, _transformers.TrainerCallback):  #
         self._on_evaluate, self._log_layers, self._name = on_evaluate, log_layers, name
         self._state_key = f"LayerMonitorCallback[{name}]"
         self._trainer: Any = None
+        self._epochs_ended = 0
         self._monitor = TrainingMonitor(probe, layers=layers, strict=strict, **options)
 
     def attach(self, trainer: Any) -> LayerMonitorCallback:
@@ -96,6 +97,7 @@ class LayerMonitorCallback(OfTrainingMonitor, _transformers.TrainerCallback):  #
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Meet the model; take the history from the state, where a resumed training brings it along."""
+        self._epochs_ended = int(state.epoch or 0)
         kept = state.stateful_callbacks.get(self._state_key, [])
         self._monitor.history = History(LayerReport.from_dict(json.loads(report)) for report in kept)
         if self._takes_part(state):
@@ -112,8 +114,9 @@ class LayerMonitorCallback(OfTrainingMonitor, _transformers.TrainerCallback):  #
             self._measure(args, state, control, kwargs["optimizer"])
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Measure every n epochs."""
-        if self._every_n_epochs is not None and round(state.epoch) % self._every_n_epochs == 0:
+        """Measure every n epochs, counted here: of a data set without a length the state knows no epoch."""
+        self._epochs_ended += 1
+        if self._every_n_epochs is not None and self._epochs_ended % self._every_n_epochs == 0:
             self._measure(args, state, control, kwargs["optimizer"])
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -23,7 +23,7 @@ from ..grid import UpdateGrid
 from ..result import BundleResult
 from ..streaming import BundleEntropy
 from .evaluation import Take, first_tensor, outputs_taken
-from .probe import NoRows, ProbeBatch, Reduction, rows_of_output
+from .probe import NoRows, ProbeBatch, RowRule, rows_of_output
 
 HELD_BYTES = 1 << 30
 """Outputs on a GPU that wait for the common launch."""
@@ -43,7 +43,7 @@ class Measured:
 
 
 def _rows_taken(
-    measured: Measured, batch: ProbeBatch, reduce: str | Reduction, count: Callable[[str, torch.Tensor, Rows], None]
+    measured: Measured, batch: ProbeBatch, rule: RowRule, count: Callable[[str, torch.Tensor, Rows], None]
 ) -> Take:
     """What a hook does: give ``count`` a layer's rows and the checked view of them, or keep why there are none."""
 
@@ -54,7 +54,7 @@ def _rows_taken(
             measured.skipped[layer] = "its output holds no tensor"
             return
         try:
-            rows = rows_of_output(tensor, module, batch, reduce)
+            rows = rows_of_output(tensor, module, batch, rule)
         except NoRows as reason:
             measured.skipped[layer] = str(reason)
             return
@@ -85,7 +85,7 @@ class AtOnce:
     """None for plain equality."""
     backend: str
     """Name of a backend or "auto"."""
-    reduce: str | Reduction
+    rule: RowRule
     """See ``rows_of_output``."""
     margin: bool
     """Measure conflict margins too."""
@@ -105,7 +105,7 @@ class AtOnce:
             self._measured = Measured()
             self._labels_on = functools.cache(batch.labels.to)
             self._held: list[tuple[str, torch.Tensor, int]] = []
-            take = _rows_taken(self._measured, batch, self.reduce, self._count_or_hold)
+            take = _rows_taken(self._measured, batch, self.rule, self._count_or_hold)
             with outputs_taken(model, names, take):
                 model(*batch.args, **batch.kwargs)
             self._flush()
@@ -177,7 +177,7 @@ class AcrossBatches:
     """None for plain equality."""
     backend: str
     """Name of a backend or "auto"."""
-    reduce: str | Reduction
+    rule: RowRule
     """See ``rows_of_output``."""
     metrics: dict[str, BundleEntropy] = field(default_factory=dict)
     """layer -> what it has seen."""
@@ -193,7 +193,7 @@ class AcrossBatches:
         self._names = names
         for batch in batches:
             add = functools.partial(self._add, functools.cache(batch.labels.to))
-            with outputs_taken(model, names, _rows_taken(self._measured, batch, self.reduce, add)):
+            with outputs_taken(model, names, _rows_taken(self._measured, batch, self.rule, add)):
                 model(*batch.args, **batch.kwargs)
         if not self.metrics:
             _require_something(self._measured, names)

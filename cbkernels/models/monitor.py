@@ -23,7 +23,7 @@ from ..grid import GRID_DTYPES, UpdateGrid
 from .evaluation import device_of, evaluating, every_layer_called, unwrapped
 from .layer_measurement import AcrossBatches, AtOnce, Measured
 from .layer_selection import Selection, chosen_by_user, observe
-from .probe import ProbeBatch, Reduction, as_probe, check_reduction
+from .probe import ProbeBatch, Reduction, RowRule, as_probe, check_reduction, is_time_first
 from .training_grid import TrainingGrid
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ class LayerMonitor:
         reduce: what of a sequence output (N, T, C) is a sample's row: "flatten", the first value "cls",
             the "last" one, the "mean", or a function of (output, mask) that returns (N, ...).
             Values that the mask leaves out never count.
+        batch_axis: 0 or 1, which axis of a layer's output counts the samples where both have as many entries; None
+            takes what the module's ``batch_first`` says, and leaves a sequence out that cannot be told.
         mask: (N, T) padding mask, or the name of the one among the probe's keyword arguments.
         margin: also measure the conflict margin of every layer.
         process_group: None measures what this process holds. "world" or a group: every rank holds a part of
@@ -99,6 +101,7 @@ class LayerMonitor:
         learning_rate: str | float = "peak",
         dtype: str | None = None,
         reduce: str | Reduction = "flatten",
+        batch_axis: int | None = None,
         mask: torch.Tensor | str | None = "attention_mask",
         margin: bool = True,
         process_group: ProcessGroup | str | None = None,
@@ -107,6 +110,8 @@ class LayerMonitor:
     ) -> None:
         inner = unwrapped(model)
         check_reduction(reduce)
+        if batch_axis is not None and (isinstance(batch_axis, bool) or batch_axis not in (0, 1)):
+            raise ValueError(f"batch_axis is {batch_axis!r}; choose 0, 1 or None")
         backends.require_name(backend)
         taken_anew = TrainingGrid(optimizer, 0 if batch_size is None else batch_size, learning_rate)
         _check_grid(grid, optimizer, batch_size, learning_rate)
@@ -119,7 +124,7 @@ class LayerMonitor:
         self._is_auto = isinstance(layers, str) and layers == "auto"
         self._selection = None if self._is_auto else Selection(chosen_by_user(inner, layers))
         self._grid, self._dtype = taken_anew if isinstance(grid, str) else grid, dtype
-        self._reduce, self._margin = reduce, margin
+        self._rule, self._margin = RowRule(reduce, batch_axis, is_time_first(inner)), margin
         self._process_group, self._autocast, self._backend = process_group, autocast, backend
         self._looked_at: dict[str, type[nn.Module]] = {}
         self._overwritten: set[str] = set()
@@ -165,7 +170,7 @@ class LayerMonitor:
                 learning_rates=rates,
                 model=type(inner).__name__,
                 autocast=_autocast_in_use(inner),
-                reduce=self._reduce if isinstance(self._reduce, str) else getattr(self._reduce, "__name__", "function"),
+                reduce=_name_of(self._rule.reduce),
                 seconds=time.perf_counter() - started,
                 seconds_since_last=None if self._ended is None else started - self._ended,
             )
@@ -179,12 +184,12 @@ class LayerMonitor:
         if self._process_group is None:
             selection = self._selected(inner)
             if len(self.probe) == 1:
-                at_once = AtOnce(grid, self._backend, self._reduce, self._margin, self._overwritten)
+                at_once = AtOnce(grid, self._backend, self._rule, self._margin, self._overwritten)
                 return at_once.measure(inner, selection.names, self._batches_for(inner)[0]), selection
-            stream = AcrossBatches(grid, self._backend, self._reduce)
+            stream = AcrossBatches(grid, self._backend, self._rule)
             stream.add_all(inner, selection.names, self._batches_for(inner))
             return stream.measured(), selection
-        stream, selection, error = AcrossBatches(grid, self._backend, self._reduce), Selection([]), None
+        stream, selection, error = AcrossBatches(grid, self._backend, self._rule), Selection([]), None
         failure: Exception | None = None
         try:
             batches = [batch for batch in self._batches_for(inner) if batch.num_rows]
@@ -252,6 +257,10 @@ class LayerMonitor:
         if grid is not None and dtype is not None:
             grid = UpdateGrid(grid.learning_rate, grid.batch_size, grid.weight_amplitude, dtype)
         return grid, {}
+
+
+def _name_of(reduce: str | Reduction) -> str:
+    return reduce if isinstance(reduce, str) else getattr(reduce, "__name__", "function")
 
 
 def _check_grid(grid: object, optimizer: object, batch_size: object, learning_rate: object) -> None:

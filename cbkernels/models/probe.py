@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..arrays import NUMBERED
 from .evaluation import tensors_in
 
 REDUCTIONS = ("flatten", "cls", "last", "mean")
@@ -75,11 +76,14 @@ def _is_batch(probe: object) -> bool:
     if not isinstance(probe, (tuple, list)) or len(probe) != 2:
         return False
     # a list of two batches is told from a batch by its second entry
-    return isinstance(probe[1], (torch.Tensor, np.ndarray)) or _is_flat_list(probe[1])
+    return hasattr(probe[1], "__array__") or _is_flat_list(probe[1])
 
 
 def _is_flat_list(x: object) -> bool:
-    return isinstance(x, (list, tuple)) and bool(x) and all(isinstance(i, (int, np.integer)) for i in x)
+    numbers_or_names = (int, float, str, np.generic)
+    return isinstance(x, range) or (
+        isinstance(x, (list, tuple)) and bool(x) and all(isinstance(i, numbers_or_names) for i in x)
+    )
 
 
 def _as_batch(batch: object, mask: object) -> ProbeBatch:
@@ -92,11 +96,9 @@ def _as_batch(batch: object, mask: object) -> ProbeBatch:
         x, y = batch
     else:
         raise TypeError(f"a probe batch is a {type(batch).__name__}; pass a pair (x, y) or a dict with labels")
-    labels = _as_tensor(np.asarray(y) if isinstance(y, (list, tuple)) else y).detach().clone()
+    labels = _labels(y)
     if labels.ndim != 1:
         raise ValueError(f"the probe's labels have shape {tuple(labels.shape)}; one label per sample is needed, (N,)")
-    if labels.is_floating_point() or labels.is_complex():
-        raise TypeError(f"the probe's labels have dtype {labels.dtype}; class labels must be integers")
     args, kwargs = _detached(((), dict(x)) if isinstance(x, Mapping) else (x if isinstance(x, tuple) else (x,), {}))
     found = kwargs.get(mask) if isinstance(mask, str) else mask
     if found is not None:
@@ -109,6 +111,18 @@ def _as_batch(batch: object, mask: object) -> ProbeBatch:
             f"the probe has {len(labels)} labels and samples of shape {tuple(of_samples.shape)}; they must agree"
         )
     return ProbeBatch(args, kwargs, labels, found)
+
+
+def _labels(y: Any) -> torch.Tensor:
+    if not isinstance(y, torch.Tensor):
+        y = np.asarray(y)
+        if y.dtype.kind not in "biu":
+            raise TypeError(f"the probe's labels have dtype {y.dtype}; {NUMBERED}")
+        y = _as_tensor(y)
+    if y.is_floating_point() or y.is_complex():
+        raise TypeError(f"the probe's labels have dtype {y.dtype}; {NUMBERED}")
+    kept: torch.Tensor = y.detach().clone()
+    return kept
 
 
 def _mapped(x: Any, change: Callable[[torch.Tensor], Any]) -> Any:
@@ -143,6 +157,10 @@ def _moved(x: Any, device: torch.device) -> Any:
 # --- rows -------------------------------------------------------------------------------------------------
 
 
+_SEQUENCES = 3
+"""Axes of (N, T, C) and (T, N, C)."""
+
+
 class NoRows(Exception):
     """Why an output has no row per sample."""
 
@@ -155,20 +173,35 @@ def check_reduction(reduce: object) -> None:
     raise kind(f"reduce is {reduce!r}; choose one of {', '.join(REDUCTIONS)} or pass a function")
 
 
-def rows_of_output(output: torch.Tensor, module: nn.Module, batch: ProbeBatch, reduce: str | Reduction) -> torch.Tensor:
+@dataclass(frozen=True)
+class RowRule:
+    """How outputs become rows, see ``LayerMonitor``."""
+
+    reduce: str | Reduction = "flatten"
+    batch_axis: int | None = None
+    """Which axis counts the samples where the first and the second have N entries; None: told by the module."""
+    is_time_first: bool = False
+    """The model has modules with ``batch_first=False``, so outputs of others may have the time first, too."""
+
+
+def is_time_first(model: nn.Module) -> bool:
+    """Whether any of its modules takes (T, N, C)."""
+    return any(getattr(module, "batch_first", None) is False for module in model.modules())
+
+
+def rows_of_output(output: torch.Tensor, module: nn.Module, batch: ProbeBatch, rule: RowRule) -> torch.Tensor:
     """A tensor whose first axis counts the samples.
 
     Args:
-        output: what the module returned; samples along the first axis, or along the second in a
-            recurrent or attention module with ``batch_first=False``.
+        output: what the module returned; samples along the first axis, or along the second.
         module: the module.
         batch: for N and the padding mask.
-        reduce: how (N, T, C) becomes a row; other ranks are left as they are.
+        rule: how (N, T, C) becomes a row, and which axis N is; other ranks are left as they are.
 
     Raises:
-        NoRows: no axis has N entries.
+        NoRows: no axis has N entries, or it cannot be told which of two.
     """
-    rows = _samples_first(output, module, batch.num_rows)
+    reduce, rows = rule.reduce, _samples_first(output, module, batch.num_rows, rule)
     if callable(reduce):
         return reduce(rows, batch.mask)
     if rows.ndim != 3:
@@ -188,14 +221,21 @@ def rows_of_output(output: torch.Tensor, module: nn.Module, batch: ProbeBatch, r
     return (kept / mask.sum(1, keepdim=True).clamp(min=1)).to(rows.dtype)
 
 
-def _samples_first(output: torch.Tensor, module: nn.Module, num_rows: int) -> torch.Tensor:
+def _samples_first(output: torch.Tensor, module: nn.Module, num_rows: int, rule: RowRule) -> torch.Tensor:
     axes = [axis for axis in (0, 1) if axis < output.ndim and output.shape[axis] == num_rows]
     if not axes:
         raise NoRows(f"its output has shape {tuple(output.shape)}, and neither of its first two axes is {num_rows}")
-    attention = getattr(module, "self_attn", module)
-    if getattr(attention, "batch_first", None) is False and axes[-1] == 1:
-        return output.movedim(1, 0)
-    return output if axes[0] == 0 else output.movedim(1, 0)
+    if len(axes) == 1:
+        return output.movedim(axes[0], 0)
+    batch_first = getattr(getattr(module, "self_attn", module), "batch_first", None)
+    if rule.batch_axis is not None:
+        return output.movedim(rule.batch_axis, 0)
+    if batch_first is None and rule.is_time_first and output.ndim == _SEQUENCES:
+        raise NoRows(
+            f"its output has shape {tuple(output.shape)}, and both of its first axes may count the {num_rows} samples; "
+            "pass batch_axis=0 or 1, or another number of samples"
+        )
+    return output.movedim(1 if batch_first is False else 0, 0)
 
 
 def _last(rows: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

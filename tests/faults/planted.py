@@ -190,7 +190,7 @@ FAULTS = [
     ),
     Fault(
         "training/loop/lookahead.py",
-        '        self.steps_taken = int(state_dict["steps_taken"])\n',
+        "        self.steps_taken = steps_taken\n",
         "",
         "lookahead: a resumed run synchronises at other steps",
         ("training/loop/test_lookahead.py",),

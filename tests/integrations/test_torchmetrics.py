@@ -443,5 +443,28 @@ def test_any_rank_gets_the_result_of_one_process() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_a_batch_without_a_sample_adds_nothing() -> None:
+    """update(acts[mask], labels[mask]) with nothing left."""
+    metric = BundleEntropy()
+    acts, labels = BATCHES[0]
+    metric.update(acts[:0], labels[:0])
+    assert metric.num_rows == 0
+    fed(metric, [BATCHES[0]])
+    metric.update(acts[:0], labels[:0])
+    assert math.isnan(metric(acts[:0], labels[:0]).item())
+    assert metric.compute().item() == one_shot([BATCHES[0]]).entropy
+    with pytest.raises(ValueError, match="0 entries for"):
+        metric.update(acts, labels[:0])
+
+
+def test_a_wrapper_that_keeps_states_is_refused_in_one_sentence() -> None:
+    """Running raised "no rows yet" after three updates."""
+    running = torchmetrics.wrappers.Running(BundleEntropy(), window=2)
+    for acts, labels in BATCHES[:3]:
+        running.update(acts, labels)
+    with pytest.raises(torchmetrics.utilities.exceptions.TorchMetricsUserError, match="merge_state them"):
+        running.compute()
+
+
 if __name__ == "__main__":
     on_rank(int(os.environ["RANK"]))

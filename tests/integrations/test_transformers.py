@@ -112,6 +112,25 @@ def test_the_training_is_the_same_with_and_without_it(tmp_path: Path) -> None:
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in watched.modules())
 
 
+class Stream(torch.utils.data.IterableDataset):  # type: ignore[misc]
+    """A data set without a length."""
+
+    def __iter__(self) -> Any:
+        return iter(DATA)
+
+
+def test_epochs_of_a_data_set_without_a_length_are_counted(tmp_path: Path) -> None:
+    """The state's epoch is a share of max_steps there: epochs 1 and 3 were measured."""
+    callback = LayerMonitorCallback(PROBE, reduce="cls", every_n_epochs=2)
+    steps = len(DATA) // 8
+    made = transformers.Trainer(
+        model=bert(), args=arguments(tmp_path, max_steps=4 * steps, logging_strategy="no"), train_dataset=Stream()
+    )
+    callback.attach(made)
+    made.train()
+    assert callback.history.steps == [2 * steps, 4 * steps]
+
+
 @pytest.mark.parametrize(("attach", "restore"), [(True, False), (False, True)])
 def test_a_resumed_training_has_the_history_of_an_undisturbed_one(tmp_path: Path, attach: bool, restore: bool) -> None:
     """``restore_callback_states_from_checkpoint`` makes the Trainer rebuild stateful callbacks, which needs a probe."""

@@ -23,7 +23,7 @@ from torch import nn  # noqa: E402
 
 import cbkernels as cb  # noqa: E402
 from cbkernels.models.layer_measurement import AtOnce  # noqa: E402
-from cbkernels.models.probe import as_probe, rows_of_output  # noqa: E402
+from cbkernels.models.probe import RowRule, as_probe, rows_of_output  # noqa: E402
 
 from .. import emulation, model_zoo  # noqa: E402
 
@@ -187,8 +187,8 @@ def test_a_gpu_holds_no_more_outputs_than_its_budget() -> None:
     model = mlp()
     names = [str(i) for i in range(4)]
     batch = as_probe((X, LABELS))[0]
-    everything = AtOnce(None, emulation.NAME, "flatten", False, set())
-    few = AtOnce(None, emulation.NAME, "flatten", False, set(), held_bytes=6 * 8 * 4)
+    everything = AtOnce(None, emulation.NAME, RowRule(), False, set())
+    few = AtOnce(None, emulation.NAME, RowRule(), False, set(), held_bytes=6 * 8 * 4)
     with torch.no_grad():
         before = emulation.launches()
         expected = everything.measure(model, names, batch)
@@ -313,9 +313,9 @@ def test_the_mean_of_a_padded_sequence_is_that_of_its_values() -> None:
     batch = as_probe(({"words": WORDS, "attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0], [1, 0, 0], [0, 0, 0]])},
                       [0, 1, 2, 3]))[0]  # fmt: skip
     values = torch.arange(12.0).reshape(4, 3, 1)
-    found = rows_of_output(values, nn.Identity(), batch, "mean")
+    found = rows_of_output(values, nn.Identity(), batch, RowRule("mean"))
     assert found.flatten().tolist() == [1.0, 3.5, 6.0, 0.0], "a sequence of padding only is zero"
-    assert rows_of_output(values.bfloat16(), nn.Identity(), batch, "mean").dtype == torch.bfloat16
+    assert rows_of_output(values.bfloat16(), nn.Identity(), batch, RowRule("mean")).dtype == torch.bfloat16
 
 
 def test_samples_may_be_the_second_axis() -> None:
@@ -645,6 +645,12 @@ def test_bad_options_are_refused(options: dict[str, Any], error: type[Exception]
         (X, TypeError, "probe is a Tensor; pass"),
         ([], ValueError, "probe holds no batch"),
         ((X, LABELS.float()), TypeError, "labels have dtype torch.float32; class labels must be integers"),
+        (
+            (X, list("ababab")),
+            TypeError,
+            "labels have dtype <U1; class labels must be integers; number the classes with",
+        ),
+        ((X, LABELS.double().tolist()), TypeError, "labels have dtype float64; class labels must be integers"),
         ((X, LABELS[:5]), ValueError, r"5 labels and samples of shape \(6, 10\); they must agree"),
         ((X, LABELS[:, None]), ValueError, r"labels have shape \(6, 1\); one label per sample"),
         ({"x": X}, ValueError, r"keys \['x'\]; it needs an entry 'labels'"),
@@ -692,3 +698,37 @@ def test_the_cost_is_known() -> None:
     assert first.seconds_since_last is None
     assert second.seconds_since_last is not None
     assert second.seconds_since_last >= 0
+
+
+@pytest.mark.parametrize("batch_axis", [None, 0, 1])
+def test_samples_and_time_of_one_length_are_never_swapped_in_silence(batch_axis: int | None) -> None:
+    """T == N: an output behind a recurrent module says nothing about its axes."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.GRU(5, 4), Returns(lambda out: out[0]), nn.Linear(4, 3))
+    x = torch.randn(6, 6, 5)
+    report = plain(model, (x, LABELS), layers=["0", "2"], batch_axis=batch_axis).measure()
+    out = model[0](x)[0].detach()
+    expected = 0 if batch_axis == 0 else 1  # the module says it, but a user knows better
+    assert report["0"] == cb.bundle_entropy(out.movedim(expected, 0), LABELS)
+    if batch_axis is None:
+        assert "2" not in report
+        assert report.skipped["2"].startswith("its output has shape (6, 6, 3), and both of its first axes may count")
+    else:
+        assert report["2"] == cb.bundle_entropy(model[2](out).detach().movedim(batch_axis, 0), LABELS)
+
+
+def test_a_model_with_the_samples_first_is_measured_as_ever() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.GRU(5, 4, batch_first=True), Returns(lambda out: out[0]), nn.Linear(4, 3))
+    x = torch.randn(6, 6, 5)
+    report = plain(model, (x, LABELS), layers=["0", "2"]).measure()
+    assert report["2"] == cb.bundle_entropy(model(x).detach(), LABELS)
+    with pytest.raises(ValueError, match="batch_axis is 2; choose 0, 1 or None"):
+        plain(model, (x, LABELS), batch_axis=2)
+
+
+@pytest.mark.parametrize(("batch_axis", "shape"), [(None, (6, 3)), (1, (6, 3))])
+def test_where_only_one_axis_fits_it_is_taken(batch_axis: int | None, shape: tuple[int, ...]) -> None:
+    model = nn.Sequential(nn.GRU(5, 4), Returns(lambda out: out[0][-1]), nn.Linear(4, 3))  # (T, N, C), then (N, C)
+    report = plain(model, (torch.randn(6, 6, 5), LABELS), layers=["2"], batch_axis=batch_axis).measure()
+    assert (report["2"].num_rows, report["2"].num_columns) == shape

@@ -13,7 +13,7 @@ from torch import nn
 
 from ...models.branches import EPSILON
 from ...models.evaluation import evaluating, every_layer_called, first_tensor
-from ...models.probe import NoRows, ProbeBatch, rows_of_output
+from ...models.probe import NoRows, ProbeBatch, RowRule, is_time_first, rows_of_output
 from ..cut_blocks import CutBlock
 from ..plan import Removable
 
@@ -28,13 +28,13 @@ def each_branch(model: nn.Module, removable: Removable, batch: ProbeBatch, take:
     puts out. As in arXiv 2103.04331 a branch is multiplied by 1/std of every layer in it that a batch norm follows. A
     branch that no module makes is the block's output less its input's shortcut.
     """
-    seen = set[str]()
+    rule, seen = RowRule(is_time_first=is_time_first(model)), set[str]()
     factors = dict[str, float]()
     layered: list[Any] = [None]
 
     def give(block: str, module: nn.Module, tensor: torch.Tensor) -> None:
         with suppress(NoRows):
-            rows = rows_of_output(tensor, module, batch, "flatten")
+            rows = rows_of_output(tensor, module, batch, rule)
             factor = factors.get(block, 1.0)
             take(block, rows if factor == 1.0 else rows.float() * factor)
             seen.add(block)

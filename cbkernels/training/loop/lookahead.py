@@ -65,9 +65,14 @@ class Lookahead(torch.optim.Optimizer):
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """The inner optimizer's state, the slow weights and the number of steps taken."""
-        slow = [s.clone() for s in self._slow()]
-        return {"inner": self.inner.state_dict(), "slow": slow, "steps_taken": self.steps_taken}
+        """The inner optimizer's, in the form of every optimizer's, which ``torch.distributed.checkpoint`` takes too.
+
+        The slow weights are in it as state of their parameters, the number of steps taken in every group.
+        """
+        found = self.inner.state_dict()
+        state = {i: {**found["state"].get(i, {}), "slow": slow.clone()} for i, slow in enumerate(self._slow())}
+        groups = [{**group, "steps_taken": self.steps_taken} for group in found["param_groups"]]
+        return {**found, "state": state, "param_groups": groups}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue where ``state_dict`` was taken.
@@ -75,14 +80,28 @@ class Lookahead(torch.optim.Optimizer):
         Raises:
             ValueError: the state is of other parameters; nothing is changed then.
         """
-        shapes = [tuple(s.shape) for s in state_dict["slow"]]
+        inner, saved_slow, steps_taken = _parts_of(state_dict)
+        shapes = [tuple(s.shape) for s in saved_slow]
         if shapes != [tuple(s.shape) for s in self._slow()]:
             raise ValueError(f"the state has slow weights of shapes {shapes}; the parameters differ")
-        self.inner.load_state_dict(state_dict["inner"])
+        self.inner.load_state_dict(inner)
         self.param_groups = self.inner.param_groups
-        for slow, saved in zip(self._slow(), state_dict["slow"], strict=True):
+        for slow, saved in zip(self._slow(), saved_slow, strict=True):
             slow.copy_(saved)
-        self.steps_taken = int(state_dict["steps_taken"])
+        self.steps_taken = steps_taken
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__.copy()  # Optimizer's own would leave out everything above
+
+
+def _parts_of(state: dict[str, Any]) -> tuple[dict[str, Any], list[torch.Tensor], int]:
+    """State of the inner optimizer, slow weights and steps taken."""
+    if "inner" in state:  # of version 0.1.0
+        return state["inner"], state["slow"], int(state["steps_taken"])
+    groups = [{key: value for key, value in group.items() if key != "steps_taken"} for group in state["param_groups"]]
+    slow = [
+        state["state"][name]["slow"] for group in groups for name in group["params"]
+    ]  # numbers, or names of weights
+    bare = {i: {key: value for key, value in one.items() if key != "slow"} for i, one in state["state"].items()}
+    inner = {**state, "state": {i: one for i, one in bare.items() if one}, "param_groups": groups}
+    return inner, slow, int(state["param_groups"][0]["steps_taken"])

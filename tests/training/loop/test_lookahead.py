@@ -76,8 +76,53 @@ def test_a_saved_state_does_not_move_with_the_training() -> None:
     optimizer = Lookahead(torch.optim.SGD([weights], lr=0.1), 1, 0.5)
     state = optimizer.state_dict()
     one_step(optimizer, weights)
-    assert state["slow"][0].tolist() == [5.0]
-    assert state["steps_taken"] == 0
+    assert state["state"][0]["slow"].tolist() == [5.0]
+    assert state["param_groups"][0]["steps_taken"] == 0
+
+
+def test_a_state_of_version_0_1_0_is_taken() -> None:
+    """It had the inner optimizer's state, the slow weights and the steps side by side."""
+    weights = torch.tensor([5.0], requires_grad=True)
+    optimizer = Lookahead(torch.optim.SGD([weights], lr=0.1, momentum=0.9), 6, 0.5)
+    inner = torch.optim.SGD([weights], lr=0.3, momentum=0.9)
+    inner.state[weights]["momentum_buffer"] = torch.tensor([2.0])
+    optimizer.load_state_dict({"inner": inner.state_dict(), "slow": [torch.tensor([7.0])], "steps_taken": 4})
+    assert optimizer.steps_taken == 4
+    assert optimizer.state[weights]["slow"].tolist() == [7.0]
+    assert optimizer.inner.state[weights]["momentum_buffer"].tolist() == [2.0]
+    assert optimizer.param_groups[0]["lr"] == 0.3
+    assert "steps_taken" not in optimizer.param_groups[0]
+
+
+@pytest.mark.parametrize("inner", [torch.optim.Adam, torch.optim.SGD])
+def test_distributed_checkpoints_hold_it(inner: Any) -> None:
+    """They take the form that all optimizers' states have: KeyError "state" before."""
+    from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+    def made(seed: int) -> tuple[torch.nn.Module, Lookahead]:
+        torch.manual_seed(seed)
+        model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
+        return model, Lookahead(inner(model.parameters(), lr=0.1), 3, 0.5)
+
+    def step(model: torch.nn.Module, optimizer: Lookahead) -> None:
+        optimizer.zero_grad()
+        model(torch.ones(5, 3)).square().sum().backward()
+        optimizer.step()
+
+    model, optimizer = made(0)
+    for _ in range(4):
+        step(model, optimizer)
+    weights, state = get_state_dict(model, optimizer)
+    fresh, other = made(1)
+    if inner is torch.optim.Adam:  # whose state starts with its first step
+        step(fresh, other)
+    set_state_dict(fresh, other, model_state_dict=weights, optim_state_dict=copy.deepcopy(state))
+    assert other.steps_taken == 4
+    for _ in range(3):
+        step(model, optimizer)
+        step(fresh, other)
+    for one, two in zip(model.parameters(), fresh.parameters(), strict=True):
+        assert torch.equal(one, two)
 
 
 def test_refuses_the_state_of_other_parameters_and_keeps_its_own() -> None:
