@@ -109,6 +109,8 @@ class UpdateGrid:
         trainable = [p.detach() for p in model.parameters() if p.requires_grad and p.numel()]
         if not trainable:
             raise ValueError("the model has no trainable parameter; pass UpdateGrid(...) instead")
+        if any(p.is_meta for p in trainable):
+            raise ValueError('weights are on the device "meta", which holds no values; pass UpdateGrid(...) instead')
         amplitude = _largest_absolute_value(trainable)
         if not math.isfinite(amplitude):
             raise ValueError(f"the largest absolute weight is {amplitude}; the training has diverged")

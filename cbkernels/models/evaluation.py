@@ -47,9 +47,16 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the model's first weight is, and so its inputs belong; the CPU without weights."""
+    """Where the model's first weight is, and so its inputs belong; the CPU without weights.
+
+    Weights that accelerate keeps elsewhere are on "meta" between calls; its hooks tell where they are called.
+    """
     tensor = next(chain(model.parameters(), model.buffers()), None)
-    return torch.device("cpu") if tensor is None else tensor.device
+    device = torch.device("cpu") if tensor is None else tensor.device
+    if device.type != "meta":
+        return device
+    told = (getattr(getattr(module, "_hf_hook", None), "execution_device", None) for module in model.modules())
+    return next((torch.device(each) for each in told if each is not None), device)
 
 
 @contextmanager

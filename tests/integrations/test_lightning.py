@@ -264,7 +264,9 @@ def test_four_numbers_are_logged_and_all_layers_on_request(tmp_path: Path) -> No
     callback, second = LayerMonitorCallback((X, Y)), LayerMonitorCallback((X, Y), log_layers=True, name="all")
     trainer = fit(tmp_path, [callback, second], logger=logger)
     of_all = {key.replace("bundle_entropy", "all") for key in SUMMARY} | {"all/net.2"}
-    finite = {key for key in SUMMARY | of_all if not key.endswith("margin_bits")}  # its layer has equal rows, a margin of 0
+    finite = {
+        key for key in SUMMARY | of_all if not key.endswith("margin_bits")
+    }  # its layer has equal rows, a margin of 0
     assert set(trainer.callback_metrics) == finite
     expected = callback.history[-1].scalars(layers=False)
     for key, value in expected.items():

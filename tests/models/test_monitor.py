@@ -732,3 +732,18 @@ def test_where_only_one_axis_fits_it_is_taken(batch_axis: int | None, shape: tup
     model = nn.Sequential(nn.GRU(5, 4), Returns(lambda out: out[0][-1]), nn.Linear(4, 3))  # (T, N, C), then (N, C)
     report = plain(model, (torch.randn(6, 6, 5), LABELS), layers=["2"], batch_axis=batch_axis).measure()
     assert (report["2"].num_rows, report["2"].num_columns) == shape
+
+
+def test_a_model_whose_weights_accelerate_keeps_elsewhere() -> None:
+    """Its weights are on "meta" between calls; the probe went there, too."""
+    accelerate = pytest.importorskip("accelerate", reason="accelerate: NOT TESTED HERE")
+    torch.manual_seed(0)
+    here = nn.Sequential(nn.Linear(10, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    expected = plain(here, (X, LABELS)).measure()
+    offloaded = copy.deepcopy(here)
+    accelerate.cpu_offload(offloaded, execution_device=torch.device("cpu"))
+    assert next(offloaded.parameters()).is_meta
+    assert plain(offloaded, (X, LABELS)).measure().results == expected.results
+    optimizer = torch.optim.SGD(offloaded.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match='weights are on the device "meta"'):
+        cb.LayerMonitor(offloaded, (X, LABELS), optimizer=optimizer, batch_size=4).measure()
