@@ -21,7 +21,7 @@ GUARD = "#adb5bd"
 def draw_curves(seeds: list[dict[str, Any]], path: Path) -> None:
     """Left: the study, nothing is trained. Right: every ranking, healed after each removal; one line a seed."""
     figure = new_figure(11.0, 4.8)
-    left, right = figure.subplots(1, 2, sharey=True)
+    left, right = figure.subplots(1, 2)
     start = float(np.mean([seed["study"]["accuracy"] for seed in seeds]))
     for kind, (colour, label) in STUDIED.items():
         curves = [seed["study"]["curves"][kind] for seed in seeds]
@@ -42,12 +42,15 @@ def draw_curves(seeds: list[dict[str, Any]], path: Path) -> None:
             x, y = (100 * np.array(each) for each in zip(*points, strict=True))
             right.plot(x, y, "o-", color=COLOURS[pruning["rank"]], label=label, markersize=3, alpha=0.8)
     right.axhline(100 * (np.mean([seed["test_accuracy"] for seed in seeds]) - 0.01), color=GUARD, linestyle="--")
-    style_axes(right, "healed after every removal", "blocks removed (%)")
+    style_axes(right, "healed after every removal (another scale)", "blocks removed (%)", "test accuracy (%)")
     for ax in (left, right):
         ax.grid(color="#e9ecef", linewidth=0.6)
         legend_below(ax, ax.get_legend_handles_labels()[0])
-    caption = "Left: mean and range of the seeds. Right: a line for each; dashed: one point below the mean before."
-    add_caption(figure, f"{len(seeds)} seeds. {caption}")
+    add_caption(
+        figure,
+        f"Networks: {len(seeds)}. Left: their mean and range. Right: a line for each of them; dashed: one point below "
+        "the mean accuracy before.",
+    )
     save(figure, path)
 
 
@@ -66,12 +69,16 @@ def draw_margins(seeds: list[dict[str, Any]], path: Path) -> None:
         above.plot(*zip(*points, strict=True), color=colour, linewidth=1.2, label=label)
     above.axhline(0, color="#d9480f", linewidth=1)
     style_axes(above, f"{first['run']}: margin of every branch (dark: first blocks)", "", "bits above the grid's step")
-    above.legend(frameon=False, fontsize=8, ncols=4)
+    above.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0), title="block")
     for seed in seeds:
-        below.plot(*zip(*_known(seed["spearman_margin_at"].items()), strict=True), linewidth=1.2, label=seed["run"])
+        below.plot(
+            *zip(*_known(seed["spearman_margin_at"].items()), strict=True),
+            linewidth=1.2,
+            label=f"seed {seed['recipe']['seed']}",
+        )
     below.axhline(0, color=GUARD, linewidth=1)
     style_axes(below, "margins of that epoch, and what each block costs in the end", "epoch", "Spearman")
-    below.legend(frameon=False, fontsize=8)
+    below.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     add_caption(figure, "Above 0 bits no conflict is possible in float32. A block's cost: test accuracy of the trained "
                         "network less that without the block.")  # fmt: skip
     save(figure, path)
