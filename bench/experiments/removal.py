@@ -40,7 +40,7 @@ def main() -> None:
         "command": shlex.join(["python", "-m", "bench.experiments.removal", *sys.argv[1:]]),
         "commit": commit(), "machine": machine(), "versions": versions(), "runs": seeds,
     }  # fmt: skip
-    (given.json or given.out / "summary.json").write_text(json.dumps(content, indent=1) + "\n")
+    (given.json or given.out / "summary.json").write_text(json.dumps(content) + "\n")
     draw_curves(seeds, given.out / "removal-curves.png")
     draw_margins(seeds, given.out / "margins.png")
     for seed in seeds:
@@ -69,7 +69,8 @@ def one_run(run: Path) -> dict[str, Any]:
         "cheap_alone": sum(cost < WITHIN for cost in costs.values()),
         "spearman_margin": spearman([block["margin_bits"] for block in blocks], list(costs.values())),
         "spearman_similarity": spearman([-block["similarity"] for block in blocks], list(costs.values())),
-        "margins": margins,
+        "epochs": list(margins),
+        "margins": {branch: [found[branch] for found in margins.values()] for branch in costs},
         "spearman_margin_at": {
             epoch: spearman([found[branch] for branch in costs], list(costs.values()))
             for epoch, found in margins.items()
@@ -85,7 +86,7 @@ def margins_of(run: Path) -> dict[int, dict[str, float | None]]:
     for row in csv.DictReader((run / "margins.csv").read_text().splitlines()):
         if row["grid"].startswith("float32"):
             bits = float(row["bits"])
-            of_epoch[int(row["epoch"])][row["layer"]] = bits if np.isfinite(bits) else None
+            of_epoch[int(row["epoch"])][row["layer"]] = round(bits, 3) if np.isfinite(bits) else None
     return dict(of_epoch)
 
 
@@ -114,7 +115,8 @@ def row_of(pruning: dict[str, Any], num_blocks: int) -> dict[str, Any]:
     before, removed, healed = (reached[name] for name in ("before", "removed", "healed"))
     parameters = pruning["parameters"]
     return {
-        "heal": f"{pruning['heal']}, {pruning['heal_epochs']}", "rank": pruning["rank"],
+        "heal": f"{pruning['heal']}, {pruning['heal_epochs']}", "strategy": pruning["strategy"],
+        "rank": pruning["rank"],
         "steps": " ".join(
             f"{'+' if step['kept'] else '-'}{len(step['blocks'])}" for step in pruning["steps"][:12]
         ),

@@ -16,6 +16,8 @@ COLOURS = {
 }  # fmt: skip
 STUDIED = {"lowest_margin": ("margin", "smallest margins"), "any": ("random", "random blocks")}
 GUARD = "#adb5bd"
+LINES = ("-", "--", ":")
+"""Of the networks, in their order."""
 
 
 def draw_curves(seeds: list[dict[str, Any]], path: Path) -> None:
@@ -40,7 +42,8 @@ def draw_curves(seeds: list[dict[str, Any]], path: Path) -> None:
             ]  # fmt: skip
             label = pruning["rank"] if i == 0 else None
             x, y = (100 * np.array(each) for each in zip(*points, strict=True))
-            right.plot(x, y, "o-", color=COLOURS[pruning["rank"]], label=label, markersize=3, alpha=0.8)
+            style = LINES[i % len(LINES)]
+            right.plot(x, y, "o", linestyle=style, color=COLOURS[pruning["rank"]], label=label, markersize=3, alpha=0.8)
     right.axhline(100 * (np.mean([seed["test_accuracy"] for seed in seeds]) - 0.01), color=GUARD, linestyle="--")
     style_axes(right, "healed after every removal (another scale)", "blocks removed (%)", "test accuracy (%)")
     for ax in (left, right):
@@ -48,8 +51,8 @@ def draw_curves(seeds: list[dict[str, Any]], path: Path) -> None:
         legend_below(ax, ax.get_legend_handles_labels()[0])
     add_caption(
         figure,
-        f"Networks: {len(seeds)}. Left: their mean and range. Right: a line for each of them; dashed: one point below "
-        "the mean accuracy before.",
+        f"Networks: {len(seeds)}. Left: their mean and range. Right: each of them (line, dashes, dots); grey: one "
+        "point below the mean accuracy before.",
     )
     save(figure, path)
 
@@ -65,7 +68,7 @@ def draw_margins(seeds: list[dict[str, Any]], path: Path) -> None:
     for i, branch in enumerate(branches):
         colour = colormaps["viridis"](i / max(1, len(branches) - 1))
         label = branch.removesuffix(".branch").removeprefix("stages.") if i % 3 == 0 else None
-        points = [(epoch, found[branch]) for epoch, found in first["margins"].items() if found[branch] is not None]
+        points = _known(zip(first["epochs"], first["margins"][branch], strict=True))
         above.plot(*zip(*points, strict=True), color=colour, linewidth=1.2, label=label)
     above.axhline(0, color="#d9480f", linewidth=1)
     style_axes(above, f"{first['run']}: margin of every branch (dark: first blocks)", "", "bits above the grid's step")
@@ -85,7 +88,8 @@ def draw_margins(seeds: list[dict[str, Any]], path: Path) -> None:
 
 
 def _healed(seed: dict[str, Any]) -> list[dict[str, Any]]:
-    return [pruning for pruning in seed["prunings"] if pruning["heal"] == "each"]
+    """Those of the strategy that the command has by default."""
+    return [each for each in seed["prunings"] if each["heal"] == "each" and each["strategy"] == "geometric"]
 
 
 def _known(pairs: Iterable[tuple[int, float | None]]) -> list[tuple[int, float]]:
