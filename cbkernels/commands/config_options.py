@@ -10,6 +10,7 @@ from dataclasses import fields
 from typing import Any
 
 from ..choices import Choices
+from ..filters.schedule import PRESETS
 from ..training.config import choices_of, kind_of
 
 _TITLES = {
@@ -27,11 +28,19 @@ def add_config_options(parser: argparse.ArgumentParser, kind: type[Any]) -> None
         if title not in groups:
             groups[title] = parser.add_argument_group(title)
         _add_option(groups[title], field)
+    if _TITLES["repr"] in groups:
+        told = " ".join(preset.told for preset in PRESETS.values())
+        says = f"Values for those of these options that are not named themselves. {told}"
+        groups[_TITLES["repr"]].add_argument(
+            "--repr-preset", choices=PRESETS, default=argparse.SUPPRESS, help=says.replace("%", "%%")
+        )
 
 
 def given_options(arguments: argparse.Namespace, kind: type[Any]) -> dict[str, Any]:
-    """The fields that were named on the command line."""
-    return {f.name: getattr(arguments, f.name) for f in fields(kind) if hasattr(arguments, f.name)}
+    """The fields that were named on the command line, and what a preset that was named sets of the others."""
+    named = {f.name: getattr(arguments, f.name) for f in fields(kind) if hasattr(arguments, f.name)}
+    preset = PRESETS[arguments.repr_preset].values if hasattr(arguments, "repr_preset") else {}
+    return {**{f"repr_{name}": value for name, value in preset.items()}, **named}
 
 
 def _add_option(group: Any, field: Any) -> None:

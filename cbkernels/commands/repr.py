@@ -29,10 +29,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("what", choices=("compare",), help="the comparison")
     parser.add_argument("--out", default="runs/repr", metavar="DIR", help="folder to write (default runs/repr)")
-    says = f"what is compared; {STANDARD}: without RePr; {CRITERIA.told()} (default {' '.join(COMPARED)})".replace(
-        "%", "%%"
-    )
-    parser.add_argument("--criteria", nargs="+", default=COMPARED, metavar="NAME", help=says)
+    usual = f"{' '.join(COMPARED)} and the preset's, {TrainConfig.repr_criterion} where none is named"
+    says = f"what is compared; {STANDARD}: without RePr; {CRITERIA.told()} (default {usual})".replace("%", "%%")
+    parser.add_argument("--criteria", nargs="+", metavar="NAME", help=says)
     parser.add_argument(
         "--seeds", type=int, default=3, metavar="N", help="number of seeds, counted upward from --seed (default 3)"
     )
@@ -44,11 +43,10 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def run(arguments: argparse.Namespace) -> int:
     """Train all, write table and picture, print."""
     require_torch_for("repr compare")
-    given = given_options(arguments, TrainConfig)
     for name in ("repr", "repr_criterion"):
-        if name in given:
+        if hasattr(arguments, name):
             raise ValueError(f"--{name.replace('_', '-')} is decided by --criteria here; leave it out")
-    config = from_dict(TrainConfig, {**DEFAULTS, **given})
+    config = from_dict(TrainConfig, {**DEFAULTS, **given_options(arguments, TrainConfig)})
     out = Path(arguments.out)
     from ..training.procedures.compare_repr import compare, run_of
 

@@ -104,9 +104,8 @@ class RePr:
             "full_epochs": full_epochs, "reduced_epochs": reduced_epochs, "share": share, "cycles": cycles,
             "criterion": criterion, "max_layer_share": max_layer_share, "total_epochs": total_epochs,
         }  # fmt: skip
-        if preset is not None and preset not in PRESETS:
-            raise ValueError(f"preset is {preset!r}; choose one of {', '.join(PRESETS)}")
-        self.schedule = replace(PRESETS[preset or "paper"], **{k: v for k, v in given.items() if v is not None})
+        named = {name: value for name, value in given.items() if value is not None}
+        self.schedule = replace(PRESETS.chosen(preset or "paper").schedule, **named)
         self.criterion, self._function = criterion_of(self.schedule.criterion)
         if data is None and set(arguments_of(self._function)) & set(NEEDS_DATA):
             raise ValueError(f"criterion {self.criterion!r} looks at samples; pass data=(inputs, labels)")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from numbers import Integral
 from typing import Any
 
-import numpy as np
-
+from ..choices import Choice, Choices
 from .criteria import Criterion
 
 
@@ -40,13 +40,17 @@ class Schedule:
         if self.total_epochs is None:
             return
         require_count("total_epochs", self.total_epochs, 1)
-        needed = self.cycles * (self.full_epochs + self.reduced_epochs)
-        if needed >= self.total_epochs:
+        if self.cycle_epochs >= self.total_epochs:
             raise ValueError(
                 f"{self.cycles} cycles of full_epochs {self.full_epochs} + reduced_epochs {self.reduced_epochs} are "
-                f"{needed} epochs, and the training has {self.total_epochs}; one more at least has to follow, with "
-                "all filters: take fewer cycles or shorter ones"
+                f"{self.cycle_epochs} epochs, and the training has {self.total_epochs}; one more at least has to "
+                "follow, with all filters: take more epochs, fewer cycles or shorter ones"
             )
+
+    @property
+    def cycle_epochs(self) -> int:
+        """Of all cycles together; the training has to be longer."""
+        return self.cycles * (self.full_epochs + self.reduced_epochs)
 
     def cycle_of(self, epoch: int) -> int | None:
         """Which cycle's filters are dropped in this epoch, both from 0; None: the network is whole."""
@@ -82,9 +86,9 @@ class FilterEvent:
 
 def require_count(name: str, value: object, least: int) -> None:
     """Refuse what is not a whole number of at least so much, as TypeError or ValueError."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} is {value!r}; pass a whole number")
-    if value < least:
+    if int(value) < least:
         raise ValueError(f"{name} is {value!r}; it must be at least {least}")
 
 
@@ -96,5 +100,30 @@ def _require_share(name: str, value: object, below_one: bool) -> None:
         raise ValueError(f"{name} is {value!r}; it must be above 0 and {'below' if below_one else 'at most'} 1{hint}")
 
 
-PRESETS = {"paper": Schedule(), "published": Schedule(20, 20, 9, 0.50, "orthogonality_published")}
-"""The text of the paper, and the author's published code."""
+@dataclass(frozen=True)
+class Preset(Choice):
+    """A schedule that has a name; ``does`` says whose it is."""
+
+    schedule: Schedule
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What it sets, by the names of ``Schedule``."""
+        return {name: value for name, value in vars(self.schedule).items() if value is not None}
+
+    @property
+    def told(self) -> str:
+        """A sentence for ``--help``."""
+        its = self.schedule
+        return (
+            f"The preset {self.name} {self.does}: it sets S1 to {its.full_epochs} epochs, S2 to {its.reduced_epochs} "
+            f"epochs, N to {its.cycles} cycles, p to {its.share:.0%} and the criterion to {its.criterion}, and the "
+            f"training must be longer than {its.cycle_epochs} epochs."
+        )
+
+
+PRESETS = Choices("preset", [
+    Preset("paper", "follows the paper's text", Schedule()),
+    Preset("published", "follows the author's published code",
+           Schedule(20, 20, 9, 0.50, "orthogonality_published")),
+])  # fmt: skip

@@ -316,6 +316,45 @@ def test_config_files_that_are_not(tmp_path: Path, content: str | None, said: st
         config_from(["--config", str(file)])
 
 
+# --- presets of RePr ------------------------------------------------------------------------------
+
+PUBLISHED = {
+    "repr_full_epochs": 20, "repr_reduced_epochs": 20, "repr_cycles": 9, "repr_share": 0.5,
+    "repr_criterion": "orthogonality_published",
+}  # fmt: skip
+
+
+def test_a_preset_sets_what_is_not_named(tmp_path: Path) -> None:
+    assert config_from(["--repr-preset", "published"]) == TrainConfig(**PUBLISHED)
+    assert config_from(["--repr-preset", "paper"]) == TrainConfig(), "the defaults are the paper's"
+    for arguments in ("--repr-cycles 2 --repr-preset published", "--repr-preset published --repr-cycles 2"):
+        assert config_from(arguments.split()) == TrainConfig(**{**PUBLISHED, "repr_cycles": 2})
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(to_dict(TrainConfig(repr=True, repr_share=0.4, repr_max_layer_share=0.6, depth=7))))
+    again = config_from(["--config", str(file), "--repr-preset", "published"])
+    assert again == TrainConfig(**PUBLISHED, repr=True, repr_max_layer_share=0.6, depth=7), "it was named now"
+
+
+def test_help_says_in_sentences_what_every_preset_sets(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("train", "repr"):
+        with pytest.raises(SystemExit):
+            command_line.main([command, "--help"])
+        said = " ".join(capsys.readouterr().out.split())
+        assert "--repr-preset {paper,published}" in said
+        assert (
+            "The preset published follows the author's published code: it sets S1 to 20 epochs, S2 to 20 epochs, N to "
+            "9 cycles, p to 50% and the criterion to orthogonality_published, and the training must be longer than 360 "
+            "epochs."
+        ) in said
+        assert "The preset paper follows the paper's text: it sets S1 to 20 epochs, S2 to 10 epochs, N to 3" in said
+
+
+def test_a_preset_that_there_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command_line.main(["train", "--repr-preset", "code"])
+    assert "--repr-preset: invalid choice: 'code' (choose from" in capsys.readouterr().err
+
+
 # --- what --help imports --------------------------------------------------------------------------
 
 

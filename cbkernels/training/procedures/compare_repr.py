@@ -27,7 +27,7 @@ def compare(
     config: TrainConfig,
     out: str | os.PathLike[str],
     *,
-    criteria: Sequence[str] = COMPARED,
+    criteria: Sequence[str] | None = None,
     seeds: int = 3,
     show: Show = lambda status, epoch, epochs: None,
 ) -> dict[str, Any]:
@@ -36,7 +36,8 @@ def compare(
     Args:
         config: network, data, recipe and RePr's schedule; its seed is the first one.
         out: folder of the runs, of ``comparison.json`` and of the picture.
-        criteria: ``criteria.STANDARD`` for no RePr, and names of criteria.
+        criteria: ``criteria.STANDARD`` for no RePr, and names of criteria; None: those of ``criteria.COMPARED`` and the
+            config's own.
         seeds: how many, at least 2, so that there is a spread.
         show: as in ``train``.
 
@@ -48,7 +49,7 @@ def compare(
         ValueError: an option is out of range, or a folder holds a run of other options.
         OSError: ``out`` cannot be written.
     """
-    criteria = list(dict.fromkeys(criteria))
+    criteria = list(dict.fromkeys((*COMPARED, config.repr_criterion) if criteria is None else criteria))
     others = [name for name in criteria if name != STANDARD]
     if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 2:
         raise ValueError(f"seeds is {seeds!r}; take at least 2, one alone has no spread")
@@ -119,21 +120,22 @@ def verdict(differences: Sequence[float]) -> str:
 
     Example:
         >>> verdict([0.02, 0.03, 0.025])
-        'better than standard by 2.5 points with every one of 3 seeds'
-        >>> verdict([0.02, -0.03, 0.025])
-        'within the spread: the difference of +0.5 points is not larger than its 3.0 points from seed to seed'
+        'better than standard training with each of the 3 seeds, by 2.5 points on average'
+        >>> verdict([0.01, 0.0, 0.01]).partition(": ")[2]
+        'the difference to standard training is +0.7 points on average, but its sign is not the same with all 3 seeds'
     """
     difference, spread = mean(differences), stdev(differences)
     agree = all(d > 0 for d in differences) or all(d < 0 for d in differences)
     if agree and abs(difference) > spread:
         word = "better" if difference > 0 else "worse"
-        return f"{word} than standard by {100 * abs(difference):.1f} points with every one of {len(differences)} seeds"
+        return (
+            f"{word} than standard training with each of the {len(differences)} seeds, "
+            f"by {100 * abs(difference):.1f} points on average"
+        )
+    why = f"and its standard deviation over the {len(differences)} seeds is {100 * spread:.1f} points"
     if abs(difference) > spread:
-        return f"within the spread: {100 * difference:+.1f} points, but the seeds do not agree"
-    return (
-        f"within the spread: the difference of {100 * difference:+.1f} points is not larger than its "
-        f"{100 * spread:.1f} points from seed to seed"
-    )
+        why = f"but its sign is not the same with all {len(differences)} seeds"
+    return f"within the spread: the difference to standard training is {100 * difference:+.1f} points on average, {why}"
 
 
 def _accuracies(results: Sequence[dict[str, Any]]) -> list[float | None]:
