@@ -14,6 +14,8 @@ version: str
 
 _Grid = tuple[int, float, float, float] | None
 _Tolerance = tuple[float, float] | None
+_Key = tuple[int, int]
+"""The low and the high 64 bits."""
 _Int64 = npt.NDArray[np.int64]
 _Counts = tuple[int, int, int, int, _Int64, _Int64]
 """num_bundles, num_nan_rows, num_conflicting, num_conflicting_rows, label_counts, starts."""
@@ -53,6 +55,7 @@ class _Cpu:
         strides: Sequence[int],
         dtype: int,
         grid: _Grid,
+        key: _Key,
         fingerprints: int,
         holds_nan: int,
         num_threads: int,
@@ -111,6 +114,7 @@ class _Cuda:
         strides: Sequence[int],
         dtype: int,
         grid: _Grid,
+        key: _Key,
         fingerprints: int,
         device: int,
         stream: int,
@@ -165,9 +169,12 @@ def use_instruction_set(name: str) -> None:
 def use_routing_bits(bits: int) -> None:
     """For tests: keep only so many bits of every routing hash, so that collisions happen; 64 is normal."""
 
+def use_routing_key(key: _Key | None) -> None:
+    """For tests: another key of the routing hashes; None draws a random one, as a process does at first."""
+
 def last_work() -> dict[str, int]:
     """Counters of this thread's last call: bytes_touched, bytes_total, rows_sampled, rows_compared,
-    rows_fingerprinted, rows_searched, comparisons, threads, parallel_regions, launches."""
+    rows_fingerprinted, rows_searched, collisions, comparisons, threads, parallel_regions, launches."""
 
 def read_bytes(address: int, num_bytes: int, num_threads: int) -> int:
     """One plain read of memory, the yardstick of the benchmarks: the exclusive or of its 64-bit words."""

@@ -22,6 +22,7 @@ from .device_arrays import OwnersInUse, give_back_reserve_of_torch, handed_back,
 from .entropy import BundleCounts
 from .grid import UpdateGrid
 from .options import Tolerance
+from .stream_keys import FIXED_KEY
 
 Array = npt.NDArray[Any]
 
@@ -55,7 +56,7 @@ class Backend(Protocol):
     def bundle_ids(self, rows: Rows, grid: UpdateGrid | None, tolerance: Tolerance | None) -> Any:
         """(N,) int64, where the input lives."""
 
-    def row_fingerprints(self, rows: Rows, grid: UpdateGrid | None) -> tuple[Any, Any]:
+    def row_fingerprints(self, rows: Rows, grid: UpdateGrid | None, key: int = FIXED_KEY) -> tuple[Any, Any]:
         """(N, 2) uint64 and (N,) bool: does the row hold a NaN. NumPy, or tensors on the GPU of the input."""
 
     def conflict_margin(self, rows: Rows, labels: Labels) -> float:
@@ -104,12 +105,13 @@ class _Cpu(_OnCpu):
         self._functions.bundle_ids(*_memory(rows), _parameters(grid), tolerance, address, num_threads())
         return ids
 
-    def row_fingerprints(self, rows: Rows, grid: UpdateGrid | None) -> tuple[Any, Any]:
+    def row_fingerprints(self, rows: Rows, grid: UpdateGrid | None, key: int = FIXED_KEY) -> tuple[Any, Any]:
         fingerprints = np.empty((rows.num_rows, 2), np.uint64)
         holds_nan = np.empty(rows.num_rows, np.bool_)
         self._functions.row_fingerprints(
-            *_memory(rows), _parameters(grid), fingerprints.ctypes.data, holds_nan.ctypes.data, num_threads()
-        )
+            *_memory(rows), _parameters(grid), _halves(key), fingerprints.ctypes.data, holds_nan.ctypes.data,
+            num_threads(),
+        )  # fmt: skip
         return fingerprints, holds_nan
 
     def conflict_margin(self, rows: Rows, labels: Labels) -> float:
@@ -167,29 +169,43 @@ class Cuda:
         self._owners_in_use.hold([rows], ids)
         return handed_back(ids, rows)
 
-    def row_fingerprints(self, rows: Rows, grid: UpdateGrid | None) -> tuple[Any, Any]:
+    def row_fingerprints(self, rows: Rows, grid: UpdateGrid | None, key: int = FIXED_KEY) -> tuple[Any, Any]:
         torch = sys.modules.get("torch")
         if rows.device == "cpu" and (torch is None or not isinstance(rows.owner, torch.Tensor)):  # emulated
             found = np.empty((rows.num_rows, 2), np.uint64)
             where = self._stream([rows])
-            self._run(self._functions.row_fingerprints, *_memory(rows), _parameters(grid), found.ctypes.data, *where)
+            self._run(
+                self._functions.row_fingerprints,
+                *_memory(rows),
+                _parameters(grid),
+                _halves(key),
+                found.ctypes.data,
+                *where,
+            )
             return found, (found == 0).all(axis=1) & may_hold_nan(rows.dtype)
         if torch is None:
             raise ValueError(f"acts is on {rows.device}, where fingerprints are tensors; import torch first")
         patterns = torch.empty((rows.num_rows, 2), dtype=torch.int64, device=rows.device)
-        self.write_fingerprints(rows, grid, patterns)
+        self.write_fingerprints(rows, grid, key, patterns)
         holds_nan = (patterns == 0).all(1) if may_hold_nan(rows.dtype) else torch.zeros_like(patterns[:, 0]).bool()
         return patterns.view(torch.uint64), holds_nan
 
     def write_fingerprints(
-        self, rows: Rows, grid: UpdateGrid | None, patterns: Any, labels: Labels | None = None
+        self, rows: Rows, grid: UpdateGrid | None, key: int, patterns: Any, labels: Labels | None = None
     ) -> None:
         """Fill a contiguous (N, 2) int64 tensor with the bits of the fingerprints; a NaN row gets (0, 0).
 
         ``labels`` may be read on torch's current stream afterwards; then call ``hold_labels``. Never waits.
         """
         where = self._stream([rows] if labels is None else [rows, labels], patterns)
-        self._run(self._functions.row_fingerprints, *_memory(rows), _parameters(grid), patterns.data_ptr(), *where)
+        self._run(
+            self._functions.row_fingerprints,
+            *_memory(rows),
+            _parameters(grid),
+            _halves(key),
+            patterns.data_ptr(),
+            *where,
+        )
         self._owners_in_use.hold([rows], patterns)
 
     def hold_labels(self, labels: Labels, copy: Any) -> None:
@@ -252,6 +268,10 @@ def _memory(rows: Rows) -> tuple[int, tuple[int, ...], tuple[int, ...], int]:
 
 def _parameters(grid: UpdateGrid | None) -> tuple[int, float, float, float] | None:
     return None if grid is None else grid.parameters
+
+
+def _halves(key: int) -> tuple[int, int]:
+    return key & (1 << 64) - 1, key >> 64
 
 
 TABLE: dict[str, Backend] = {

@@ -47,7 +47,7 @@ class GpuRowStore:
         self._blocks: list[_Block] = []  # only the last one has unused rows
         self._stream: Any = None
 
-    def append(self, rows: Rows, labels: Labels, grid: UpdateGrid | None) -> None:
+    def append(self, rows: Rows, labels: Labels, grid: UpdateGrid | None, key: int) -> None:
         """Add a batch, its fingerprints written in place; never waits. All of it or, on an error, nothing."""
         with self._queued() as torch:
             names = _as_tensor(torch, labels)
@@ -55,7 +55,7 @@ class GpuRowStore:
             begin = 0
             for block, num_rows in pieces:
                 here = slice(block.used, block.used + num_rows)
-                self.backend.write_fingerprints(rows.part(begin, num_rows), grid, block.patterns[here], labels)
+                self.backend.write_fingerprints(rows.part(begin, num_rows), grid, key, block.patterns[here], labels)
                 block.labels[here].copy_(names[begin : begin + num_rows])
                 self.backend.hold_labels(labels, block.labels)
                 begin += num_rows

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from . import backends, row_store
+from . import backends, row_store, stream_keys
 from .arrays import DTYPES, Labels, Rows, torch_with_gpu
 from .entropy import BundleCounts
 from .gpu_row_store import GpuRowStore
@@ -22,6 +22,9 @@ from .row_store import RowStore
 class HeldRows:
     """Rows of one type and width, on the CPU and on GPUs; pickles hold CPU memory only.
 
+    Args:
+        key: of the fingerprints; None takes the default one, or that of rows which come from another metric.
+
     Attributes:
         dtype: type of the activations; None before the first.
         num_columns: D, values per row.
@@ -30,7 +33,11 @@ class HeldRows:
         on_gpus: device -> what is held there.
     """
 
-    def __init__(self) -> None:
+    _given_key: int | None = None
+    _key: int | None = stream_keys.FIXED_KEY  # of pickles from before there were keys
+
+    def __init__(self, key: int | None = None) -> None:
+        self._given_key = self._key = key
         self.dtype: str | None = None
         self.num_columns = 0
         self.device = "cpu"
@@ -44,6 +51,22 @@ class HeldRows:
         """Rows with NaN included."""
         return self._on_cpu.size + self._num_nan_rows + sum(store.size for store in self.on_gpus.values())
 
+    @property
+    def key(self) -> int:
+        """Key of the fingerprints, chosen when it is first asked for."""
+        if self._key is None:
+            self._key = stream_keys.default_key()
+        return self._key
+
+    def require_key(self, key: int, whose: str) -> None:
+        """Raise ValueError unless fingerprints under this key may join those held; the sentence keeps both secret."""
+        if key != self._key and (self.num_rows or self._given_key is not None):
+            held = f"the {self.num_rows} rows" if self.num_rows else "the key="
+            raise ValueError(
+                f"{whose} was made under another key than {held} of this metric; pass the same key= to all metrics "
+                "whose rows meet, or begin anew with a metric that has neither rows nor key="
+            )
+
     def add(self, rows: Rows, labels: Labels, grid: UpdateGrid | None, backend: backends.Backend) -> None:
         """Add rows; never waits for a GPU.
 
@@ -54,7 +77,7 @@ class HeldRows:
         if backend.on_gpu is not None and _has_tensors_for(rows):
             if DTYPES[labels.code] == "uint64":
                 raise ValueError("labels has dtype uint64, whose range a GPU stream does not look at; convert to int64")
-            self._store_of(rows.device, backend.on_gpu, rows.dtype).append(rows, labels, grid)
+            self._store_of(rows.device, backend.on_gpu, rows.dtype).append(rows, labels, grid, self.key)
         else:
             self._add_on_cpu(rows, labels, grid, backend)
         self._remember(rows.dtype, rows.num_columns, rows.device, backend.name)
@@ -63,7 +86,7 @@ class HeldRows:
         label_values = labels.raw()
         if label_values.dtype == np.uint64 and (label_values > np.uint64(2**63 - 1)).any():
             raise ValueError(f"labels holds {int(label_values.max())}; streaming takes labels below 2**63")
-        fingerprints, holds_nan = backend.row_fingerprints(rows, grid)
+        fingerprints, holds_nan = backend.row_fingerprints(rows, grid, self.key)
         if holds_nan.any():
             fingerprints, label_values = fingerprints[~holds_nan], label_values[~holds_nan]
         self._on_cpu.append(fingerprints, label_values)
@@ -79,11 +102,13 @@ class HeldRows:
         """Add a copy of what another one holds.
 
         Raises:
-            TypeError, ValueError: rows of another type or width; nothing is added.
+            TypeError, ValueError: rows of another type or width, or under another key; nothing is added.
         """
         if other.dtype is None:
             return
         self._require_same_rows(other.dtype, other.num_columns)
+        self.require_key(other.key, "other")
+        self._key = other.key
         for device, store in other.on_gpus.items():
             self._store_of(device, store.backend, store.dtype).extend(store)
         for fingerprints, labels in list(other._on_cpu.blocks()):
@@ -92,11 +117,12 @@ class HeldRows:
         self._remember(other.dtype, other.num_columns, other.device, other.backend)
 
     def restore(
-        self, fingerprints: row_store.Fingerprints, labels: row_store.Labels, num_nan_rows: int,
+        self, fingerprints: row_store.Fingerprints, labels: row_store.Labels, key: int, num_nan_rows: int,
         dtype: str | None, num_columns: int,
     ) -> None:  # fmt: skip
         """Add what ``on_host`` of another one told, to nothing so far."""
         self._on_cpu.append(fingerprints, labels)
+        self._key = key
         self._num_nan_rows = num_nan_rows
         self.dtype, self.num_columns = dtype, num_columns
 
@@ -137,7 +163,7 @@ class HeldRows:
 
     def __getstate__(self) -> dict[str, Any]:
         gathered, num_nan_rows = self.on_host()
-        return {**vars(self), "_on_cpu": gathered, "_num_nan_rows": num_nan_rows, "on_gpus": {}}
+        return {**vars(self), "_key": self.key, "_on_cpu": gathered, "_num_nan_rows": num_nan_rows, "on_gpus": {}}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> HeldRows:
         twin = HeldRows()  # not by __getstate__: what is on a GPU stays there

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import sys
 from collections import Counter
-from functools import cache
+from functools import lru_cache
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from .arrays import Labels, Rows
 from .entropy import BundleCounts
 from .grid import UpdateGrid
 from .options import Tolerance
+from .stream_keys import FIXED_KEY
 
 Array = npt.NDArray[Any]
 
@@ -87,15 +88,15 @@ class Reference:
             return torch.from_numpy(ids)
         return ids
 
-    def row_fingerprints(self, rows: Rows, grid: UpdateGrid | None) -> tuple[Array, Array]:
+    def row_fingerprints(self, rows: Rows, grid: UpdateGrid | None, key: int = FIXED_KEY) -> tuple[Array, Array]:
         """(N, 2) uint64 and (N,) bool, step by step as in ``docs/fingerprint.md``; (0, 0) for a NaN row."""
         patterns, holds_nan = _compared(rows, grid)
         row_sums = np.zeros((rows.num_rows, 4), np.uint64)
         # a grid gives one word a value, also where its type has 16 bits
         words = _words(patterns if grid is None or patterns.itemsize > 2 else patterns.astype(np.uint32))
         for block in range(-(-words.shape[1] // 1024)):
-            row_sums += _block_term(words[:, 1024 * block : 1024 * (block + 1)], block)
-        fingerprints = _compress(row_sums)
+            row_sums += _block_term(words[:, 1024 * block : 1024 * (block + 1)], block, key)
+        fingerprints = _compress(row_sums, key)
         fingerprints[holds_nan] = 0
         return fingerprints, holds_nan
 
@@ -240,51 +241,54 @@ def _words(patterns: Array) -> Array:
 
 _MASK32 = (1 << 32) - 1
 _MASK64 = (1 << 64) - 1
-_SEED = 0x243F6A8885A308D3
 
 
-def _stream(seed: int, i: int) -> int:
-    """SplitMix64."""
-    z = (seed + 0x9E3779B97F4A7C15 * (i + 1)) & _MASK64
+def _mix(z: int) -> int:
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK64
     return z ^ (z >> 31)
 
 
-@cache
-def _key1() -> Array:
-    return np.array([_stream(_SEED, j) >> 32 for j in range(1072)], np.uint64)
+def _stream(key: int, purpose: int, i: int) -> int:
+    """SplitMix64 from the low half of the key, and once more with the high half if that is not 0."""
+    high, low = divmod(key, 1 << 64)
+    z = _mix(((low ^ purpose) + 0x9E3779B97F4A7C15 * (i + 1)) & _MASK64)
+    return _mix(z ^ high) if high else z
 
 
-@cache
-def _key2(block: int) -> Array:
-    return np.array([_stream(_SEED ^ _MASK64, 8 * block + i) >> 32 for i in range(8)], np.uint64)
+@lru_cache(8)
+def _key1(key: int) -> Array:
+    return np.array([_stream(key, 0, j) >> 32 for j in range(1072)], np.uint64)
 
 
-@cache
-def _key3() -> Array:
-    seed = _SEED ^ 0x5555555555555555
-    return np.array([[_stream(seed, 9 * m + i) for i in range(9)] for m in range(4)], np.uint64)
+@lru_cache(1024)
+def _key2(key: int, block: int) -> Array:
+    return np.array([_stream(key, _MASK64, 8 * block + i) >> 32 for i in range(8)], np.uint64)
 
 
-def _block_term(words: Array, block: int) -> Array:
+@lru_cache(8)
+def _key3(key: int) -> Array:
+    return np.array([[_stream(key, 0x5555555555555555, 9 * m + i) for i in range(9)] for m in range(4)], np.uint64)
+
+
+def _block_term(words: Array, block: int, key: int) -> Array:
     """(N, 4): what one block adds to the row sums."""
     low32, half = np.uint64(_MASK32), np.uint64(32)
     num_words = words.shape[1]
     terms = np.empty((words.shape[0], 4), np.uint64)
     for s in range(4):
-        keyed = (words + _key1()[16 * s : 16 * s + num_words]) & low32
+        keyed = (words + _key1(key)[16 * s : 16 * s + num_words]) & low32
         block_sum = (keyed[:, 0::2] * keyed[:, 1::2]).sum(axis=1, dtype=np.uint64)
-        first = ((block_sum & low32) + _key2(block)[2 * s]) & low32
-        second = ((block_sum >> half) + _key2(block)[2 * s + 1]) & low32
+        first = ((block_sum & low32) + _key2(key, block)[2 * s]) & low32
+        second = ((block_sum >> half) + _key2(key, block)[2 * s + 1]) & low32
         terms[:, s] = first * second
     return terms
 
 
-def _compress(row_sums: Array) -> Array:
+def _compress(row_sums: Array, key: int) -> Array:
     """(N, 4) row sums to (N, 2) fingerprints."""
     half = np.uint64(32)
     halves = np.empty((row_sums.shape[0], 8), np.uint64)
     halves[:, 0::2], halves[:, 1::2] = row_sums & np.uint64(_MASK32), row_sums >> half
-    parts = [((key[:8] * halves).sum(axis=1, dtype=np.uint64) + key[8]) >> half for key in _key3()]
+    parts = [((of_m[:8] * halves).sum(axis=1, dtype=np.uint64) + of_m[8]) >> half for of_m in _key3(key)]
     return np.stack([parts[0] | (parts[1] << half), parts[2] | (parts[3] << half)], axis=1)

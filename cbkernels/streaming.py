@@ -1,19 +1,19 @@
 """Bundle entropy over many batches: 24 bytes a row instead of the rows.
 
 Keeps a 128-bit fingerprint (``docs/fingerprint.md``) and the label of each row, where the row was
-(``held_rows.py``). Two different rows share a fingerprint with probability at
-most 2**-120, so results are probabilistic, not exact. Batches may be split, ordered and merged in
-any way: the result is the same, bit for bit.
+(``held_rows.py``). Two different rows share a fingerprint with probability at most 2**-120, over a key that was drawn
+at random and that whoever makes the rows does not know: results are probabilistic, not exact. Batches may be split,
+ordered and merged in any way: the result is the same, bit for bit.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
-from . import backends
+from . import backends, stream_keys
 from .arrays import DTYPES, as_labels, as_rows
 from .entropy import entropy_of_counts
 from .grid import UpdateGrid
@@ -24,7 +24,8 @@ from .result import BundleResult, result_of
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-_FORMAT = 1
+_FORMAT = 2
+_FORMAT_WITHOUT_KEY = 1
 
 
 class BundleEntropy:
@@ -34,6 +35,10 @@ class BundleEntropy:
         grid: as in ``bundle_entropy``.
         log_epsilon: as in ``bundle_entropy``.
         backend: as in ``bundle_entropy``.
+        key: of the fingerprints, 16 bytes or an integer below 2**128. None draws one at random, once for this process
+            and those that ``torch.distributed`` has joined with it, so that nobody can make rows which share a
+            fingerprint. Metrics whose rows meet need the same key: give one to all where their states are brought
+            together otherwise. ``state_dict`` and pickles hold it: whoever reads them knows it.
 
     On a GPU ``update`` never waits for the device and the state stays there in torch tensors, 24
     bytes a row; ``compute`` waits once. A row that holds a NaN is kept as the fingerprint (0, 0),
@@ -55,23 +60,30 @@ class BundleEntropy:
     is_differentiable = False
 
     def __init__(
-        self, *, grid: UpdateGrid | None = None, log_epsilon: float | None = None, backend: str = "auto"
-    ) -> None:
+        self, *, grid: UpdateGrid | None = None, log_epsilon: float | None = None, backend: str = "auto",
+        key: bytes | SupportsIndex | None = None,
+    ) -> None:  # fmt: skip
         check_options(grid, None, log_epsilon)
         backends.require_name(backend)
         self.grid = grid
         self.log_epsilon = log_epsilon
         self._backend = backend
+        self._given_key = stream_keys.checked_key(key)
         self.reset()
 
     def reset(self) -> None:
         """Forget all rows; the options stay."""
-        self.held = HeldRows()
+        self.held = HeldRows(self._given_key)
 
     @property
     def num_rows(self) -> int:
         """Rows seen since the last reset."""
         return self.held.num_rows
+
+    @property
+    def key(self) -> int:
+        """Key of the fingerprints; chosen by the first rows, or now."""
+        return self.held.key
 
     def update(self, acts: object, labels: object) -> None:
         """Add a batch.
@@ -96,7 +108,7 @@ class BundleEntropy:
         """Add everything another metric has seen; the other is left as it is.
 
         Raises:
-            ValueError: the other has another grid, or rows of another type or width.
+            ValueError: the other has another grid, rows of another type or width, or rows under another key.
         """
         if not isinstance(other, BundleEntropy):
             raise TypeError(f"other is a {type(other).__name__}; pass a BundleEntropy")
@@ -135,19 +147,22 @@ class BundleEntropy:
         return {
             "format": _FORMAT, "fingerprints": fingerprints, "labels": labels, "num_nan_rows": num_nan_rows,
             "dtype": self.held.dtype, "num_columns": self.held.num_columns,
-            "grid": None if self.grid is None else self.grid.to_dict(),
+            "grid": None if self.grid is None else self.grid.to_dict(), "key": stream_keys.as_text(self.key),
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Replace what was seen by what ``state_dict`` returned.
+        """Replace what was seen by what ``state_dict`` returned, and go on with its key.
+
+        States from before there were keys have the fixed one of ``docs/fingerprint.md``.
 
         Raises:
-            ValueError: the state is damaged, from another format, or of another grid; this metric is
-                then unchanged.
+            ValueError: the state is damaged, from another format, of another grid, or under another key than the
+                rows or the ``key=`` of this metric; this metric is then unchanged.
         """
-        fingerprints, labels = _checked_state(state, self.grid)
+        fingerprints, labels, key = _checked_state(state, self.grid)
+        self.held.require_key(key, "the state")
         self.reset()
-        self.held.restore(fingerprints, labels, state["num_nan_rows"], state["dtype"], state["num_columns"])
+        self.held.restore(fingerprints, labels, key, state["num_nan_rows"], state["dtype"], state["num_columns"])
 
 
 def _holds_none(labels: object) -> bool:
@@ -159,18 +174,21 @@ def _holds_none(labels: object) -> bool:
 
 def _checked_state(
     state: dict[str, Any], own_grid: UpdateGrid | None
-) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
-    """The state's two arrays, after everything in it was found to be what ``state_dict`` writes."""
+) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64], int]:
+    """The state's two arrays and its key, after everything in it was found to be what ``state_dict`` writes."""
     if not isinstance(state, dict):
         raise TypeError(f"the state is a {type(state).__name__}; pass what BundleEntropy.state_dict() returned")
     missing = {"format", "fingerprints", "labels", "num_nan_rows", "dtype", "num_columns", "grid"} - set(state)
     if missing:
         raise ValueError(f"the state lacks {sorted(missing)}; it is not one of BundleEntropy.state_dict()")
-    if state["format"] != _FORMAT:
-        raise ValueError(f"the state has format {state['format']!r}; this version reads {_FORMAT}")
-    for key in ("num_nan_rows", "num_columns"):
-        if not isinstance(state[key], int) or state[key] < 0:
-            raise ValueError(f"the state has {key} {state[key]!r}; it must be an integer that is not negative")
+    if state["format"] not in (_FORMAT, _FORMAT_WITHOUT_KEY):
+        raise ValueError(f"the state has format {state['format']!r}; this version reads {_FORMAT} and older ones")
+    if state["format"] == _FORMAT and "key" not in state:
+        raise ValueError("the state lacks ['key']; it is not one of BundleEntropy.state_dict()")
+    key = stream_keys.from_text(state["key"]) if state["format"] == _FORMAT else stream_keys.FIXED_KEY
+    for name in ("num_nan_rows", "num_columns"):
+        if not isinstance(state[name], int) or state[name] < 0:
+            raise ValueError(f"the state has {name} {state[name]!r}; it must be an integer that is not negative")
     try:
         grid = None if state["grid"] is None else UpdateGrid(**state["grid"])
     except (TypeError, ValueError) as error:
@@ -187,4 +205,4 @@ def _checked_state(
     is_empty = len(labels) + state["num_nan_rows"] == 0
     if state["dtype"] not in DTYPES and not (state["dtype"] is None and is_empty):
         raise ValueError(f"the state has dtype {state['dtype']!r}; it must be one of {', '.join(DTYPES)}")
-    return fingerprints, labels
+    return fingerprints, labels, key

@@ -64,6 +64,7 @@ class Layer(NamedTuple):
     log_epsilon: float | None
     device: str
     backend: str
+    key: int | None
 
 
 class Offer(NamedTuple):
@@ -148,8 +149,9 @@ def _offer(metrics: Mapping[str, Stream], error: str | None) -> Offer:
             raise TypeError(f"metrics[{name!r}] is a {type(metric).__name__}; pass a BundleEntropy")
         held = metric.held
         layers[name] = Layer(
-            held.num_rows, held.dtype, held.num_columns, metric.grid, metric.log_epsilon, held.device, held.backend
-        )
+            held.num_rows, held.dtype, held.num_columns, metric.grid, metric.log_epsilon, held.device, held.backend,
+            held.key if held.num_rows else None,
+        )  # fmt: skip
     return Offer(__version__, layers)
 
 
@@ -187,6 +189,13 @@ def _agreed(name: str, offered: dict[int, Layer]) -> Layer:
                 raise ValueError(
                     f"rank {rank} has {attribute} {value} and rank {lowest} {values[lowest]}{of_layer}; they must agree"
                 )
+    for rank, layer in with_rows.items():
+        lowest = next(iter(with_rows))
+        if layer.key != with_rows[lowest].key:
+            raise ValueError(
+                f"rank {rank} and rank {lowest} have rows under different keys{of_layer}; call init_process_group() "
+                "before the first update(), or pass the same key= to BundleEntropy on all ranks"
+            )
     if not with_rows:
         raise ValueError(f"no rank has rows{of_layer} yet: call update() on at least one before computing")
     return next(iter(with_rows.values()))

@@ -8,7 +8,7 @@ Nothing is computed here: the implementations are those of ``backends.py``. Read
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 
@@ -16,6 +16,7 @@ from . import backends
 from .arrays import DTYPES, as_rows
 from .grid import UpdateGrid
 from .options import Tolerance, check_options
+from .stream_keys import FIXED_KEY, as_text, checked_key, from_text
 
 _GRID = "float? learning_rate=None, float? batch_size=None, float? weight_amplitude=None, str grid_dtype='float32'"
 _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout)
@@ -27,7 +28,8 @@ _library.define(
     tags=_TAGS,
 )
 _library.define(
-    f"row_fingerprints(Tensor acts, *, {_GRID}, str backend='auto') -> (Tensor fingerprints, Tensor holds_nan)",
+    f"row_fingerprints(Tensor acts, *, {_GRID}, str key='{as_text(FIXED_KEY)}', str backend='auto') -> "
+    "(Tensor fingerprints, Tensor holds_nan)",
     tags=_TAGS,
 )
 
@@ -53,13 +55,16 @@ def bundle_rows(
 
 
 def row_fingerprints(
-    acts: torch.Tensor, *, grid: UpdateGrid | None = None, backend: str = "auto"
-) -> tuple[torch.Tensor, torch.Tensor]:
+    acts: torch.Tensor, *, grid: UpdateGrid | None = None, key: bytes | SupportsIndex | None = None,
+    backend: str = "auto",
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """128-bit fingerprints (``docs/fingerprint.md``) as a call of ``torch.ops.cbkernels.row_fingerprints``.
 
     Args:
         acts: as in ``cbkernels.bundle_entropy``.
         grid: as in ``cbkernels.bundle_entropy``; construct it outside of compiled functions.
+        key: 16 bytes or an integer below 2**128. None is the fixed key, which is the same everywhere and known to
+            everybody: whoever knows a key can make rows that share a fingerprint under it.
         backend: as in ``cbkernels.bundle_entropy``.
 
     Returns:
@@ -74,7 +79,8 @@ def row_fingerprints(
         (True, [False, False, True])
     """
     check_options(grid, None, None)
-    fingerprints, holds_nan = torch.ops.cbkernels.row_fingerprints(acts, **_arguments(grid), backend=backend)
+    given = {} if key is None else {"key": as_text(checked_key(key) or 0)}
+    fingerprints, holds_nan = torch.ops.cbkernels.row_fingerprints(acts, **_arguments(grid), **given, backend=backend)
     return fingerprints, holds_nan
 
 
@@ -122,10 +128,11 @@ def _bundle_rows(acts: torch.Tensor, *, backend: str = "auto", **options: Any) -
 
 
 def _row_fingerprints(
-    acts: torch.Tensor, *, backend: str = "auto", **options: Any
+    acts: torch.Tensor, *, key: str = as_text(FIXED_KEY), backend: str = "auto", **options: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
     rows = as_rows(acts)
-    fingerprints, holds_nan = backends.choose(backend, rows).row_fingerprints(rows, _grid(**options))
+    found = backends.choose(backend, rows).row_fingerprints(rows, _grid(**options), from_text(key))
+    fingerprints, holds_nan = found
     return _tensor(fingerprints, acts).view(torch.int64), _tensor(holds_nan, acts)
 
 

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "fingerprint.h"
 #include "update_grid.h"
 #include "views.h"
 
@@ -40,6 +41,7 @@ struct Work {
   int64_t rows_compared = 0;       // rows compared with a leader
   int64_t rows_fingerprinted = 0;  // rows that left their group and were hashed to the end
   int64_t rows_searched = 0;       // rows whose hashes collided and that were compared with every leader
+  int64_t collisions = 0;          // rows and labels compared in vain with another of the same hash (cpu)
   int64_t comparisons = 0;         // element comparisons (conflict_margin)
   int64_t threads = 1;
   int64_t parallel_regions = 0;
@@ -47,9 +49,12 @@ struct Work {
 };
 Work& last_work();
 
-// For tests: keep only so many leading bits of every routing hash, so that different rows collide (both processors).
+// For tests, of both processors: another key of the routing hashes, or only so many leading bits of every routing hash,
+// so that different rows collide. No result depends on them.
+void use_routing_key(const fingerprint::Key& key);
 void use_routing_bits(int bits);
 uint64_t routing_mask();
+fingerprint::Key routing_key();  // drawn by the operating system, once a process (routing_keys.h)
 
 namespace cpu {
 
@@ -62,8 +67,8 @@ BundleCounts count_bundles(const RowsView& rows, const LabelsView& labels, const
                            const Tolerance* tolerance, bool check_nan, int num_threads);
 
 // docs/fingerprint.md; writes (N, 2) integers and (N,) flags, 0 or 1; flagged rows get (0, 0).
-void row_fingerprints(const RowsView& rows, const UpdateGrid& grid, uint64_t* fingerprints, uint8_t* holds_nan,
-                      int num_threads);
+void row_fingerprints(const RowsView& rows, const UpdateGrid& grid, const fingerprint::Key& key, uint64_t* fingerprints,
+                      uint8_t* holds_nan, int num_threads);
 
 BundleCounts count_fingerprints(const std::vector<FingerprintBlock>& blocks, int num_threads);
 
@@ -92,7 +97,8 @@ std::vector<BundleCounts> count_bundles(const std::vector<RowsView>& layers, con
                                         const Stream& stream);
 
 // A row that holds a NaN gets (0, 0), which another row gets with probability 2^-128.
-void row_fingerprints(const RowsView& rows, const UpdateGrid& grid, uint64_t* fingerprints, const Stream& stream);
+void row_fingerprints(const RowsView& rows, const UpdateGrid& grid, const fingerprint::Key& key, uint64_t* fingerprints,
+                      const Stream& stream);
 
 // may_hold_nan: rows of (0, 0) are rows with a NaN.
 BundleCounts count_fingerprints(const FingerprintBlock& rows, bool may_hold_nan, const Stream& stream);

@@ -1,5 +1,5 @@
 // The fingerprint of docs/fingerprint.md: keys and the two steps behind the block sums, one text for both
-// processors. The block sums themselves are the hot loop and live in cpu/row_kernels_loops.h and cuda/.
+// processors. The routing hashes are made of the same sums, under keys of their own (routing_keys.h). The block sums themselves are the hot loop and live in cpu/row_kernels_loops.h and cuda/.
 // Everything is a sum of integers that wraps around: no order of additions can change it.
 #pragma once
 #include <cstdint>
@@ -9,10 +9,13 @@
 namespace cbkernels::fingerprint {
 
 constexpr int block_words = 1024;  // 4 KiB: a page, and small beside an L1 cache
-constexpr int num_sums = 4;        // 2^-32 each
+constexpr int num_sums = 4;  // 2^-32 each
 constexpr int toeplitz_shift = 16;
 constexpr int num_block_keys = block_words + toeplitz_shift * (num_sums - 1);
-constexpr uint64_t seed = 0x243f6a8885a308d3ull;
+
+struct Key {  // 128 bits from which all other keys follow; with high = 0 they follow from `low` in one step
+  uint64_t low, high;
+};
 
 CBKERNELS_BOTH uint64_t mix(uint64_t z) {
   z ^= z >> 30;
@@ -21,13 +24,21 @@ CBKERNELS_BOTH uint64_t mix(uint64_t z) {
   z *= 0x94d049bb133111ebull;
   return z ^ (z >> 31);
 }
-CBKERNELS_BOTH uint64_t stream(uint64_t from, uint64_t i) { return mix(from + 0x9e3779b97f4a7c15ull * (i + 1)); }
-
-CBKERNELS_BOTH uint32_t block_key(int j) { return static_cast<uint32_t>(stream(seed, j) >> 32); }
-CBKERNELS_BOTH uint32_t row_key(int64_t block, int i) {
-  return static_cast<uint32_t>(stream(~seed, static_cast<uint64_t>(block) * 8 + i) >> 32);
+CBKERNELS_BOTH uint64_t stream(const Key& key, uint64_t purpose, uint64_t i) {
+  const uint64_t z = mix((key.low ^ purpose) + 0x9e3779b97f4a7c15ull * (i + 1));
+  return key.high == 0 ? z : mix(z ^ key.high);
 }
-CBKERNELS_BOTH uint64_t compression_key(int m, int i) { return stream(seed ^ 0x5555555555555555ull, 9 * m + i); }
+
+CBKERNELS_BOTH uint32_t block_key(const Key& key, int j) { return static_cast<uint32_t>(stream(key, 0, j) >> 32); }
+CBKERNELS_BOTH uint32_t row_key(const Key& key, int64_t block, int i) {
+  return static_cast<uint32_t>(stream(key, ~0ull, static_cast<uint64_t>(block) * 8 + i) >> 32);
+}
+CBKERNELS_BOTH uint64_t compression_key(const Key& key, int m, int i) {
+  return stream(key, 0x5555555555555555ull, 9 * m + i);
+}
+
+// Two numbers as one to look up in a table, by mix() of it. Whoever does not know the key cannot make many collide.
+CBKERNELS_BOTH uint64_t pair_hash(const Key& key, uint64_t a, uint64_t b) { return a + b * (key.high | 1) + key.low; }
 
 // Step 2 for one block and one of the four sums: what to add to H[s].
 CBKERNELS_BOTH uint64_t row_term(uint64_t block_sum, uint32_t key_low, uint32_t key_high) {

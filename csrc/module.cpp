@@ -12,6 +12,7 @@
 #include "cpu/group_rows.h"
 #include "cpu/instruction_sets.h"
 #include "cpu/threads.h"
+#include "routing_keys.h"
 
 namespace py = pybind11;
 #ifdef CBKERNELS_EMULATED
@@ -22,6 +23,7 @@ using namespace cbkernels;
 namespace {
 
 using GridArgument = std::optional<std::tuple<int, double, double, double>>;
+using KeyArgument = std::pair<uint64_t, uint64_t>;  // low, high
 using ToleranceArgument = std::optional<std::pair<double, double>>;
 
 template <class T>
@@ -78,13 +80,13 @@ void bind_cpu(py::module_ module) {
     }
     return tuple_of(std::move(counts));
   });
-  module.def("row_fingerprints",
-             [](uintptr_t acts, std::vector<int64_t> shape, std::vector<int64_t> strides, int dtype,
-                const GridArgument& grid, uintptr_t fingerprints, uintptr_t holds_nan, int num_threads) {
-               const py::gil_scoped_release released;
-               cpu::row_fingerprints(rows_of(acts, std::move(shape), std::move(strides), dtype), grid_of(grid),
-                                     at<uint64_t>(fingerprints), at<uint8_t>(holds_nan), num_threads);
-             });
+  module.def("row_fingerprints", [](uintptr_t acts, std::vector<int64_t> shape, std::vector<int64_t> strides, int dtype,
+                                    const GridArgument& grid, const KeyArgument& key, uintptr_t fingerprints,
+                                    uintptr_t holds_nan, int num_threads) {
+    const py::gil_scoped_release released;
+    cpu::row_fingerprints(rows_of(acts, std::move(shape), std::move(strides), dtype), grid_of(grid),
+                          {key.first, key.second}, at<uint64_t>(fingerprints), at<uint8_t>(holds_nan), num_threads);
+  });
   module.def("conflict_margin", [](uintptr_t acts, std::vector<int64_t> shape, std::vector<int64_t> strides, int dtype,
                                    uintptr_t labels, int64_t label_stride, int label_dtype, int num_threads) {
     const py::gil_scoped_release released;
@@ -125,10 +127,11 @@ void bind_cuda(py::module_ module) {
     return tuples;
   });
   module.def("row_fingerprints", [](uintptr_t acts, std::vector<int64_t> shape, std::vector<int64_t> strides, int dtype,
-                                    const GridArgument& grid, uintptr_t fingerprints, int device, uintptr_t stream) {
+                                    const GridArgument& grid, const KeyArgument& key, uintptr_t fingerprints,
+                                    int device, uintptr_t stream) {
     const py::gil_scoped_release released;
     cuda::row_fingerprints(rows_of(acts, std::move(shape), std::move(strides), dtype), grid_of(grid),
-                           at<uint64_t>(fingerprints), stream_of(device, stream));
+                           {key.first, key.second}, at<uint64_t>(fingerprints), stream_of(device, stream));
   });
   module.def("count_fingerprints", [](uintptr_t fingerprints, uintptr_t labels, int64_t num_rows, bool may_hold_nan,
                                       int device, uintptr_t stream) {
@@ -192,6 +195,7 @@ py::dict last_work_of_this_thread() {
   counters["rows_compared"] = work.rows_compared;
   counters["rows_fingerprinted"] = work.rows_fingerprinted;
   counters["rows_searched"] = work.rows_searched;
+  counters["collisions"] = work.collisions;
   counters["comparisons"] = work.comparisons;
   counters["threads"] = work.threads;
   counters["parallel_regions"] = work.parallel_regions;
@@ -221,6 +225,10 @@ PYBIND11_MODULE(_core, module) {
   module.def("build_info", &build_info);
   module.def("use_instruction_set", &use_instruction_set);
   module.def("use_routing_bits", &use_routing_bits);
+  module.def("use_routing_key", [](const std::optional<KeyArgument>& key) {
+    const fingerprint::Key chosen = key ? fingerprint::Key{key->first, key->second} : random_key();
+    use_routing_key(chosen);
+  });
   module.def("last_work", &last_work_of_this_thread);
   module.def("read_bytes", &read_bytes);
 #ifdef CBKERNELS_EMULATED

@@ -57,12 +57,12 @@ class CudaHalf:
         _core.cpu.bundle_ids(acts, shape, strides, dtype, grid, tolerance, ids, 1)
 
     def row_fingerprints(
-        self, acts: int, shape: Any, strides: Any, dtype: int, grid: Any,
+        self, acts: int, shape: Any, strides: Any, dtype: int, grid: Any, key: Any,
         fingerprints: int, device: int, stream: int,
     ) -> None:  # fmt: skip
         self.note("row_fingerprints", acts=acts, shape=shape, to=fingerprints, device=device, stream=stream)
         unused = np.empty(shape[0], np.bool_)
-        _core.cpu.row_fingerprints(acts, shape, strides, dtype, grid, fingerprints, unused.ctypes.data, 1)
+        _core.cpu.row_fingerprints(acts, shape, strides, dtype, grid, key, fingerprints, unused.ctypes.data, 1)
 
     def count_fingerprints(
         self, fingerprints: int, labels: int, num_rows: int, may_hold_nan: bool, device: int, stream: int

@@ -97,7 +97,7 @@ def test_ids_and_fingerprints_never_wait() -> None:
     cb.bundle_rows(acts, backend=emulation.NAME)
     cb.bundle_rows(acts, tolerance=(0.1, 0.1), backend=emulation.NAME)
     ids = np.empty((300, 2), np.uint64)
-    core.cuda.row_fingerprints(acts.ctypes.data, acts.shape, acts.strides, 1, None, ids.ctypes.data, 0, 0)
+    core.cuda.row_fingerprints(acts.ctypes.data, acts.shape, acts.strides, 1, None, (1, 2), ids.ctypes.data, 0, 0)
     counters = core.emulation.counters()
     assert (counters["launches"], counters["synchronisations"], counters["pageable_copies"]) == (4, 0, 0)
 
@@ -111,7 +111,7 @@ def test_working_memory_is_at_most_64_bytes_a_row(make: Any, num_rows: int) -> N
     calls = {
         "bundle_rows": lambda: cb.bundle_rows(acts, backend=emulation.NAME),
         "bundle_entropy": lambda: cb.bundle_entropy(acts, labels, backend=emulation.NAME),
-        "row_fingerprints": lambda: core.cuda.row_fingerprints(*where, None, fingerprints.ctypes.data, 0, 0),
+        "row_fingerprints": lambda: core.cuda.row_fingerprints(*where, None, (1, 2), fingerprints.ctypes.data, 0, 0),
         "count_fingerprints": lambda: core.cuda.count_fingerprints(
             fingerprints.ctypes.data, labels.ctypes.data, num_rows, True, 0, 0
         ),

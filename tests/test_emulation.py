@@ -593,7 +593,9 @@ CALLS: dict[str, Any] = {
     "count_bundles": lambda c, on: c.count_bundles([_rows], *_labels, None, None, True, on, 0),
     "count_bundles, layers": lambda c, on: c.count_bundles([_rows] * 3, *_labels, None, None, True, on, 0),
     "count_bundles, near": lambda c, on: c.count_bundles([_rows], *_labels, None, (0.0, 0.5), True, on, 0),
-    "row_fingerprints": lambda c, on: c.row_fingerprints(*_rows, None, RESULTS["fingerprints"].ctypes.data, on, 0),
+    "row_fingerprints": lambda c, on: c.row_fingerprints(
+        *_rows, None, (1, 2), RESULTS["fingerprints"].ctypes.data, on, 0
+    ),
     "count_fingerprints": lambda c, on: c.count_fingerprints(
         FINGERPRINTS.ctypes.data, LABELS.ctypes.data, 20, False, on, 0
     ),

@@ -206,7 +206,7 @@ def test_the_cuda_half_refuses_where_it_is_not() -> None:
         lambda: _core.cuda.bundle_ids(*acts, None, None, ids.ctypes.data, *here),
         lambda: _core.cuda.bundle_ids(*acts, None, (0.0, 0.0), ids.ctypes.data, *here),
         lambda: _core.cuda.count_bundles([acts], *labels, None, None, True, *here),
-        lambda: _core.cuda.row_fingerprints(*acts, None, ids.ctypes.data, *here),
+        lambda: _core.cuda.row_fingerprints(*acts, None, (1, 2), ids.ctypes.data, *here),
         lambda: _core.cuda.count_fingerprints(ids.ctypes.data, y.ctypes.data, 2, True, *here),
         lambda: _core.cuda.conflict_margin(*acts, *labels, *here),
         lambda: _core.cuda.wait_for(0, 1, 0),

@@ -331,9 +331,9 @@ def _without(key: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
     ("damage", "message"),
     [
         *[(_without(key), f"the state lacks ['{key}']") for key in
-          ("format", "fingerprints", "labels", "num_nan_rows", "dtype", "num_columns", "grid")],
+          ("format", "fingerprints", "labels", "num_nan_rows", "dtype", "num_columns", "grid", "key")],
         (lambda s: {}, "the state lacks ["),
-        (lambda s: {**s, "format": 2}, "the state has format 2; this version reads 1"),
+        (lambda s: {**s, "format": 3}, "the state has format 3; this version reads 2 and older ones"),
         (lambda s: {**s, "grid": GRID.to_dict()}, "the state has grid UpdateGrid("),
         (lambda s: {**s, "labels": s["labels"][:-1]}, "fingerprints uint64(300, 2) and labels int64(299,)"),
         (lambda s: {**s, "labels": s["labels"].astype(np.int32)}, "labels int32(300,)"),

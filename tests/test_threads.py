@@ -158,7 +158,7 @@ def test_the_interpreter_runs_on_while_a_kernel_works(monkeypatch: pytest.Monkey
     there = (rows.pointer, rows.shape, rows.strides, rows.code)
     named = (labels.pointer, labels.stride, labels.code)
     calls: list[Callable[[], Any]] = [
-        lambda: _core.cpu.row_fingerprints(*there, None, fingerprints.ctypes.data, holds_nan.ctypes.data, 1),
+        lambda: _core.cpu.row_fingerprints(*there, None, (1, 2), fingerprints.ctypes.data, holds_nan.ctypes.data, 1),
         lambda: _core.cpu.bundle_ids(*there, None, None, ids.ctypes.data, 1),
         lambda: _core.cpu.count_bundles(*there, *named, None, None, True, 1),
         lambda: _core.cpu.conflict_margin(*there, *named, 1),

@@ -7,7 +7,7 @@ no registered state: torchmetrics would gather all of it on every rank, and redu
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 
@@ -30,6 +30,7 @@ class BundleEntropy(_torchmetrics.Metric):  # type: ignore[misc,name-defined]
         grid: as in ``cbkernels.bundle_entropy``; None compares plain values.
         log_epsilon: as in ``cbkernels.bundle_entropy``.
         backend: as in ``cbkernels.bundle_entropy``.
+        key: as in ``cbkernels.BundleEntropy``.
         **kwargs: of ``torchmetrics.Metric``: ``sync_on_compute``, ``process_group``, ``dist_sync_on_step``,
             ``distributed_available_fn``, ``compute_with_cache``.
 
@@ -57,19 +58,20 @@ class BundleEntropy(_torchmetrics.Metric):  # type: ignore[misc,name-defined]
     plot_lower_bound = 0.0
 
     def __init__(
-        self, *, grid: UpdateGrid | None = None, log_epsilon: float | None = None, backend: str = "auto", **kwargs: Any
-    ) -> None:
+        self, *, grid: UpdateGrid | None = None, log_epsilon: float | None = None, backend: str = "auto",
+        key: bytes | SupportsIndex | None = None, **kwargs: Any,
+    ) -> None:  # fmt: skip
         _refuse_gathering(kwargs.get("dist_sync_fn"))
         kwargs.setdefault("compute_with_cache", False)
         super().__init__(**kwargs)
         self._update_count: int
-        self._options: dict[str, Any] = {"grid": grid, "log_epsilon": log_epsilon, "backend": backend}
+        self._options: dict[str, Any] = {"grid": grid, "log_epsilon": log_epsilon, "backend": backend, "key": key}
         self._stream = self._new_stream()
         self._of_all_ranks: BundleResult | None = None
         self._is_persistent = False
 
-    def _new_stream(self) -> streaming.BundleEntropy:
-        return streaming.BundleEntropy(**self._options)
+    def _new_stream(self, **options: Any) -> streaming.BundleEntropy:
+        return streaming.BundleEntropy(**{**self._options, **options})
 
     @property
     def num_rows(self) -> int:
@@ -129,7 +131,7 @@ class BundleEntropy(_torchmetrics.Metric):  # type: ignore[misc,name-defined]
             raise _torchmetrics.utilities.exceptions.TorchMetricsUserError(
                 "the metric holds the result of all ranks; call unsync() before the next batch"
             )
-        batch = self._new_stream()
+        batch = self._new_stream(key=self._stream.key)
         batch.update(acts, labels)
         self._stream.merge(batch)
         self._update_count += 1
@@ -155,7 +157,7 @@ class BundleEntropy(_torchmetrics.Metric):  # type: ignore[misc,name-defined]
             incoming_state: the other metric, or its ``metric_state``.
 
         Raises:
-            TypeError, ValueError: the other has another grid, or rows of another type or width.
+            TypeError, ValueError: the other has another grid, rows of another type or width, or rows under another key.
         """
         if isinstance(incoming_state, dict):
             other = self._new_stream()

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <memory>
 
-#include "../fingerprint.h"
+#include "../routing_keys.h"
 #include "float_environment.h"
 #include "group_keys.h"
 #include "group_near_rows.h"
@@ -19,10 +19,13 @@ class LabelCodes {
  public:
   static constexpr int64_t most = 1024;
 
+  ~LabelCodes() { last_work().collisions += num_collisions_; }
+
   // Number of the label, or -1 when it is one too many.
   int64_t code_of(int64_t label) {
-    size_t slot = fingerprint::mix(static_cast<uint64_t>(label)) % slots_.size();
-    while (slots_[slot] >= 0 && known_[slots_[slot]] != label) slot = slot + 1 == slots_.size() ? 0 : slot + 1;
+    size_t slot = fingerprint::mix(fingerprint::pair_hash(key_, 0, static_cast<uint64_t>(label))) % slots_.size();
+    for (; slots_[slot] >= 0 && known_[slots_[slot]] != label; ++num_collisions_)
+      slot = slot + 1 == slots_.size() ? 0 : slot + 1;
     if (slots_[slot] < 0) {
       if (size() == most) return -1;
       slots_[slot] = static_cast<int32_t>(size());
@@ -33,6 +36,8 @@ class LabelCodes {
   int64_t size() const { return static_cast<int64_t>(known_.size()); }
 
  private:
+  const fingerprint::Key key_ = routing_key();
+  int64_t num_collisions_ = 0;
   std::vector<int64_t> known_;
   std::vector<int32_t> slots_ = std::vector<int32_t>(4 * most, -1);
 };
@@ -185,9 +190,12 @@ BundleCounts count_fingerprints(const std::vector<FingerprintBlock>& blocks, int
   ScratchArray<uint64_t> keys(n);
   ScratchArray<int64_t> ids(n);
   int64_t i = 0;
+  const fingerprint::Key key = routing_key();
+  const uint64_t mask = routing_mask();
   for (const FingerprintBlock& block : blocks)
-    for (int64_t k = 0; k < block.num_rows; ++k)
-      keys[i++] = fingerprint::mix(block.fingerprints[2 * k]) & routing_mask();
+    for (int64_t k = 0; k < 2 * block.num_rows; k += 2)
+      keys[i++] =
+          fingerprint::mix(fingerprint::pair_hash(key, block.fingerprints[k], block.fingerprints[k + 1])) & mask;
   group_keys(keys.data(), nullptr, n, ids.data(), num_threads, [&](int64_t p, int64_t q) {
     const uint64_t *a = fingerprint_at(p), *b = fingerprint_at(q);
     return a[0] == b[0] && a[1] == b[1];

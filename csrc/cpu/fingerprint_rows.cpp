@@ -2,6 +2,7 @@
 // pair of words (about 24 GB/s a core).
 #include <algorithm>
 #include <array>
+#include <memory>
 
 #include "../contract.h"
 #include "../fingerprint.h"
@@ -14,22 +15,28 @@ namespace {
 
 using fingerprint::num_sums;
 
-struct CompressionKeys {
-  uint64_t keys[4][9];
-  CompressionKeys() {
+struct Keys {
+  const fingerprint::Key key;
+  const BlockKeys in_blocks;
+  std::vector<uint32_t> of_blocks;  // two for each of the four sums
+  uint64_t of_compression[4][9];
+
+  explicit Keys(const fingerprint::Key& from) : key(from), in_blocks(from) {
     for (int m = 0; m < 4; ++m)
-      for (int i = 0; i < 9; ++i) keys[m][i] = fingerprint::compression_key(m, i);
+      for (int i = 0; i < 9; ++i) of_compression[m][i] = fingerprint::compression_key(key, m, i);
+  }
+  void reach(int64_t num_blocks) {
+    for (int64_t k = of_blocks.size(); k < num_blocks * 2 * num_sums; ++k)
+      of_blocks.push_back(fingerprint::row_key(key, k / (2 * num_sums), k % (2 * num_sums)));
   }
 };
 
-struct Keys {
-  std::vector<uint32_t> of_blocks;  // two for each of the four sums
-  CompressionKeys compression;
-  explicit Keys(int64_t num_blocks) : of_blocks(num_blocks * 2 * num_sums) {
-    for (int64_t b = 0; b < num_blocks; ++b)
-      for (int i = 0; i < 2 * num_sums; ++i) of_blocks[b * 2 * num_sums + i] = fingerprint::row_key(b, i);
-  }
-};
+// A stream asks for the same keys again and again: making them takes as long as fingerprinting 60 KB.
+Keys& keys_of(const fingerprint::Key& key) {
+  thread_local std::unique_ptr<Keys> last;
+  if (!last || last->key.low != key.low || last->key.high != key.high) last = std::make_unique<Keys>(key);
+  return *last;
+}
 
 // Rows [begin, end), at most max_rows_at_once.
 void fingerprint_together(const RowBlocks& rows, int64_t begin, int64_t end, const Keys& keys, uint64_t* fingerprints,
@@ -46,27 +53,29 @@ void fingerprint_together(const RowBlocks& rows, int64_t begin, int64_t end, con
     rows.blocks(row.data(), count, b, scratch.data(), pieces.data());
     for (int r = 0; r < count; ++r) {
       uint64_t sums[num_sums];
-      holds_nan[begin + r] |= rows.kernels().block_sums(pieces[r], rows.block_length(b), rows.grid(), sums);
+      holds_nan[begin + r] |=
+          rows.kernels().block_sums(pieces[r], rows.block_length(b), rows.grid(), keys.in_blocks.words, sums);
       for (int s = 0; s < num_sums; ++s) totals[r][s] += fingerprint::row_term(sums[s], key[2 * s], key[2 * s + 1]);
     }
   }
   for (int r = 0; r < count; ++r) {
     uint64_t* out = fingerprints + 2 * (begin + r);
     out[0] = out[1] = 0;
-    if (!holds_nan[begin + r]) fingerprint::compress(totals[r].data(), keys.compression.keys, out);
+    if (!holds_nan[begin + r]) fingerprint::compress(totals[r].data(), keys.of_compression, out);
   }
 }
 
 }  // namespace
 
-void row_fingerprints(const RowsView& view, const UpdateGrid& grid, uint64_t* fingerprints, uint8_t* holds_nan,
-                      int num_threads) {
+void row_fingerprints(const RowsView& view, const UpdateGrid& grid, const fingerprint::Key& key, uint64_t* fingerprints,
+                      uint8_t* holds_nan, int num_threads) {
   const FloatEnvironment ieee;
   const RowBlocks rows(view, grid, ColumnOrder::logical);
   const int64_t n = rows.num_rows(), bytes = n * rows.row_bytes();
   last_work() = Work{};
   last_work().bytes_total = last_work().bytes_touched = bytes;
-  const Keys keys(rows.num_blocks());
+  Keys& keys = keys_of(key);
+  keys.reach(rows.num_blocks());
   const int together = rows.is_direct() ? 1 : max_rows_at_once;  // a row is a stream, or shares its cache lines
   const int64_t chunk = std::max<int64_t>(1, (1 << 20) / std::max<int64_t>(1, rows.row_bytes() * together)) * together;
   parallel_for(n, chunk, bytes < (2 << 20) ? 1 : num_threads, [&](int64_t begin, int64_t end) {

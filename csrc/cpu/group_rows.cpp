@@ -18,8 +18,6 @@
 namespace cbkernels {
 namespace {
 
-std::atomic<uint64_t> routing_mask_{~0ull};
-
 constexpr int64_t line_bytes = 64;
 constexpr int64_t parallel_bytes = 16 << 20;  // about half a millisecond of reading: below, threads do not pay
 constexpr int64_t second_sample_from = 8;    // rows in a group: bounds what is read again to an eighth
@@ -33,9 +31,9 @@ struct Batch {  // some members of one group
 
 class Grouper {
  public:
-  Grouper(const RowBlocks& rows, bool check_nan, int num_threads, int64_t* leader)
+  Grouper(const RowBlocks& rows, bool check_nan, int num_threads, int64_t most_collisions, int64_t* leader)
       : rows_(rows), kernels_(rows.kernels()), check_nan_(check_nan && rows.can_hold_nan()), num_threads_(num_threads),
-        leader_(leader), nan_(rows.num_rows()) {
+        most_collisions_(most_collisions), leader_(leader), nan_(rows.num_rows()) {
     nan_.fill(0);
     if (check_nan_) unread_from_.assign(rows.num_rows(), 0);
   }
@@ -76,6 +74,7 @@ class Grouper {
   const RowKernels& kernels_;
   const bool check_nan_;
   const int num_threads_;
+  const int64_t most_collisions_;       // in vain, before the keys count as known
   int64_t* const leader_;               // of every row; ids in the end
   ScratchArray<uint8_t> nan_;           // row holds a NaN that was seen
   std::vector<int32_t> unread_from_;    // blocks before this one hold no NaN (only with check_nan)
@@ -91,7 +90,7 @@ class Grouper {
   std::vector<Fallen> fallen_;
 };
 
-uint64_t masked(uint64_t key) { return key & routing_mask_.load(std::memory_order_relaxed); }
+uint64_t masked(uint64_t key) { return key & routing_mask(); }
 
 // Evenly spaced cache lines, not a prefix: the first channels of an image may all be dead.
 uint64_t Grouper::sample_key(int64_t row, int64_t num_samples, std::byte* scratch, bool& nan) const {
@@ -99,7 +98,7 @@ uint64_t Grouper::sample_key(int64_t row, int64_t num_samples, std::byte* scratc
   for (int64_t s = 0; s < num_samples; ++s) {
     const int64_t from = sample_offset(s, num_samples);
     const int64_t length = std::min(line_bytes, rows_.row_bytes() - from);
-    key = kernels_.route(rows_.piece(row, from, length, scratch), length, rows_.grid(), key, &nan);
+    key = rows_.route(rows_.piece(row, from, length, scratch), length, key, &nan);
   }
   return key;
 }
@@ -107,7 +106,7 @@ uint64_t Grouper::sample_key(int64_t row, int64_t num_samples, std::byte* scratc
 // Hash of all blocks from `block` on, chained on `key`.
 uint64_t Grouper::rest_key(int64_t row, int64_t block, uint64_t key, std::byte* scratch, bool& nan) const {
   for (; block < rows_.num_blocks(); ++block)
-    key = kernels_.route(rows_.block(row, block, scratch), rows_.block_length(block), rows_.grid(), key, &nan);
+    key = rows_.route(rows_.block(row, block, scratch), rows_.block_length(block), key, &nan);
   return key;
 }
 
@@ -115,7 +114,8 @@ void Grouper::sample_rows(int64_t begin, int64_t end, const std::vector<int64_t>
   if (rows_.is_direct()) {
     const int64_t length = std::min(line_bytes, rows_.row_bytes() - offsets.back());
     kernels_.route_samples(rows_.row(begin), rows_.row_stride(), end - begin, offsets.data(),
-                           static_cast<int>(offsets.size()), length, rows_.grid(), keys + begin, nan_.data() + begin);
+                           static_cast<int>(offsets.size()), length, rows_.grid(), rows_.block_keys(), keys + begin,
+                           nan_.data() + begin);
   } else {
     std::array<std::byte, line_bytes> scratch;
     for (int64_t i = begin; i < end; ++i) {
@@ -258,7 +258,7 @@ void Grouper::compare_batch(const Batch& batch, const std::vector<int32_t>* from
       const int64_t m = batch.first + alive[r];
       bool nan = false;
       left_at_[m] = static_cast<int32_t>(b);
-      left_key_[m] = kernels_.route(pieces[r], length, rows_.grid(), 0, &nan);
+      left_key_[m] = rows_.route(pieces[r], length, 0, &nan);
       if (nan) nan_[members_[m]] = 1;
     }
     num_alive = kept;
@@ -358,7 +358,7 @@ void Grouper::regroup_fallen(bool to_the_end) {
 }
 
 // Hashes of different rows collided twice, which does not happen by chance: compare each with all leaders
-// that its group has had. Quadratic, exact.
+// that its group has had. Quadratic, exact, and limited.
 void Grouper::search_fallen() {
   std::vector<Fallen> left;
   left.swap(fallen_);
@@ -375,6 +375,7 @@ void Grouper::search_fallen() {
         leader_[f.row] = candidate;
         break;
       }
+      if (++last_work().collisions > most_collisions_) throw KeysAreKnown();
     }
     if (leader_[f.row] == f.row) leaders.push_back(f.row);
   }
@@ -433,7 +434,8 @@ int64_t Grouper::number_bundles() {
 
 void Grouper::group_in_one_pass(const uint8_t* skip) {
   std::vector<uint8_t> read_whole(check_nan_ ? rows_.num_rows() : 0, 0);
-  group_short_rows(rows_, {skip, leader_, nan_.data(), check_nan_ ? read_whole.data() : nullptr}, num_threads_);
+  group_short_rows(rows_, {skip, leader_, nan_.data(), check_nan_ ? read_whole.data() : nullptr, most_collisions_},
+                   num_threads_);
   std::copy(read_whole.begin(), read_whole.end(), unread_from_.begin());  // a short row is one block
 }
 
@@ -473,11 +475,15 @@ Grouping Grouper::run() {
 
 }  // namespace
 
-void use_routing_bits(int bits) { routing_mask_ = bits >= 64 ? ~0ull : bits <= 0 ? 0 : ~(~0ull >> bits); }
-uint64_t routing_mask() { return routing_mask_; }
-
-Grouping group_rows(const RowBlocks& rows, bool check_nan, int num_threads, int64_t* ids) {
-  return Grouper(rows, check_nan, num_threads, ids).run();
+Grouping group_rows(RowBlocks rows, bool check_nan, int num_threads, int64_t* ids) {
+  // with keys that nobody knows there are about N^2 / 2^33 of them; routing bits are masked to see many
+  const int64_t most_collisions = ~routing_mask() ? no_limit : 64 + rows.num_rows();
+  try {
+    return Grouper(rows, check_nan, num_threads, most_collisions, ids).run();
+  } catch (const KeysAreKnown&) {}
+  const BlockKeys fresh(random_key());
+  rows.route_by(fresh);
+  return Grouper(rows, check_nan, num_threads, no_limit, ids).run();
 }
 
 }  // namespace cbkernels

@@ -47,6 +47,7 @@ class Pass {
   }
 
   int64_t bytes_touched() const { return bytes_touched_; }
+  int64_t num_collisions() const { return num_collisions_; }
 
  private:
   static constexpr int64_t rows_at_once = 8;
@@ -62,7 +63,7 @@ class Pass {
   uint64_t sample_of(int64_t i) {
     bool nan = false;
     const std::byte* sample = rows_.piece(i, sample_from_, sample_bytes_, row_scratch_->data());
-    const uint64_t key = kernels_.route(sample, sample_bytes_, rows_.grid(), 0, &nan);
+    const uint64_t key = rows_.route(sample, sample_bytes_, 0, &nan);
     if (nan) out_.nan[i] = 1;
     return key & routing_mask();
   }
@@ -75,7 +76,7 @@ class Pass {
     }
     std::array<uint8_t, rows_at_once> nan;
     kernels_.route_samples(rows_.row(begin), rows_.row_stride(), stop - begin, &sample_from_, 1, sample_bytes_,
-                           rows_.grid(), keys, nan.data());
+                           rows_.grid(), rows_.block_keys(), keys, nan.data());
     for (int64_t i = begin; i < stop; ++i) {
       keys[i - begin] &= routing_mask();
       if (nan[i - begin]) out_.nan[i] = 1;
@@ -167,13 +168,19 @@ class Pass {
     const std::byte* row = whole(i, *row_scratch_);
     const uint64_t key = whole_key(i, row);
     if (out_.nan[i]) return;
-    out_.leader[i] = by_whole_row_.find_or_insert(key, i, [&](int64_t candidate) { return equal(row, candidate); });
+    out_.leader[i] = by_whole_row_.find_or_insert(
+        key, i, [&](int64_t candidate) { return equal(row, candidate) || is_collision(); });
     if (out_.leader[i] == i) leaders_.push_back(i);
+  }
+
+  bool is_collision() {  // false: the search goes on
+    if (++num_collisions_ > out_.most_collisions) throw KeysAreKnown();
+    return false;
   }
 
   uint64_t whole_key(int64_t i, const std::byte* row) {
     bool nan = false;
-    const uint64_t key = kernels_.route(row, rows_.row_bytes(), rows_.grid(), 1, &nan);
+    const uint64_t key = rows_.route(row, rows_.row_bytes(), 1, &nan);
     if (nan) out_.nan[i] = 1;
     if (out_.read_whole) out_.read_whole[i] = 1;
     return key & routing_mask();
@@ -185,7 +192,7 @@ class Pass {
     by_whole_row_ = LeaderTable();
     for (const int64_t leader : leaders_) {
       const uint64_t key = whole_key(leader, whole(leader, *row_scratch_));
-      if (!out_.nan[leader]) by_whole_row_.find_or_insert(key, leader, [](int64_t) { return false; });
+      if (!out_.nan[leader]) by_whole_row_.find_or_insert(key, leader, [&](int64_t) { return is_collision(); });
     }
     bytes_touched_ += static_cast<int64_t>(leaders_.size()) * rows_.row_bytes();
   }
@@ -198,7 +205,7 @@ class Pass {
   std::vector<int64_t> leaders_;  // in the order of their rows
   bool hashes_whole_rows_ = false;
   int64_t num_agreed_ = 0, num_misled_ = 0;  // comparisons with the first row of the same sample
-  int64_t bytes_touched_ = 0;
+  int64_t bytes_touched_ = 0, num_collisions_ = 0;
   std::unique_ptr<Scratch> row_scratch_ = std::make_unique<Scratch>();
   std::unique_ptr<Scratch> leader_scratch_ = std::make_unique<Scratch>();
 };
@@ -220,7 +227,10 @@ void group_short_rows(const RowBlocks& rows, const ShortRows& out, int num_threa
   if (shares > 1)
     for (int64_t i = share_begin(1); i < n; ++i) out.leader[i] = out.leader[out.leader[i]];
   last_work().rows_compared += n;
-  for (const Pass& pass : passes) last_work().bytes_touched += pass.bytes_touched();
+  for (const Pass& pass : passes) {
+    last_work().bytes_touched += pass.bytes_touched();
+    last_work().collisions += pass.num_collisions();
+  }
 }
 
 }  // namespace cbkernels

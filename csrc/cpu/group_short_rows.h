@@ -12,6 +12,7 @@ struct ShortRows {
   int64_t* leader;      // written for every row that is not skipped
   uint8_t* nan;         // 1 where a NaN was seen, else left
   uint8_t* read_whole;  // 1 for rows whose values were all looked at for NaN, else left; may be null
+  int64_t most_collisions;  // of each thread, before it throws KeysAreKnown
 };
 
 void group_short_rows(const RowBlocks& rows, const ShortRows& out, int num_threads);

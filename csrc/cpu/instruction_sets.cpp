@@ -1,13 +1,10 @@
 #include "instruction_sets.h"
 
-#include <array>
 #include <atomic>
 #include <stdexcept>
 #if defined(CBKERNELS_HAS_AVX2)
 #include <cpuid.h>
 #endif
-
-#include "../fingerprint.h"
 
 namespace cbkernels {
 namespace {
@@ -35,19 +32,7 @@ std::atomic<const InstructionSet*>& chosen() {
   return set;
 }
 
-struct BlockKeys {
-  alignas(64) std::array<uint32_t, fingerprint::num_block_keys> keys;
-  BlockKeys() {
-    for (int j = 0; j < fingerprint::num_block_keys; ++j) keys[j] = fingerprint::block_key(j);
-  }
-};
-
 }  // namespace
-
-const uint32_t* block_keys() {
-  static const BlockKeys table;
-  return table.keys.data();
-}
 
 const InstructionSet& instruction_set_in_use() { return *chosen().load(std::memory_order_relaxed); }
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "../contract.h"
+#include "../routing_keys.h"
 #include "instruction_sets.h"
 
 namespace cbkernels {
@@ -34,6 +35,13 @@ class RowBlocks {
   const RowKernels& kernels() const { return *kernels_; }
   const UpdateGrid& grid() const { return grid_; }
 
+  // The routing hash of a piece (row_kernels.h): under the keys of this process, or those given last.
+  uint64_t route(const std::byte* piece, int64_t num_bytes, uint64_t key, bool* nan) const {
+    return kernels_->route(piece, num_bytes, grid_, block_keys_->words, key, nan);
+  }
+  const uint32_t* block_keys() const { return block_keys_->words; }
+  void route_by(const BlockKeys& keys) { block_keys_ = &keys; }
+
   // num_bytes of row i from byte `from` on; both multiples of the value's size. Scratch: num_bytes.
   const std::byte* piece(int64_t i, int64_t from, int64_t num_bytes, std::byte* scratch) const {
     if (direct_) return row(i) + from;
@@ -62,6 +70,7 @@ class RowBlocks {
   UpdateGrid grid_;
   Element element_ = Element::bits;
   const RowKernels* kernels_ = nullptr;
+  const BlockKeys* block_keys_ = &block_keys_of_routing();  // of one call: equal rows must get equal hashes
   Stagers stagers_{};
   int64_t staged_itemsize_ = 1;
   int64_t num_rows_ = 0, row_bytes_ = 0, row_stride_ = 0;

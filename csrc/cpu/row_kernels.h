@@ -26,15 +26,18 @@ struct RowKernels {
   // Bit r is set when rows[r] equals leaders[r]; num_rows <= 32.
   uint32_t (*equal_pairs)(const std::byte* const* rows, const std::byte* const* leaders, int num_rows,
                           int64_t num_bytes, const UpdateGrid& grid);
-  // 64-bit routing hash of a piece of at most 4 KiB, chained on `key`; two pieces that differ share one with
-  // probability about 2^-32. Sets *nan when the piece holds one, else leaves it.
-  uint64_t (*route)(const std::byte* piece, int64_t num_bytes, const UpdateGrid& grid, uint64_t key, bool* nan);
+  // 64-bit routing hash of a piece of at most 4 KiB under the keys of its blocks, chained on `key`; two pieces that
+  // differ share one with probability about 2^-32. Sets *nan when the piece holds one, else leaves it.
+  uint64_t (*route)(const std::byte* piece, int64_t num_bytes, const UpdateGrid& grid, const uint32_t* block_keys,
+                    uint64_t key, bool* nan);
   // The same for `count` rows at once, `stride` bytes apart, from the pieces at the given offsets, each
   // num_bytes <= 64 long; writes keys and flags.
   void (*route_samples)(const std::byte* first, int64_t stride, int64_t count, const int64_t* offsets, int num_offsets,
-                        int64_t num_bytes, const UpdateGrid& grid, uint64_t* keys, uint8_t* nan);
+                        int64_t num_bytes, const UpdateGrid& grid, const uint32_t* block_keys, uint64_t* keys,
+                        uint8_t* nan);
   // Block sums of the fingerprint; says whether the block holds a NaN.
-  bool (*block_sums)(const std::byte* block, int64_t num_bytes, const UpdateGrid& grid, uint64_t sums[4]);
+  bool (*block_sums)(const std::byte* block, int64_t num_bytes, const UpdateGrid& grid, const uint32_t* block_keys,
+                     uint64_t sums[4]);
   // Any length. Does it hold a NaN?
   bool (*holds_nan)(const std::byte* piece, int64_t num_bytes, const UpdateGrid& grid);
   // Any length, for the benchmarks: the fastest way to read memory once.
@@ -53,8 +56,5 @@ extern const InstructionSet portable_set;
 #if defined(CBKERNELS_HAS_AVX2)
 extern const InstructionSet avx2_set;
 #endif
-
-// 1,072 keys of 32 bits, 64-byte aligned (fingerprint.h).
-const uint32_t* block_keys();
 
 }  // namespace cbkernels

@@ -117,8 +117,9 @@ uint32_t equal_pairs(const std::byte* const* rows, const std::byte* const* leade
 
 // NH sums of one piece, S of them, each with its keys 16 words further on; returns lanes with NaN.
 template <class E, int S>
-inline Words pair_sums(const E& element, const std::byte* piece, int64_t num_bytes, Longs (&total)[S]) {
-  const std::byte* keys = reinterpret_cast<const std::byte*>(block_keys());
+inline Words pair_sums(const E& element, const std::byte* piece, int64_t num_bytes, const uint32_t* block_keys,
+                       Longs (&total)[S]) {
+  const std::byte* keys = reinterpret_cast<const std::byte*>(block_keys);
   constexpr int64_t shift_bytes = 64;
   for (int s = 0; s < S; ++s) total[s] = Longs{};
   Words nan{};
@@ -140,18 +141,20 @@ inline Words pair_sums(const E& element, const std::byte* piece, int64_t num_byt
 }
 
 template <class E>
-uint64_t route(const std::byte* piece, int64_t num_bytes, const UpdateGrid& grid, uint64_t key, bool* nan) {
+uint64_t route(const std::byte* piece, int64_t num_bytes, const UpdateGrid& grid, const uint32_t* block_keys,
+               uint64_t key, bool* nan) {
   Longs total[1];
-  if (any(pair_sums<E, 1>(E(grid), piece, num_bytes, total))) *nan = true;
+  if (any(pair_sums<E, 1>(E(grid), piece, num_bytes, block_keys, total))) *nan = true;
   return fold(total[0], key);
 }
 
 template <class E>
 void route_samples(const std::byte* first, int64_t stride, int64_t count, const int64_t* offsets, int num_offsets,
-                   int64_t num_bytes, const UpdateGrid& grid, uint64_t* keys, uint8_t* nan) {
+                   int64_t num_bytes, const UpdateGrid& grid, const uint32_t* block_keys, uint64_t* keys,
+                   uint8_t* nan) {
   constexpr int64_t ahead = 24;  // rows; a miss takes about as long as 10 rows in the cache
   const E element(grid);
-  const std::byte* key_bytes = reinterpret_cast<const std::byte*>(block_keys());
+  const std::byte* key_bytes = reinterpret_cast<const std::byte*>(block_keys);
   const Words key0 = load(key_bytes), key1 = load(key_bytes + vector_bytes);
   for (int64_t i = 0; i < count; ++i) {
     const std::byte* row = first + i * stride;
@@ -166,7 +169,7 @@ void route_samples(const std::byte* first, int64_t stride, int64_t count, const 
         key = fold(multiply_pairs(a + key0) + multiply_pairs(b + key1), key);
       } else {
         Longs total[1];
-        nan_lanes |= pair_sums<E, 1>(element, row + offsets[s], num_bytes, total);
+        nan_lanes |= pair_sums<E, 1>(element, row + offsets[s], num_bytes, block_keys, total);
         key = fold(total[0], key);
       }
     }
@@ -176,9 +179,10 @@ void route_samples(const std::byte* first, int64_t stride, int64_t count, const 
 }
 
 template <class E>
-bool block_sums(const std::byte* block, int64_t num_bytes, const UpdateGrid& grid, uint64_t sums[4]) {
+bool block_sums(const std::byte* block, int64_t num_bytes, const UpdateGrid& grid, const uint32_t* block_keys,
+                uint64_t sums[4]) {
   Longs total[4];
-  const Words nan = pair_sums<E, 4>(E(grid), block, num_bytes, total);
+  const Words nan = pair_sums<E, 4>(E(grid), block, num_bytes, block_keys, total);
   for (int s = 0; s < 4; ++s) sums[s] = sum(total[s]);
   return any(nan);
 }

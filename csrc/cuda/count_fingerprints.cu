@@ -13,6 +13,7 @@ struct Launch {
   const uint64_t* fingerprints;
   Labels labels;
   bool may_hold_nan;
+  fingerprint::Key routing_key;
   uint64_t routing_mask;
   LaunchState* state;
   uint64_t* of_block;
@@ -28,7 +29,8 @@ CBKERNELS_DEVICE void count(const Team& team, const Launch& launch, uint32_t* sl
     const bool holds_nan = launch.may_hold_nan && (low | high) == 0;
     bool is_new;
     const uint32_t slot = find_slot_together(
-        slots, work.num_slots, low & launch.routing_mask, static_cast<uint32_t>(i), there && !holds_nan,
+        slots, work.num_slots, fingerprint::pair_hash(launch.routing_key, low, high) & launch.routing_mask,
+        static_cast<uint32_t>(i), there && !holds_nan,
         [&](uint32_t other) {
           return keys[2 * static_cast<int64_t>(other)] == low && keys[2 * static_cast<int64_t>(other) + 1] == high;
         },
@@ -42,7 +44,7 @@ CBKERNELS_DEVICE void count(const Team& team, const Launch& launch, uint32_t* sl
     work.leader[i] = work.holds_nan[i] ? static_cast<uint32_t>(i) : slots[work.rank[i]];
   team.sync();
   number_bundles(team, work, nullptr);
-  count_labels(team, work, slots, launch.labels, work.out, &launch.state->out_used);
+  count_labels(team, work, slots, launch.labels, launch.routing_key, work.out, &launch.state->out_used);
 }
 
 __global__ void __launch_bounds__(threads_of_a_block, 2)
@@ -82,6 +84,7 @@ BundleCounts count_fingerprints(const FingerprintBlock& rows, bool may_hold_nan,
   arguments.fingerprints = rows.fingerprints;
   arguments.labels = {reinterpret_cast<const unsigned char*>(rows.labels), sizeof(int64_t), DType::int64};
   arguments.may_hold_nan = may_hold_nan;
+  arguments.routing_key = routing_key();
   arguments.routing_mask = routing_mask();
   arguments.state = results.state(workspace);
   arguments.of_block = workspace.at<uint64_t>(of_block);

@@ -26,7 +26,7 @@ CBKERNELS_DEVICE void number_bundles(const Team& team, LayerWork work, int64_t* 
 
 // Counts the labels of every bundle of two rows or more, after number_bundles.
 CBKERNELS_DEVICE void count_labels(const Team& team, LayerWork work, uint32_t* slots, const Labels& labels,
-                                   uint32_t* out, unsigned long long* out_used) {
+                                   const fingerprint::Key& routing_key, uint32_t* out, unsigned long long* out_used) {
   if (work.result->num_bundles == work.num_rows) return;  // the same for the whole team
   uint32_t *const num_labels = work.members, *const place = work.begin, *const filled = work.first_tile;
   uint32_t* const counts = pair_counts(work);
@@ -46,9 +46,9 @@ CBKERNELS_DEVICE void count_labels(const Team& team, LayerWork work, uint32_t* s
     const int64_t label = counted ? label_at(labels, i) : 0;
     bool is_new;
     const uint32_t slot = find_slot_together(
-        slots, work.num_slots, leader + 0x9e3779b97f4a7c15ull * static_cast<uint64_t>(label), static_cast<uint32_t>(i),
-        counted, [&](uint32_t other) { return work.leader[other] == leader && label_at(labels, other) == label; },
-        &is_new);
+        slots, work.num_slots, fingerprint::pair_hash(routing_key, leader, static_cast<uint64_t>(label)),
+        static_cast<uint32_t>(i), counted,
+        [&](uint32_t other) { return work.leader[other] == leader && label_at(labels, other) == label; }, &is_new);
     if (is_new) atomicAdd(num_labels + leader, 1u);
     count_together(counts, slot, counted);
   });

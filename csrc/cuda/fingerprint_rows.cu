@@ -17,11 +17,11 @@ struct CompressionKeys {
 };
 
 __global__ void __launch_bounds__(threads_of_a_block, 2)
-    sum_rows_kernel(const __grid_constant__ Elements e, int64_t blocks_per_span, int64_t num_spans, uint64_t* row_sums,
-                    uint8_t* holds_nan) {
+    sum_rows_kernel(const __grid_constant__ Elements e, fingerprint::Key key, int64_t blocks_per_span,
+                    int64_t num_spans, uint64_t* row_sums, uint8_t* holds_nan) {
   CBKERNELS_DYNAMIC_SHARED(shared);
   uint32_t* const block_keys = reinterpret_cast<uint32_t*>(shared);
-  fill_block_keys(block_keys);
+  fill_block_keys(block_keys, key);
   __syncthreads();
   const int64_t last = static_cast<int64_t>(e.rows.num_rows) - 1, num_blocks = num_blocks_of(e);
   const int64_t num_items = (last + rows_per_item) / rows_per_item * num_spans;
@@ -43,10 +43,11 @@ __global__ void __launch_bounds__(threads_of_a_block, 2)
 }
 
 __global__ void __launch_bounds__(threads_of_a_block)
-    compress_kernel(int64_t num_rows, const uint64_t* row_sums, const uint8_t* holds_nan, uint64_t* fingerprints) {
+    compress_kernel(fingerprint::Key key, int64_t num_rows, const uint64_t* row_sums, const uint8_t* holds_nan,
+                    uint64_t* fingerprints) {
   CBKERNELS_DYNAMIC_SHARED(shared);
   uint64_t* const keys = reinterpret_cast<uint64_t*>(shared);
-  for (int k = threadIdx.x; k < 36; k += blockDim.x) keys[k] = fingerprint::compression_key(k / 9, k % 9);
+  for (int k = threadIdx.x; k < 36; k += blockDim.x) keys[k] = fingerprint::compression_key(key, k / 9, k % 9);
   __syncthreads();
   for (int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; row < num_rows;
        row += static_cast<int64_t>(gridDim.x) * blockDim.x) {
@@ -59,7 +60,8 @@ __global__ void __launch_bounds__(threads_of_a_block)
 
 }  // namespace
 
-void row_fingerprints(const RowsView& rows, const UpdateGrid& grid, uint64_t* fingerprints, const Stream& stream) {
+void row_fingerprints(const RowsView& rows, const UpdateGrid& grid, const fingerprint::Key& key, uint64_t* fingerprints,
+                      const Stream& stream) {
   const DeviceGuard guard(stream);
   last_work() = Work{};
   const Elements e = elements_of(rows, grid, ColumnOrder::logical);
@@ -75,12 +77,12 @@ void row_fingerprints(const RowsView& rows, const UpdateGrid& grid, uint64_t* fi
   const int64_t num_spans = std::max<int64_t>(1, (num_blocks + blocks_per_span - 1) / blocks_per_span);
   const LaunchShape shape = shape_for(reinterpret_cast<const void*>(sum_rows_kernel), threads_of_a_block,
                                       block_keys_bytes, quads * num_spans, stream);
-  launch(sum_rows_kernel, shape, block_keys_bytes, stream, false, e, blocks_per_span, num_spans,
+  launch(sum_rows_kernel, shape, block_keys_bytes, stream, false, e, key, blocks_per_span, num_spans,
          workspace.at<uint64_t>(sums), workspace.at<uint8_t>(flags));
   const size_t key_bytes = 36 * sizeof(uint64_t);
   const LaunchShape small = shape_for(reinterpret_cast<const void*>(compress_kernel), threads_of_a_block, key_bytes,
                                       (num_rows + warp_size - 1) / warp_size, stream);
-  launch(compress_kernel, small, key_bytes, stream, false, num_rows, workspace.at<uint64_t>(sums),
+  launch(compress_kernel, small, key_bytes, stream, false, key, num_rows, workspace.at<uint64_t>(sums),
          workspace.at<uint8_t>(flags), fingerprints);
   last_work().bytes_total = last_work().bytes_touched = num_rows * rows.num_columns() * itemsize(rows.dtype);
   last_work().rows_fingerprinted = num_rows;

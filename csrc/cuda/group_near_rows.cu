@@ -20,6 +20,7 @@ struct Launch {
   Tolerance tolerance;
   LayerWork work;
   Labels labels;
+  fingerprint::Key routing_key;
   int64_t* ids;
   Search* search;
   LaunchState* state;
@@ -95,7 +96,7 @@ __global__ void __launch_bounds__(threads_of_a_block, 2) group_near_rows_kernel(
   }
   number_bundles(team, work, launch.ids);
   if (launch.labels.data != nullptr)
-    count_labels(team, work, work.slots, launch.labels, work.out, &launch.state->out_used);
+    count_labels(team, work, work.slots, launch.labels, launch.routing_key, work.out, &launch.state->out_used);
 }
 
 }  // namespace
@@ -118,6 +119,7 @@ void group_near_rows(const RowsView& rows, const Tolerance& tolerance, const Lab
   results.give(arguments.work, workspace, 0);
   arguments.tolerance = tolerance;
   arguments.labels = labels != nullptr ? labels_of(*labels) : Labels{};
+  arguments.routing_key = routing_key();
   arguments.ids = ids;
   arguments.search = workspace.at<Search>(search);
   arguments.state = results.state(workspace);

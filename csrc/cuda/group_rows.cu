@@ -25,6 +25,7 @@ struct Launch {
   int32_t num_layers;
   Labels labels;
   bool scan_for_nan;
+  fingerprint::Key routing_key;
   uint64_t routing_mask;
   LaunchState* state;
   uint64_t* of_block;
@@ -64,7 +65,7 @@ __global__ void __launch_bounds__(threads_of_grouping, 1)
   const Team team{layer[0].has_few_rows, space, &barrier, launch.of_block};
   const Layers layers{layer, num_layers, team, reinterpret_cast<uint32_t*>(shared + keys_and_scan_bytes)};
 
-  fill_block_keys(block_keys);
+  fill_block_keys(block_keys, launch.routing_key);
   __syncthreads();
   for_each_item(
       num_layers, [&](int l) { return tiles_of(layer[l].work.num_rows, rows_per_sample); },
@@ -119,7 +120,8 @@ __global__ void __launch_bounds__(threads_of_grouping, 1)
   layers.for_each([&](const Layer& of, uint32_t* slots) {
     settle(team, of);
     number_bundles(team, of.work, of.ids);
-    if (launch.labels.data != nullptr) count_labels(team, of.work, slots, launch.labels, of.work.out, &state->out_used);
+    if (launch.labels.data != nullptr)
+      count_labels(team, of.work, slots, launch.labels, launch.routing_key, of.work.out, &state->out_used);
   });
 }
 
@@ -171,6 +173,7 @@ class Grouping {
                      static_cast<int32_t>(num_layers),
                      labels != nullptr ? labels_of(*labels) : Labels{},
                      scan_for_nan,
+                     routing_key(),
                      routing_mask(),
                      results_.state(workspace_),
                      workspace_.at<uint64_t>(of_block)};

@@ -6,11 +6,16 @@
 
 namespace cbkernels::cuda {
 
-// The keys of the block sums, in shared memory; every thread of the block calls it, then __syncthreads.
-CBKERNELS_DEVICE void fill_block_keys(uint32_t* keys) {
-  for (int j = threadIdx.x; j < fingerprint::num_block_keys; j += blockDim.x) keys[j] = fingerprint::block_key(j);
+// The keys of the block sums, in shared memory, and behind them the key that they were made of, which would else take
+// four registers; every thread of the block calls it, then __syncthreads.
+CBKERNELS_DEVICE void fill_block_keys(uint32_t* keys, const fingerprint::Key& key) {
+  for (int j = threadIdx.x; j < fingerprint::num_block_keys; j += blockDim.x) keys[j] = fingerprint::block_key(key, j);
+  if (threadIdx.x == 0) *reinterpret_cast<fingerprint::Key*>(keys + fingerprint::num_block_keys) = key;
 }
-constexpr size_t block_keys_bytes = fingerprint::num_block_keys * sizeof(uint32_t);
+CBKERNELS_DEVICE const fingerprint::Key& key_behind(const uint32_t* block_keys) {
+  return *reinterpret_cast<const fingerprint::Key*>(block_keys + fingerprint::num_block_keys);
+}
+constexpr size_t block_keys_bytes = fingerprint::num_block_keys * sizeof(uint32_t) + sizeof(fingerprint::Key);
 
 CBKERNELS_DEVICE uint64_t product(uint32_t a, uint32_t b, uint32_t key_a, uint32_t key_b) {
   return static_cast<uint64_t>(a + key_a) * (b + key_b);
@@ -114,6 +119,12 @@ CBKERNELS_DEVICE uint64_t reduce_sixteen(uint64_t (&values)[16]) {
   return values[0] + __shfl_xor_sync(whole_warp, values[0], 16);
 }
 
+CBKERNELS_DEVICE uint64_t row_term(uint64_t block_sum, const uint32_t* block_keys, int64_t block, int s) {
+  const fingerprint::Key& key = key_behind(block_keys);
+  return fingerprint::row_term(block_sum, fingerprint::row_key(key, block, 2 * s),
+                               fingerprint::row_key(key, block, 2 * s + 1));
+}
+
 // Row sums of 16 / num_sums rows over blocks [begin, end): lane l gets that of row (l % 16) / num_sums and sum
 // l % num_sums. Bit r of *with_nan: row r holds a NaN there. A row may be named twice.
 template <class Kind, int num_sums>
@@ -156,8 +167,7 @@ CBKERNELS_DEVICE uint64_t sum_blocks(const Elements& e, const int64_t (&rows)[16
     }
     const uint64_t block_sum = reduce_sixteen(reinterpret_cast<uint64_t (&)[16]>(sums));
     const int s = lane % num_sums;
-    row_sum +=
-        fingerprint::row_term(block_sum, fingerprint::row_key(block, 2 * s), fingerprint::row_key(block, 2 * s + 1));
+    row_sum += row_term(block_sum, block_keys, block, s);
 #pragma unroll
     for (int r = 0; r < num_rows; ++r) start[r] += chunks_per_block;
   }
@@ -199,9 +209,7 @@ CBKERNELS_DEVICE uint64_t sum_gathered_blocks(const Elements& e, const int64_t (
         for (int step = warp_size / 2; step > 0; step /= 2) sums[k] += __shfl_xor_sync(whole_warp, sums[k], step);
         if (k == s) mine = sums[k];
       }
-      if (lane % 16 / num_sums == r)
-        row_sum +=
-            fingerprint::row_term(mine, fingerprint::row_key(block, 2 * s), fingerprint::row_key(block, 2 * s + 1));
+      if (lane % 16 / num_sums == r) row_sum += row_term(mine, block_keys, block, s);
     }
     if (__any_sync(whole_warp, holds_nan)) *with_nan |= 1u << r;
   }

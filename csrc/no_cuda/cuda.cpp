@@ -20,7 +20,9 @@ std::vector<BundleCounts> count_bundles(const std::vector<RowsView>&, const Labe
   require();
   return {};
 }
-void row_fingerprints(const RowsView&, const UpdateGrid&, uint64_t*, const Stream&) { require(); }
+void row_fingerprints(const RowsView&, const UpdateGrid&, const fingerprint::Key&, uint64_t*, const Stream&) {
+  require();
+}
 BundleCounts count_fingerprints(const FingerprintBlock&, bool, const Stream&) {
   require();
   return {};

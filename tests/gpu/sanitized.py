@@ -127,9 +127,9 @@ class Calls:
                            c.label_counts, c.starts))  # fmt: skip
         for counts in f.count_bundles([there, there, there], *names, parameters, None, True, 0, 0):
             self.compare(f"{name} count_bundles", _plain(counts), expected)
-        patterns, holds_nan = cpu.row_fingerprints(rows, grid)
+        patterns, holds_nan = cpu.row_fingerprints(rows, grid, 2 << 64 | 1)
         found = m.put(np.full((n, 2), 7, np.uint64))
-        f.row_fingerprints(*there, parameters, found, 0, 0)
+        f.row_fingerprints(*there, parameters, (1, 2), found, 0, 0)
         self.compare(f"{name} fingerprints", m.get(found, (n, 2), np.uint64).tolist(), patterns.tolist())
         counts = f.count_fingerprints(found, names[0], n, bool(holds_nan.any()), 0, 0)
         self.compare(f"{name} count_fingerprints", _plain(counts), expected)

@@ -65,8 +65,8 @@ def differences(cuda: Any, memory: Any, acts: Any, labels: Any, grid: Any) -> li
         wrong.append(f"count_bundles {[list(map(int, of_layer[:4])) for of_layer in counts]} instead of {expected}")
     if any(sum(of_layer[4].tolist()) != expected[3] for of_layer in counts):
         wrong.append("label counts")
-    cuda.row_fingerprints(*there, parameters, found, 0, 0)
-    if not np.array_equal(memory.get(found, (n, 2), np.uint64), cpu.row_fingerprints(rows, grid)[0]):
+    cuda.row_fingerprints(*there, parameters, (1, 2), found, 0, 0)
+    if not np.array_equal(memory.get(found, (n, 2), np.uint64), cpu.row_fingerprints(rows, grid, 2 << 64 | 1)[0]):
         wrong.append("row_fingerprints")
     memory.clear()
     return wrong

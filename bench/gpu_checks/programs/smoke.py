@@ -47,8 +47,8 @@ class One:
 
     def fingerprints(self) -> tuple[Any, Any, Any]:
         found = self.calls.memory.put(np.full((self.n, 2), 7, np.uint64))
-        self.calls.functions.row_fingerprints(*self.there, None, found, 0, 0)
-        patterns, _ = backends.TABLE["cpu"].row_fingerprints(self.rows, None)
+        self.calls.functions.row_fingerprints(*self.there, None, (1, 2), found, 0, 0)
+        patterns, _ = backends.TABLE["cpu"].row_fingerprints(self.rows, None, 2 << 64 | 1)
         return self.calls.memory.get(found, (self.n, 2), np.uint64).tolist(), patterns.tolist(), found
 
     def counted_fingerprints(self) -> tuple[Any, Any]:
