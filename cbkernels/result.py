@@ -32,7 +32,7 @@ class BundleResult:
         tolerance: (rtol, atol) of the order-dependent isclose variant, else None.
         log_epsilon: of the authors' variant of the logarithm, else None.
         exact: True when rows were compared, False when 128-bit fingerprints were
-            (two different rows share one with probability at most 2**-120).
+            (two different rows share one with probability at most 2**-120 over a key that was drawn at random).
         version: of cbkernels.
     """
 

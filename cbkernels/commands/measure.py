@@ -52,11 +52,15 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("acts", metavar="ACTS", help="activations, (N, ...) each")
     parser.add_argument("labels", metavar="LABELS", help="labels, (N,) integers")
     _add_equality(parser)
-    size = parser.add_argument_group("large files")
+    size = parser.add_argument_group(
+        "large files",
+        "streamed: rows are compared by fingerprints of 128 bits, under a key that is drawn at random for this run. "
+        "Two different rows then count as equal with probability at most 2^-120, whoever made the file",
+    )
     size.add_argument("--exact-up-to", type=_num_bytes, default=1 << 30, metavar="BYTES",
-                      help="arrays above this size are streamed; 512MiB, 2G, ... (default 1GiB)")  # fmt: skip
+                      help="larger arrays are streamed, not compared; 512MiB, 2G, ... (default 1GiB)")  # fmt: skip
     size.add_argument("--stream", action="store_true",
-                      help="stream every array: 128-bit fingerprints, probabilistic")  # fmt: skip
+                      help="stream every array, also small ones")  # fmt: skip
     size.add_argument("--chunk-rows", type=_positive_integer, metavar="N",
                       help="rows read at a time, implies --stream (default: about 64 MiB)")  # fmt: skip
     parser.add_argument("--margin", action="store_true",
@@ -241,7 +245,10 @@ def _definition(results: list[BundleResult]) -> str:
     if results[0].log_epsilon is not None:
         words.append(f"entropy with the authors' ln(p + {results[0].log_epsilon:g})")
     if not all(r.exact for r in results):
-        words.append("fingerprints are probabilistic: two different rows share one with probability at most 2^-120")
+        words.append(
+            "fingerprints are probabilistic: two different rows share one with probability at most 2^-120, over a key "
+            "drawn at random for this run"
+        )
     return "; ".join(words) + "."
 
 

@@ -170,7 +170,9 @@ class LayerReport(Mapping[str, BundleResult]):
         if measured[0].log_epsilon is not None:
             words.append(f"entropy with the authors' ln(p + {measured[0].log_epsilon:g})")
         if not all(r.exact for r in measured):
-            words.append("by fingerprints, which two different rows share with probability at most 2^-120")
+            words.append(
+                "by fingerprints, which two different rows share with probability at most 2^-120 over a random key"
+            )
         return "; ".join(words)
 
     @property

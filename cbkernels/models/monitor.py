@@ -71,8 +71,8 @@ class LayerMonitor:
     must be kept waiting by its own program, for the model is in evaluation mode then.
 
     One batch is measured exactly. Across batches or ranks rows travel as fingerprints (wrong with probability
-    2**-120 a pair) and there is no margin; what the model itself computes may differ in the last bits with the
-    size of a batch.
+    2**-120 a pair, over a random key) and there is no margin; what the model itself computes may differ in the last
+    bits with the size of a batch.
 
     Example:
         >>> import torch

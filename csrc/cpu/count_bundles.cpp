@@ -2,6 +2,7 @@
 #include "count_bundles.h"
 
 #include <algorithm>
+#include <atomic>
 #include <memory>
 
 #include "../routing_keys.h"
@@ -196,10 +197,14 @@ BundleCounts count_fingerprints(const std::vector<FingerprintBlock>& blocks, int
     for (int64_t k = 0; k < 2 * block.num_rows; k += 2)
       keys[i++] =
           fingerprint::mix(fingerprint::pair_hash(key, block.fingerprints[k], block.fingerprints[k + 1])) & mask;
+  std::atomic<int64_t> collisions{0};
   group_keys(keys.data(), nullptr, n, ids.data(), num_threads, [&](int64_t p, int64_t q) {
     const uint64_t *a = fingerprint_at(p), *b = fingerprint_at(q);
-    return a[0] == b[0] && a[1] == b[1];
+    if (a[0] == b[0] && a[1] == b[1]) return true;
+    collisions.fetch_add(1, std::memory_order_relaxed);
+    return false;
   });
+  last_work().collisions = collisions;
   int64_t num_bundles = 0;
   for (i = 0; i < n; ++i) ids[i] = ids[i] == i ? num_bundles++ : ids[ids[i]];
   return count_labels_by(ids.data(), n, num_bundles, 0, [&](int64_t row) {

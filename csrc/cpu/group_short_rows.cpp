@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <deque>
 #include <memory>
 #include <vector>
 
@@ -22,6 +23,11 @@ class Pass {
     sample_bytes_ = std::min<int64_t>(64, rows.row_bytes());
     sample_from_ = rows.row_bytes() / 64 / 2 * 64;
     if (sample_from_ + sample_bytes_ > rows.row_bytes()) sample_from_ = 0;
+  }
+
+  ~Pass() {  // also of a pass that was given up
+    last_work().bytes_touched += bytes_touched_;
+    last_work().collisions += num_collisions_;
   }
 
   void run(int64_t begin, int64_t end) {
@@ -45,9 +51,6 @@ class Pass {
   void absorb(const Pass& later) {
     for (const int64_t row : later.leaders_) place(row, sample_of(row));
   }
-
-  int64_t bytes_touched() const { return bytes_touched_; }
-  int64_t num_collisions() const { return num_collisions_; }
 
  private:
   static constexpr int64_t rows_at_once = 8;
@@ -216,8 +219,7 @@ void group_short_rows(const RowBlocks& rows, const ShortRows& out, int num_threa
   constexpr int64_t parallel_bytes = 8 << 20;
   const int64_t n = rows.num_rows();
   const int64_t shares = n * rows.row_bytes() < parallel_bytes ? 1 : std::max(1, num_threads);
-  std::vector<Pass> passes;
-  passes.reserve(shares);
+  std::deque<Pass> passes;
   for (int64_t s = 0; s < shares; ++s) passes.emplace_back(rows, out);
   const auto share_begin = [&](int64_t s) { return n / shares * s + std::min(s, n % shares); };
   parallel_for(shares, 1, num_threads, [&](int64_t begin, int64_t end) {
@@ -227,10 +229,6 @@ void group_short_rows(const RowBlocks& rows, const ShortRows& out, int num_threa
   if (shares > 1)
     for (int64_t i = share_begin(1); i < n; ++i) out.leader[i] = out.leader[out.leader[i]];
   last_work().rows_compared += n;
-  for (const Pass& pass : passes) {
-    last_work().bytes_touched += pass.bytes_touched();
-    last_work().collisions += pass.num_collisions();
-  }
 }
 
 }  // namespace cbkernels
