@@ -327,7 +327,7 @@ def test_labels_of_another_library(cuda: CudaHalf, torch_with_gpu: TorchWithGpu)
     store = GpuRowStore(backends.TABLE["cuda"].on_gpu, "cuda:1", "float32")
     copied: list[list[int]] = []
     torch_with_gpu.when_recorded = lambda: copied.append(store._blocks[0].labels.tolist())
-    store.append(rows, theirs, None)
+    store.append(rows, theirs, None, 5)
     assert copied == [labels.tolist()], "held until after the copy, not until before it"
     assert cuda.names()[:2] == ["wait_for", "row_fingerprints"]
     assert (cuda.calls[0][1]["stream"], cuda.calls[0][1]["producer"]) == (700, 4096)

@@ -61,6 +61,7 @@ class Grouper {
   void compare_batch(const Batch& batch, const std::vector<int32_t>* from_block);
   uint64_t sample_key(int64_t row, int64_t num_samples, std::byte* scratch, bool& nan) const;
   uint64_t rest_key(int64_t row, int64_t block, uint64_t key, std::byte* scratch, bool& nan) const;
+  uint64_t masked(uint64_t key) const { return key & routing_mask_; }
   int64_t bytes_in(int64_t from_block, int64_t to_block) const {
     return std::min(to_block * block_bytes, rows_.row_bytes()) - from_block * block_bytes;
   }
@@ -74,6 +75,7 @@ class Grouper {
   const RowKernels& kernels_;
   const bool check_nan_;
   const int num_threads_;
+  const uint64_t routing_mask_ = routing_mask();
   const int64_t most_collisions_;       // in vain, before the keys count as known
   int64_t* const leader_;               // of every row; ids in the end
   ScratchArray<uint8_t> nan_;           // row holds a NaN that was seen
@@ -89,8 +91,6 @@ class Grouper {
   };
   std::vector<Fallen> fallen_;
 };
-
-uint64_t masked(uint64_t key) { return key & routing_mask(); }
 
 // Evenly spaced cache lines, not a prefix: the first channels of an image may all be dead.
 uint64_t Grouper::sample_key(int64_t row, int64_t num_samples, std::byte* scratch, bool& nan) const {
