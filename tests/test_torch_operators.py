@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import cbkernels as cb
-from cbkernels import backends
+from cbkernels import backends, stream_keys
 from cbkernels.arrays import DTYPES, as_rows, may_hold_nan
 from cbkernels.grid import GRID_DTYPES
 
@@ -214,6 +214,16 @@ def test_fingerprints_have_the_golden_values(compiled: str) -> None:
         assert (found.dtype, found.shape, found.device) == (torch.int64, (2, 2), acts.device)
         assert found.cpu().numpy().view(np.uint64).tolist() == [[first, second]] * 2, values
         assert (holds_nan.dtype, holds_nan.tolist()) == (torch.bool, [False, False])
+
+
+def test_fingerprints_under_a_key(compiled: str) -> None:
+    acts = place(torch.arange(6.0).reshape(2, 3), compiled)
+    for key, number in ((5 << 70, 5 << 70), (bytes(14) + b"\x01\x02", 258), (0, 0), (None, stream_keys.FIXED_KEY)):
+        right = backends.TABLE["reference"].row_fingerprints(as_rows(acts.cpu()), None, number)[0].tolist()
+        found = torch_operators.row_fingerprints(acts, key=key, backend=compiled)[0]
+        assert found.cpu().numpy().view(np.uint64).tolist() == right, key
+    with pytest.raises(ValueError, match=re.escape("the key is 'x'; it must be 32 hexadecimal digits")):
+        OPERATORS["row_fingerprints"](acts, key="x", backend=compiled)
 
 
 @pytest.mark.parametrize(("dtype", "grid"), [*((dtype, "none") for dtype in DTYPES), ("float32", "bfloat16")])

@@ -19,7 +19,7 @@ PACKAGE = Path(cbkernels.__file__).parent
 ORDER = (
     ("_version", "_core"),
     ("grid", "learning_rates", "entropy", "result", "choices", "lazy"),
-    ("arrays", "options"),
+    ("arrays", "options", "stream_keys"),
     ("reference", "device_arrays", "row_store"),
     ("backends", "gpu_row_store"),
     ("torch_operators", "bundle", "held_rows", "streaming", "distributed", "tallies"),

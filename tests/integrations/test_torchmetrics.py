@@ -245,6 +245,22 @@ def test_state_dict_continues_a_stream_in_another_process() -> None:
     assert counts(resumed.entropy.compute_result()) == counts(one_shot(BATCHES, grid=COARSE))
 
 
+def test_a_key_stays_with_the_rows() -> None:
+    first = fed(BundleEntropy(key=7), BATCHES[:2])
+    state = first.metric_state
+    resumed = BundleEntropy()
+    resumed.merge_state(state)
+    resumed(*BATCHES[2])  # whose own value is of a stream under the same key
+    resumed.merge_state(first)
+    assert (resumed.num_rows, resumed.metric_state["key"]) == (2 * 47 + 1, f"{7:032x}")
+    with pytest.raises(ValueError, match="the state was made under another key than the key= of this metric"):
+        BundleEntropy(key=8).merge_state(state)
+    with pytest.raises(ValueError, match="other was made under another key than the 1 rows of this metric"):
+        fed(BundleEntropy(), BATCHES[2:3]).merge_state(first)
+    first.reset()
+    assert fed(first, BATCHES[:1]).metric_state["key"] == f"{7:032x}"
+
+
 def test_a_loaded_state_counts_as_updated() -> None:
     """Otherwise ``compute`` warns, which is an error here."""
     saved = fed(BundleEntropy())
