@@ -1,5 +1,6 @@
 // The fingerprint of docs/fingerprint.md: keys and the two steps behind the block sums, one text for both
-// processors. The routing hashes are made of the same sums, under keys of their own (routing_keys.h). The block sums themselves are the hot loop and live in cpu/row_kernels_loops.h and cuda/.
+// processors. The routing hashes are made of the same sums, under keys of their own (routing_keys.h). The block sums
+// themselves are the hot loop and live in cpu/row_kernels_loops.h and cuda/.
 // Everything is a sum of integers that wraps around: no order of additions can change it.
 #pragma once
 #include <cstdint>
