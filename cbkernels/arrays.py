@@ -218,9 +218,17 @@ def _torch_view(torch: Any, x: Any, name: str) -> Rows:
     if x.is_neg():
         x = x.resolve_neg()
     dtype, code, itemsize = known
-    strides = tuple([s * itemsize for s in x.stride()])
+    pointer, shape, strides = x.data_ptr(), tuple(x.shape), tuple([s * itemsize for s in x.stride()])
+    if 0 not in shape:
+        last = x.storage_offset() * itemsize + sum([(n - 1) * s for n, s in zip(shape, strides, strict=True)])
+        present = x.untyped_storage().nbytes() if pointer else 0
+        if last + itemsize > present:
+            raise ValueError(
+                f"{name} reaches {last + itemsize} bytes into memory of {present}, so its values are not there; "
+                "pass it before its storage is freed or resized"
+            )
     index = 0 if device == "cpu" else x.get_device()
-    return Rows(x.data_ptr(), tuple(x.shape), strides, dtype, code, device, x, index)
+    return Rows(pointer, shape, strides, dtype, code, device, x, index)
 
 
 def _dlpack_view(x: Any, name: str) -> Rows:

@@ -85,6 +85,8 @@ class BundleEntropy:
 
         Raises:
             TypeError, ValueError: one sentence; the state is then unchanged.
+
+        Ctrl-C and every other exception leave all of the batch in the state or nothing of it; ``num_rows`` tells.
         """
         if _holds_none(labels) and not as_rows(acts, least=0).num_rows:
             return
@@ -146,8 +148,9 @@ class BundleEntropy:
                 then unchanged.
         """
         fingerprints, labels = _checked_state(state, self.grid)
-        self.reset()
-        self.held.restore(fingerprints, labels, state["num_nan_rows"], state["dtype"], state["num_columns"])
+        held = HeldRows()
+        held.restore(fingerprints, labels, state["num_nan_rows"], state["dtype"], state["num_columns"])
+        self.held = held
 
 
 def _holds_none(labels: object) -> bool:

@@ -2,6 +2,7 @@
 #include "count_bundles.h"
 
 #include <algorithm>
+#include <functional>
 #include <memory>
 
 #include "../fingerprint.h"
@@ -10,6 +11,7 @@
 #include "group_near_rows.h"
 #include "group_rows.h"
 #include "labels.h"
+#include "threads.h"
 
 namespace cbkernels {
 namespace {
@@ -79,7 +81,7 @@ void count_by_sorting(int64_t num_rows, const ConflictOf& conflict_of, const Lab
     if (conflict_of(i) != pure) labels[place[conflict_of(i)]++] = label(i);
   int64_t begin = 0;  // place[b] is now where bundle b ends
   for (int64_t b = 0; b < counts.num_conflicting; begin = place[b++]) {
-    std::sort(labels.begin() + begin, labels.begin() + place[b]);
+    sort_stoppably(labels.begin() + begin, labels.begin() + place[b], std::less<>());
     for (int64_t i = begin; i < place[b];) {
       const int64_t first = i;
       while (i < place[b] && labels[i] == labels[first]) ++i;
@@ -111,7 +113,11 @@ std::vector<int64_t> number_conflicts(const int64_t* ids, int64_t num_rows, cons
 
 template <class Label>
 BundleCounts count_labels_by(const int64_t* ids, int64_t num_rows, int64_t num_bundles, int64_t num_nan_rows,
-                             const Label& label) {
+                             const Label& label_of) {
+  const auto label = [&](int64_t i) {
+    if (i % (1 << 20) == 0) stop_if_asked();
+    return label_of(i);
+  };
   BundleCounts counts;
   counts.num_bundles = num_bundles;
   counts.num_nan_rows = num_nan_rows;
