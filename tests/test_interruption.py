@@ -5,10 +5,12 @@ its own, since what is looked for is a hang or an abort.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -122,6 +124,7 @@ for kernel in (
     lambda: cb.conflict_margin(acts[:9], labels[:9]),
     lambda: cb.BundleEntropy().update(acts, labels),
 ):
+    kernel()  # imports what it needs
     threading.Thread(target=for_ever, args=(kernel,), daemon=True).start()
 time.sleep(0.2)
 sys.exit(7)
@@ -178,6 +181,97 @@ assert cb.bundle_entropy(acts, acts[:, 0] % 3).num_bundles == 1009
 def test_a_number_of_threads_that_no_machine_has_is_capped(wanted: str) -> None:
     done = run(MANY_THREADS, seconds=100, OMP_NUM_THREADS=wanted)
     assert done.returncode == 0, done.stderr[-300:]
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+MEASURED = """
+import os, sys
+import numpy as np
+import cbkernels as cb
+from cbkernels import backends
+
+backends.num_threads = lambda: 4
+rng = np.random.default_rng(0)
+long = rng.random((50, 3000), dtype=np.float32)[rng.integers(50, size=2000)]
+short = rng.integers(0, 9, (300_000, 8)).astype(np.float32)
+labels = rng.integers(0, 1500, 300_000)
+def streamed():
+    metric = cb.BundleEntropy()
+    metric.update(long, labels[:2000])
+    return metric.compute()
+KERNELS = [
+    lambda: cb.bundle_entropy(long, labels[:2000]),
+    lambda: cb.bundle_entropy(short, labels),
+    lambda: cb.bundle_rows(long[:50], tolerance=(0.0, 0.1)),
+    lambda: cb.conflict_margin(long[:300], labels[:300]),
+    streamed,
+]
+RIGHT = [kernel() for kernel in KERNELS]
+def outcome(number):
+    try:
+        found = KERNELS[number]()
+    except MemoryError:
+        return False
+    assert np.array_equal(found, RIGHT[number]), number
+    return True
+"""
+
+FAILING = (
+    MEASURED
+    + """
+import ctypes
+fail_after = ctypes.CDLL(os.environ["LD_PRELOAD"]).fail_after
+fail_after.argtypes = [ctypes.c_long]
+for number in range(len(KERNELS)):
+    succeeded = []
+    for k in [*range(120), 10**9]:
+        fail_after(k)
+        succeeded.append(outcome(number))
+        fail_after(-1)
+    assert not succeeded[0], number
+    assert succeeded[-1], number
+print("whole")
+"""
+)
+
+
+@pytest.mark.skipif("CBKERNELS_SANITIZER" in os.environ, reason="memory: NOT TESTED HERE (a sanitizer has its own)")
+def test_an_allocation_that_fails_in_any_thread_is_a_memory_error(tmp_path: Path) -> None:
+    compiler = shutil.which(os.environ.get("CXX", "c++"))
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("allocations that fail: NOT TESTED HERE (no C++ compiler, or not Linux)")
+    library = tmp_path / "failing.so"
+    source = Path(__file__).with_name("failing_allocations.cpp")
+    subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", library, source], check=True, timeout=60)
+    done = run(FAILING, LD_PRELOAD=str(library))
+    assert (done.returncode, done.stdout.strip()) == (0, "whole"), done.stderr[-300:]
+
+
+LITTLE_MEMORY = (
+    MEASURED
+    + """
+import resource
+pages = int(open("/proc/self/statm").read().split()[0])
+for number in range(len(KERNELS)):
+    for megabytes in (0, 1, 3, 6, 10, 20, 40, 400):
+        child = os.fork()
+        if child == 0:
+            limit = pages * os.sysconf("SC_PAGE_SIZE") + (megabytes << 20)
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+            os._exit(0 if outcome(number) else 3)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert status in ((0,) if megabytes == 400 else (0, 3)), (number, megabytes, status)
+print("whole")
+"""
+)
+
+
+@pytest.mark.skipif("CBKERNELS_SANITIZER" in os.environ, reason="memory: NOT TESTED HERE (a sanitizer uses more)")
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="limits of memory: NOT TESTED HERE (no /proc)")
+def test_a_limit_of_memory_is_a_memory_error_or_does_no_harm() -> None:
+    done = run(LITTLE_MEMORY)
+    assert (done.returncode, done.stdout.strip()) == (0, "whole"), done.stderr[-300:]
 
 
 # --- all of an update or nothing ------------------------------------------------------------------
