@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 try:
     from . import _core
 except ImportError as error:
+    if error.name is None:  # said by the module itself, in a sentence of its own
+        raise
     import os
 
     raise ImportError(

@@ -218,9 +218,20 @@ def _torch_view(torch: Any, x: Any, name: str) -> Rows:
     if x.is_neg():
         x = x.resolve_neg()
     dtype, code, itemsize = known
-    strides = tuple([s * itemsize for s in x.stride()])
+    pointer, shape, strides = x.data_ptr(), tuple(x.shape), tuple([s * itemsize for s in x.stride()])
+    if 0 not in shape:
+        last = x.storage_offset() * itemsize + sum([(n - 1) * s for n, s in zip(shape, strides, strict=True)])
+        _require_memory(name, last + itemsize, x.untyped_storage().nbytes() if pointer else 0)
     index = 0 if device == "cpu" else x.get_device()
-    return Rows(x.data_ptr(), tuple(x.shape), strides, dtype, code, device, x, index)
+    return Rows(pointer, shape, strides, dtype, code, device, x, index)
+
+
+def _require_memory(name: str, reached: int, present: int) -> None:
+    if reached > present:
+        raise ValueError(
+            f"{name} reaches {reached} bytes into memory of {present}, so its values are not there; "
+            "pass it before its storage is freed or resized"
+        )
 
 
 def _dlpack_view(x: Any, name: str) -> Rows:
@@ -228,12 +239,16 @@ def _dlpack_view(x: Any, name: str) -> Rows:
     torch = sys.modules.get("torch")
     if kind == _DLPACK_CPU:
         try:
-            return _numpy_view(np.from_dlpack(x), name)
+            array = np.from_dlpack(x)
+            view = _numpy_view(array, name)
         except (BufferError, RuntimeError, TypeError, ValueError) as error:
             if hasattr(x, "__array__"):  # of a type that NumPy's DLPack does not know, such as JAX's bfloat16
                 return _numpy_view(np.asarray(x), name)
             if torch is None:
                 raise TypeError(f"{name} cannot be read through DLPack without torch: {error}") from error
+        else:  # for a null pointer NumPy makes memory of its own and leaves it as it is
+            _require_memory(name, array.nbytes, 0 if array.flags.owndata else array.nbytes)
+            return view
     if kind in _DLPACK_CUDA:
         if hasattr(x, "__cuda_array_interface__") and not torch_with_gpu():
             return _cuda_array_view(x, name, index)
@@ -278,6 +293,8 @@ def _cuda_array_view(x: Any, name: str, device_index: int | None) -> Rows:
         raise ValueError(f"{name} names stream 0, which may be two streams; its library must say 1, 2 or an address")
     if strides is None:
         strides = _packed_strides(shape, kind.itemsize)
+    num_bytes = math.prod(shape) * kind.itemsize
+    _require_memory(name, num_bytes, num_bytes if pointer else 0)
     if device_index is None:
         device_index = _core.cuda.device_of(pointer) if pointer else 0  # null: an array without a value
     device = f"cuda:{device_index}"

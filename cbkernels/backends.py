@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from . import _core, reference
 from .arrays import Labels, Rows, may_hold_nan
+from .choices import MOST_THREADS
 from .device_arrays import OwnersInUse, give_back_reserve_of_torch, handed_back, new_ids, streams_of
 from .entropy import BundleCounts
 from .grid import UpdateGrid
@@ -310,13 +311,13 @@ def choose(name: str, rows: Rows) -> Backend:
 
 
 def num_threads() -> int:
-    """Threads a kernel may use: torch's setting, else OMP_NUM_THREADS, else the cores we may run on."""
+    """Threads a kernel may use, at most 1024: torch's setting, else OMP_NUM_THREADS, else the cores we may run on."""
     torch = sys.modules.get("torch")
     if torch is not None and hasattr(torch, "get_num_threads"):
-        return int(torch.get_num_threads())
+        return min(MOST_THREADS, int(torch.get_num_threads()))
     wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    if wanted.isdigit() and int(wanted) > 0:
-        return int(wanted)
+    if wanted.isdecimal() and (threads := int(wanted[:9])):
+        return min(MOST_THREADS, threads)
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -9,6 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
+MOST_THREADS = 1024
+"""Of a kernel and of a run: more than any processor has cores, and few enough to be started."""
+
 
 @dataclass(frozen=True)
 class Choice:

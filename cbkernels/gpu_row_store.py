@@ -93,6 +93,13 @@ class GpuRowStore:
         kept = (fingerprints != 0).any(axis=1)
         return fingerprints[kept], labels[kept], len(labels) - int(kept.sum())
 
+    def __copy__(self) -> GpuRowStore:
+        twin = GpuRowStore(self.backend, self.device, self.dtype)
+        # shares the tensors, which are written only behind the rows that either holds
+        twin._blocks = [_Block(block.patterns, block.labels, block.used) for block in self._blocks]
+        twin.size, twin._stream = self.size, self._stream
+        return twin
+
     def __deepcopy__(self, memo: dict[int, Any]) -> GpuRowStore:
         twin = GpuRowStore(self.backend, self.device, self.dtype)
         twin.extend(self)

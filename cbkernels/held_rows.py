@@ -74,6 +74,11 @@ class HeldRows:
             TypeError, ValueError: rows of another type or width, or labels that cannot be kept; nothing is added.
         """
         self._require_same_rows(rows.dtype, rows.num_columns)
+        after = copy.copy(self)
+        after._add(rows, labels, grid, backend)
+        self._become(after)
+
+    def _add(self, rows: Rows, labels: Labels, grid: UpdateGrid | None, backend: backends.Backend) -> None:
         if backend.on_gpu is not None and _has_tensors_for(rows):
             if DTYPES[labels.code] == "uint64":
                 raise ValueError("labels has dtype uint64, whose range a GPU stream does not look at; convert to int64")
@@ -108,13 +113,15 @@ class HeldRows:
             return
         self._require_same_rows(other.dtype, other.num_columns)
         self.require_key(other.key, "other")
-        self._key = other.key
+        after = copy.copy(self)
+        after._key = other.key
         for device, store in other.on_gpus.items():
-            self._store_of(device, store.backend, store.dtype).extend(store)
+            after._store_of(device, store.backend, store.dtype).extend(store)
         for fingerprints, labels in list(other._on_cpu.blocks()):
-            self._on_cpu.append(fingerprints, labels)
-        self._num_nan_rows += other._num_nan_rows
-        self._remember(other.dtype, other.num_columns, other.device, other.backend)
+            after._on_cpu.append(fingerprints, labels)
+        after._num_nan_rows += other._num_nan_rows
+        after._remember(other.dtype, other.num_columns, other.device, other.backend)
+        self._become(after)
 
     def restore(
         self, fingerprints: row_store.Fingerprints, labels: row_store.Labels, key: int, num_nan_rows: int,
@@ -160,6 +167,15 @@ class HeldRows:
                 gathered.append(fingerprints, labels)
                 num_nan_rows += nan_rows
         return gathered, num_nan_rows
+
+    def __copy__(self) -> HeldRows:
+        twin = HeldRows()
+        on_gpus = {device: copy.copy(store) for device, store in self.on_gpus.items()}
+        vars(twin).update(vars(self), _on_cpu=copy.copy(self._on_cpu), on_gpus=on_gpus)
+        return twin
+
+    def _become(self, after: HeldRows) -> None:
+        vars(self).update(vars(after))  # one step for Python: Ctrl-C comes before or behind it
 
     def __getstate__(self) -> dict[str, Any]:
         gathered, num_nan_rows = self.on_host()

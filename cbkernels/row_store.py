@@ -30,6 +30,11 @@ class RowStore:
         self._used = 0  # rows of the last block
         self.size = 0
 
+    def __copy__(self) -> RowStore:
+        twin = RowStore()  # shares the arrays, which are written only behind the rows that either holds
+        twin._blocks, twin._used, twin.size = self._blocks.copy(), self._used, self.size
+        return twin
+
     def append(self, fingerprints: npt.NDArray[Any], labels: npt.NDArray[Any]) -> None:
         """Copy (n, 2) fingerprints and (n,) labels."""
         done = 0

@@ -97,6 +97,8 @@ class BundleEntropy:
 
         Raises:
             TypeError, ValueError: one sentence; the state is then unchanged.
+
+        Ctrl-C and every other exception leave all of the batch in the state or nothing of it; ``num_rows`` tells.
         """
         if _holds_none(labels) and not as_rows(acts, least=0).num_rows:
             return
@@ -161,8 +163,9 @@ class BundleEntropy:
         """
         fingerprints, labels, key = _checked_state(state, self.grid)
         self.held.require_key(key, "the state")
-        self.reset()
-        self.held.restore(fingerprints, labels, key, state["num_nan_rows"], state["dtype"], state["num_columns"])
+        held = HeldRows(self._given_key)
+        held.restore(fingerprints, labels, key, state["num_nan_rows"], state["dtype"], state["num_columns"])
+        self.held = held
 
 
 def _holds_none(labels: object) -> bool:

@@ -1,12 +1,15 @@
 // The door: pointers in, arrays out, GIL released. Arguments were checked in cbkernels/arrays.py and are only
-// unpacked here. Table of contents: cpu, cuda (the same functions), streaming, facts about the build, tests.
+// unpacked here. Table of contents: the GIL and signals, cpu, cuda (the same functions), streaming, facts about the
+// build, tests, the way in.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <atomic>
+#include <chrono>
 #include <memory>
 #include <optional>
+#include <thread>
 
 #include "contract.h"
 #include "cpu/group_rows.h"
@@ -25,6 +28,51 @@ namespace {
 using GridArgument = std::optional<std::tuple<int, double, double, double>>;
 using KeyArgument = std::pair<uint64_t, uint64_t>;  // low, high
 using ToleranceArgument = std::optional<std::pair<double, double>>;
+
+// The GIL, given up while this lives.
+class ReleasedGil {
+ public:
+  ReleasedGil() = default;
+  ~ReleasedGil() { take_back(); }
+  ReleasedGil(const ReleasedGil&) = delete;
+  ReleasedGil& operator=(const ReleasedGil&) = delete;
+
+  // Runs the handlers of signals that came in; only in Python's main thread, by Python's own rule.
+  void run_signal_handlers() {
+    take_back();
+    const bool has_raised = PyErr_CheckSignals() != 0;
+    state_ = PyEval_SaveThread();
+    if (has_raised) throw Stopped{};  // the exception stays with the thread's state
+  }
+
+ private:
+  // To a thread that is not the main one, an interpreter that is ending never gives the GIL again. Python ends that
+  // thread by unwinding its stack, which a destructor does not survive (until 3.13), or lets it sleep (from 3.14 on):
+  // sleep in both. The process ends with its own exit code meanwhile.
+  void take_back() {
+    try {
+      PyEval_RestoreThread(state_);
+    } catch (...) {
+      for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
+    }
+  }
+
+  PyThreadState* state_ = PyEval_SaveThread();
+};
+
+// What a kernel returns that runs without the GIL, or what a signal handler raised meanwhile.
+template <class Kernel>
+auto without_gil(const Kernel& kernel) {
+  try {
+    ReleasedGil released;
+    const std::function<void()> question = [&] { released.run_signal_handlers(); };
+    const Stoppable stoppable(question);
+    return kernel();
+  } catch (...) {
+    if (PyErr_Occurred()) throw py::error_already_set();
+    throw;
+  }
+}
 
 template <class T>
 T* at(uintptr_t address) {
@@ -62,36 +110,36 @@ void bind_cpu(py::module_ module) {
   module.def("bundle_ids",
              [](uintptr_t acts, std::vector<int64_t> shape, std::vector<int64_t> strides, int dtype,
                 const GridArgument& grid, const ToleranceArgument& tolerance, uintptr_t ids, int num_threads) {
-               const py::gil_scoped_release released;
-               const auto near = tolerance_of(tolerance);
-               return cpu::bundle_ids(rows_of(acts, std::move(shape), std::move(strides), dtype), grid_of(grid),
-                                      near ? &*near : nullptr, at<int64_t>(ids), num_threads);
+               return without_gil([&] {
+                 const auto near = tolerance_of(tolerance);
+                 return cpu::bundle_ids(rows_of(acts, std::move(shape), std::move(strides), dtype), grid_of(grid),
+                                        near ? &*near : nullptr, at<int64_t>(ids), num_threads);
+               });
              });
   module.def("count_bundles", [](uintptr_t acts, std::vector<int64_t> shape, std::vector<int64_t> strides, int dtype,
                                  uintptr_t labels, int64_t label_stride, int label_dtype, const GridArgument& grid,
                                  const ToleranceArgument& tolerance, bool check_nan, int num_threads) {
-    BundleCounts counts;
-    {
-      const py::gil_scoped_release released;
+    return tuple_of(without_gil([&] {
       const auto near = tolerance_of(tolerance);
-      counts = cpu::count_bundles(rows_of(acts, std::move(shape), std::move(strides), dtype),
-                                  labels_of(labels, label_stride, label_dtype), grid_of(grid), near ? &*near : nullptr,
-                                  check_nan, num_threads);
-    }
-    return tuple_of(std::move(counts));
+      return cpu::count_bundles(rows_of(acts, std::move(shape), std::move(strides), dtype),
+                                labels_of(labels, label_stride, label_dtype), grid_of(grid), near ? &*near : nullptr,
+                                check_nan, num_threads);
+    }));
   });
   module.def("row_fingerprints", [](uintptr_t acts, std::vector<int64_t> shape, std::vector<int64_t> strides, int dtype,
                                     const GridArgument& grid, const KeyArgument& key, uintptr_t fingerprints,
                                     uintptr_t holds_nan, int num_threads) {
-    const py::gil_scoped_release released;
-    cpu::row_fingerprints(rows_of(acts, std::move(shape), std::move(strides), dtype), grid_of(grid),
-                          {key.first, key.second}, at<uint64_t>(fingerprints), at<uint8_t>(holds_nan), num_threads);
+    return without_gil([&] {
+      cpu::row_fingerprints(rows_of(acts, std::move(shape), std::move(strides), dtype), grid_of(grid),
+                            {key.first, key.second}, at<uint64_t>(fingerprints), at<uint8_t>(holds_nan), num_threads);
+    });
   });
   module.def("conflict_margin", [](uintptr_t acts, std::vector<int64_t> shape, std::vector<int64_t> strides, int dtype,
                                    uintptr_t labels, int64_t label_stride, int label_dtype, int num_threads) {
-    const py::gil_scoped_release released;
-    return cpu::conflict_margin(rows_of(acts, std::move(shape), std::move(strides), dtype),
-                                labels_of(labels, label_stride, label_dtype), num_threads);
+    return without_gil([&] {
+      return cpu::conflict_margin(rows_of(acts, std::move(shape), std::move(strides), dtype),
+                                  labels_of(labels, label_stride, label_dtype), num_threads);
+    });
   });
   module.def("require", &cpu::require);
 }
@@ -104,24 +152,23 @@ void bind_cuda(py::module_ module) {
   module.def("bundle_ids", [](uintptr_t acts, std::vector<int64_t> shape, std::vector<int64_t> strides, int dtype,
                               const GridArgument& grid, const ToleranceArgument& tolerance, uintptr_t ids, int device,
                               uintptr_t stream) {
-    const py::gil_scoped_release released;
-    const auto near = tolerance_of(tolerance);
-    cuda::bundle_ids(rows_of(acts, std::move(shape), std::move(strides), dtype), grid_of(grid), near ? &*near : nullptr,
-                     at<int64_t>(ids), stream_of(device, stream));
+    return without_gil([&] {
+      const auto near = tolerance_of(tolerance);
+      cuda::bundle_ids(rows_of(acts, std::move(shape), std::move(strides), dtype), grid_of(grid),
+                       near ? &*near : nullptr, at<int64_t>(ids), stream_of(device, stream));
+    });
   });
   module.def("count_bundles", [](std::vector<LayerArgument> layers, uintptr_t labels, int64_t label_stride,
                                  int label_dtype, const GridArgument& grid, const ToleranceArgument& tolerance,
                                  bool check_nan, int device, uintptr_t stream) {
-    std::vector<BundleCounts> counts;
-    {
-      const py::gil_scoped_release released;
+    std::vector<BundleCounts> counts = without_gil([&] {
       const auto near = tolerance_of(tolerance);
       std::vector<RowsView> views;
       for (auto& [acts, shape, strides, dtype] : layers)
         views.push_back(rows_of(acts, std::move(shape), std::move(strides), dtype));
-      counts = cuda::count_bundles(views, labels_of(labels, label_stride, label_dtype), grid_of(grid),
-                                   near ? &*near : nullptr, check_nan, stream_of(device, stream));
-    }
+      return cuda::count_bundles(views, labels_of(labels, label_stride, label_dtype), grid_of(grid),
+                                 near ? &*near : nullptr, check_nan, stream_of(device, stream));
+    });
     py::list tuples;
     for (BundleCounts& of_layer : counts) tuples.append(tuple_of(std::move(of_layer)));
     return tuples;
@@ -129,26 +176,25 @@ void bind_cuda(py::module_ module) {
   module.def("row_fingerprints", [](uintptr_t acts, std::vector<int64_t> shape, std::vector<int64_t> strides, int dtype,
                                     const GridArgument& grid, const KeyArgument& key, uintptr_t fingerprints,
                                     int device, uintptr_t stream) {
-    const py::gil_scoped_release released;
-    cuda::row_fingerprints(rows_of(acts, std::move(shape), std::move(strides), dtype), grid_of(grid),
-                           {key.first, key.second}, at<uint64_t>(fingerprints), stream_of(device, stream));
+    return without_gil([&] {
+      cuda::row_fingerprints(rows_of(acts, std::move(shape), std::move(strides), dtype), grid_of(grid),
+                             {key.first, key.second}, at<uint64_t>(fingerprints), stream_of(device, stream));
+    });
   });
   module.def("count_fingerprints", [](uintptr_t fingerprints, uintptr_t labels, int64_t num_rows, bool may_hold_nan,
                                       int device, uintptr_t stream) {
-    BundleCounts counts;
-    {
-      const py::gil_scoped_release released;
-      counts = cuda::count_fingerprints({at<const uint64_t>(fingerprints), at<const int64_t>(labels), num_rows},
-                                        may_hold_nan, stream_of(device, stream));
-    }
-    return tuple_of(std::move(counts));
+    return tuple_of(without_gil([&] {
+      return cuda::count_fingerprints({at<const uint64_t>(fingerprints), at<const int64_t>(labels), num_rows},
+                                      may_hold_nan, stream_of(device, stream));
+    }));
   });
   module.def("conflict_margin",
              [](uintptr_t acts, std::vector<int64_t> shape, std::vector<int64_t> strides, int dtype, uintptr_t labels,
                 int64_t label_stride, int label_dtype, int device, uintptr_t stream) {
-               const py::gil_scoped_release released;
-               return cuda::conflict_margin(rows_of(acts, std::move(shape), std::move(strides), dtype),
-                                            labels_of(labels, label_stride, label_dtype), stream_of(device, stream));
+               return without_gil([&] {
+                 return cuda::conflict_margin(rows_of(acts, std::move(shape), std::move(strides), dtype),
+                                              labels_of(labels, label_stride, label_dtype), stream_of(device, stream));
+               });
              });
   module.def("wait_for", [](int device, uintptr_t stream, uintptr_t producer) {
     cuda::wait_for(stream_of(device, stream), at<void>(producer));
@@ -161,15 +207,12 @@ void bind_cuda(py::module_ module) {
 }
 
 py::tuple count_fingerprints(const std::vector<std::tuple<uintptr_t, uintptr_t, int64_t>>& blocks, int num_threads) {
-  BundleCounts counts;
-  {
-    const py::gil_scoped_release released;
+  return tuple_of(without_gil([&] {
     std::vector<FingerprintBlock> views;
     for (const auto& [fingerprints, labels, num_rows] : blocks)
       views.push_back({at<const uint64_t>(fingerprints), at<const int64_t>(labels), num_rows});
-    counts = cpu::count_fingerprints(views, num_threads);
-  }
-  return tuple_of(std::move(counts));
+    return cpu::count_fingerprints(views, num_threads);
+  }));
 }
 
 py::dict build_info() {
@@ -205,18 +248,21 @@ py::dict last_work_of_this_thread() {
 
 // For the benchmarks: one plain read of memory, the yardstick of all times.
 uint64_t read_bytes(uintptr_t address, int64_t num_bytes, int num_threads) {
-  const py::gil_scoped_release released;
-  const RowKernels& kernels = instruction_set_in_use().row_kernels(Element::bits);
-  std::atomic<uint64_t> total{0};
-  const int64_t share = (num_bytes / num_threads + 127) / 128 * 128 + 128;
-  parallel_for(num_bytes, share, num_threads, [&](int64_t begin, int64_t end) {
-    total ^= kernels.read(at<const std::byte>(address) + begin, end - begin);
+  return without_gil([&] {
+    const RowKernels& kernels = instruction_set_in_use().row_kernels(Element::bits);
+    std::atomic<uint64_t> total{0};
+    const int64_t share = (num_bytes / num_threads + 127) / 128 * 128 + 128;
+    parallel_for(num_bytes, share, num_threads, [&](int64_t begin, int64_t end) {
+      total ^= kernels.read(at<const std::byte>(address) + begin, end - begin);
+    });
+    return total.load();
   });
-  return total;
 }
 
 }  // namespace
 
+// What pybind11 makes of the name is called from the way in below.
+#define PyInit__core init_in_main_interpreter
 PYBIND11_MODULE(_core, module) {
   module.attr("version") = CBKERNELS_VERSION;
   bind_cpu(module.def_submodule("cpu"));
@@ -234,4 +280,13 @@ PYBIND11_MODULE(_core, module) {
 #ifdef CBKERNELS_EMULATED
   bind_emulation(module);
 #endif
+}
+#undef PyInit__core
+
+// Signals and the state of pybind11 belong to the main interpreter; elsewhere pybind11 would wait for itself for ever.
+extern "C" PYBIND11_EXPORT PyObject* PyInit__core() {
+  if (PyInterpreterState_Get() == PyInterpreterState_Main()) return init_in_main_interpreter();
+  PyErr_SetString(PyExc_ImportError,
+                  "cbkernels cannot be imported in a sub-interpreter; import it in the main interpreter of a process");
+  return nullptr;
 }

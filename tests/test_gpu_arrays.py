@@ -111,6 +111,7 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"typestr": "|V2"}, TypeError, "acts has dtype void16; it must be real"),
     ({"typestr": "nonsense"}, TypeError, "acts has a damaged __cuda_array_interface__ (TypeError: "),
     ({"data": None}, TypeError, "acts has a damaged __cuda_array_interface__ (TypeError: "),
+    ({"data": (0, False)}, ValueError, "bytes into memory of 0, so its values are not there; pass it before"),
     ({"strides": (4,)}, TypeError, "damaged __cuda_array_interface__ (ValueError: 1 strides for 2 axes)"),
     ({"stream": "main"}, TypeError, "acts has a damaged __cuda_array_interface__ (ValueError: "),
     ({"shape": ()}, ValueError, "acts has shape (); it needs a first axis"),

@@ -164,6 +164,50 @@ def test_pinned_and_shared_memory() -> None:
     assert cb.bundle_rows(torch.zeros(3, 2).pin_memory()).tolist() == [0, 0, 0]
 
 
+class Exported:
+    """A tensor of another library, seen through DLPack only."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.tensor.__dlpack__()
+
+    def __dlpack_device__(self) -> Any:
+        return self.tensor.__dlpack_device__()
+
+
+def resized(num_bytes: int) -> torch.Tensor:
+    acts = torch.ones(4, 6)
+    acts.untyped_storage().resize_(num_bytes)
+    return acts
+
+
+@pytest.mark.parametrize("pass_as", [lambda x: x, Exported], ids=["tensor", "dlpack"])
+def test_values_that_are_not_there_are_refused_and_not_read(pass_as: Any) -> None:
+    """As a sharded model leaves its weights. The last one is a tensor of zeros without memory, as autograd has some."""
+    shifted = torch.ones(10, 6)[3:7]
+    assert cb.bundle_rows(pass_as(shifted)).tolist() == [0, 0, 0, 0]
+    assert cb.bundle_rows(pass_as(torch.ones(4, 0))).tolist() == [0, 0, 0, 0]
+    for gone in (resized(0), torch._efficientzerotensor((4, 6))):
+        with pytest.raises(ValueError, match="acts reaches 96 bytes into memory of 0, so its values are not there"):
+            cb.bundle_rows(pass_as(gone))
+    labels = torch.zeros(8, dtype=torch.int32)
+    labels.untyped_storage().resize_(0)
+    with pytest.raises(ValueError, match="labels reaches 32 bytes into memory of 0"):
+        cb.bundle_entropy(np.ones((8, 2)), pass_as(labels))
+
+
+def test_a_tensor_longer_than_its_storage_is_refused() -> None:
+    with pytest.raises(ValueError, match="acts reaches 96 bytes into memory of 95,"):
+        cb.bundle_rows(resized(95))
+    assert cb.bundle_rows(resized(96)).tolist() == [0, 0, 0, 0]
+    acts = torch.ones(10, 6)[3:]
+    acts.untyped_storage().resize_(239)
+    with pytest.raises(ValueError, match="acts reaches 240 bytes into memory of 239,"):
+        cb.bundle_rows(acts)
+
+
 def test_memory_mapped_tensor(tmp_path: Any) -> None:
     path = tmp_path / "acts.bin"
     np.arange(12, dtype=np.float32).tofile(path)

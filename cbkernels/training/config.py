@@ -12,6 +12,7 @@ from functools import partial
 from operator import ge, gt, le, lt
 from typing import Any, TypeVar
 
+from ..choices import MOST_THREADS
 from ..filters.criteria import CRITERIA
 from ..surgery.pruning.block_rankings import RANKINGS
 from ..surgery.pruning.strategies import STRATEGIES
@@ -107,7 +108,7 @@ class TrainConfig:
     compile: bool = _machine(False, "compile the network with torch.compile")
     channels_last: bool = _machine(False, "keep images and weights in the channels-last memory format")
     threads: int | None = _machine(
-        None, "torch's threads on a CPU (default 1 for dense networks, else torch's)", "N", least=1
+        None, "torch's threads on a CPU (default 1 for dense networks, else torch's)", "N", least=1, most=MOST_THREADS
     )
     tensorboard: bool = _machine(False, "also write event files, into DIR/tensorboard")
 
@@ -178,7 +179,7 @@ class RemoveConfig:
     most: int | None = _study(None, "largest number of blocks removed together (default all)", "N", least=1)
     seed: int = _machine(0, "seed of the random choices, the ranking and the healing", "S", least=0, below=2**63)
     device: str = _machine("auto", "auto, cpu, cuda, cuda:1, ...", "DEVICE")
-    threads: int | None = _machine(None, "torch's threads on a CPU", "N", least=1)
+    threads: int | None = _machine(None, "torch's threads on a CPU", "N", least=1, most=MOST_THREADS)
 
     def __post_init__(self) -> None:
         check(self)

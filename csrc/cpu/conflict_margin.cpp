@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <type_traits>
 
@@ -96,8 +97,11 @@ class Search {
     guess_centres();
     sort_rows();
     const int64_t n = static_cast<int64_t>(order_.size());
-    for (int64_t k = 1; k < n; ++k)
+    Pace pace;
+    for (int64_t k = 1; k < n; ++k) {
+      pace.after(64);
       if (labels_[order_[k - 1]] != labels_[order_[k]]) visit(order_[k - 1], order_[k]);
+    }
     const int threads = n < 256 ? 1 : num_threads_;
     parallel_for(n, 16, threads, [&](int64_t begin, int64_t end) {
       for (int64_t k = begin; k < end; ++k) visit_followers(k);
@@ -134,11 +138,14 @@ class Search {
 
   void list_rows_without_nan() {
     Block scratch;
+    Pace pace;
     for (int64_t i = 0; i < rows_.num_rows(); ++i) {
       bool nan = false;
-      for (int64_t b = 0; b < rows_.num_blocks() && !nan; ++b)
+      for (int64_t b = 0; b < rows_.num_blocks() && !nan; ++b) {
+        pace.after(rows_.block_length(b));
         nan = rows_.kernels().holds_nan(rows_.block(i, b, reinterpret_cast<std::byte*>(scratch.data())),
                                         rows_.block_length(b), rows_.grid());
+      }
       if (!nan) order_.push_back(i);
     }
   }
@@ -154,7 +161,9 @@ class Search {
     Block scratch;
     std::array<double, block_values> sum, low, high;
     double widest = -1;
+    Pace pace;
     for (int64_t b = 0; b < rows_.num_blocks(); ++b) {
+      pace.after(guessed * rows_.block_length(b));
       sum.fill(0);
       low.fill(INFINITY);
       high.fill(-INFINITY);
@@ -182,7 +191,7 @@ class Search {
   void sort_rows() {
     std::vector<std::pair<Value, int64_t>> keyed;
     for (const int64_t i : order_) keyed.push_back({or_zero(value(i, sort_column_)), i});
-    std::sort(keyed.begin(), keyed.end());
+    sort_stoppably(keyed.begin(), keyed.end(), std::less<>());
     for (size_t k = 0; k < keyed.size(); ++k) {
       order_[k] = keyed[k].second;
       keys_.push_back(keyed[k].first);
@@ -197,7 +206,9 @@ class Search {
     const int64_t stretch = std::max<int64_t>(1, (num_columns_ + num_unusual - 1) / num_unusual);
     std::vector<Unusual> found;
     Block scratch;
+    Pace pace;
     for (int64_t b = 0; b < rows_.num_blocks(); ++b) {
+      pace.after(rows_.block_length(b));
       const Value* values = block(i, b, scratch);
       const Value* centre = centre_.data() + b * block_values;
       for (int64_t from = 0; from < values_in(b); from += stretch) {
@@ -217,6 +228,7 @@ class Search {
     const std::vector<Unusual> unusual = unusual_columns(i);
     int64_t compared = 0;
     for (int64_t m = k + 1; m < n; ++m) {
+      if (m % 4096 == 0) stop_if_asked();
       const D best = best_.load(std::memory_order_relaxed);
       if (best == D{} || distance(keys_[k], keys_[m]) >= best) break;  // and all behind it
       const int64_t j = order_[m];
@@ -236,7 +248,9 @@ class Search {
     Block scratch_i, scratch_j;
     int64_t compared = 0;
     bool is_apart = false;
+    Pace pace;
     for (int64_t b = 0; b < rows_.num_blocks() && !is_apart; ++b) {
+      pace.after(2 * rows_.block_length(b));
       int64_t looked_at = 0;
       is_apart = kernels_.apart(block(i, b, scratch_i), block(j, b, scratch_j), values_in(b), best, &looked_at);
       compared += looked_at;
@@ -244,6 +258,7 @@ class Search {
     if (!is_apart) {
       D furthest{};
       for (int64_t b = 0; b < rows_.num_blocks(); ++b) {
+        pace.after(2 * rows_.block_length(b));
         const Value *x = block(i, b, scratch_i), *y = block(j, b, scratch_j);
         for (int64_t k = 0; k < values_in(b); ++k) furthest = std::max(furthest, distance(x[k], y[k]));
       }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <functional>
 #include <memory>
 
 #include "../routing_keys.h"
@@ -11,6 +12,7 @@
 #include "group_near_rows.h"
 #include "group_rows.h"
 #include "labels.h"
+#include "threads.h"
 
 namespace cbkernels {
 namespace {
@@ -57,6 +59,7 @@ bool count_in_table(int64_t num_rows, const ConflictOf& conflict_of, const Label
   LabelCodes codes;
   for (int64_t i = 0; i < num_rows; ++i)
     if (conflict_of(i) != pure && codes.code_of(label(i)) < 0) return false;
+  stop_if_asked();
   const int64_t width = codes.size();
   if (width * counts.num_conflicting > 1024 + counts.num_conflicting_rows) return false;
   std::vector<int64_t> cells(width * counts.num_conflicting, 0);
@@ -83,9 +86,10 @@ void count_by_sorting(int64_t num_rows, const ConflictOf& conflict_of, const Lab
   for (int64_t b = 0; b < counts.num_conflicting; ++b) place[b + 1] += place[b];
   for (int64_t i = 0; i < num_rows; ++i)
     if (conflict_of(i) != pure) labels[place[conflict_of(i)]++] = label(i);
+  stop_if_asked();
   int64_t begin = 0;  // place[b] is now where bundle b ends
   for (int64_t b = 0; b < counts.num_conflicting; begin = place[b++]) {
-    std::sort(labels.begin() + begin, labels.begin() + place[b]);
+    sort_stoppably(labels.begin() + begin, labels.begin() + place[b], std::less<>());
     for (int64_t i = begin; i < place[b];) {
       const int64_t first = i;
       while (i < place[b] && labels[i] == labels[first]) ++i;
@@ -124,6 +128,7 @@ BundleCounts count_labels_by(const int64_t* ids, int64_t num_rows, int64_t num_b
   counts.starts.push_back(0);
   if (num_bundles == num_rows) return counts;
   const std::vector<int64_t> conflict = number_conflicts(ids, num_rows, label, counts);
+  stop_if_asked();
   if (!counts.num_conflicting) return counts;
   const auto conflict_of = [&](int64_t i) { return conflict[ids[i]]; };
   if (!count_in_table(num_rows, conflict_of, label, counts)) count_by_sorting(num_rows, conflict_of, label, counts);
@@ -208,6 +213,7 @@ BundleCounts count_fingerprints(const std::vector<FingerprintBlock>& blocks, int
   int64_t num_bundles = 0;
   for (i = 0; i < n; ++i) ids[i] = ids[i] == i ? num_bundles++ : ids[ids[i]];
   return count_labels_by(ids.data(), n, num_bundles, 0, [&](int64_t row) {
+    if (row % (1 << 20) == 0) stop_if_asked();
     const size_t b = block_of(row);
     return blocks[b].labels[row - begins[b]];
   });

@@ -48,7 +48,9 @@ void fingerprint_together(const RowBlocks& rows, int64_t begin, int64_t end, con
   std::array<std::array<uint64_t, num_sums>, max_rows_at_once> totals{};
   for (int r = 0; r < count; ++r) row[r] = begin + r;
   std::fill(holds_nan + begin, holds_nan + end, 0);
+  Pace pace;
   for (int64_t b = 0; b < rows.num_blocks(); ++b) {
+    pace.after(count * rows.block_length(b));
     const uint32_t* key = &keys.of_blocks[b * 2 * num_sums];
     rows.blocks(row.data(), count, b, scratch.data(), pieces.data());
     for (int r = 0; r < count; ++r) {

@@ -126,6 +126,7 @@ int64_t group_keys(const uint64_t* keys, const uint8_t* alone, int64_t count, in
     TaggedTable table(largest);
     int64_t following = 0;
     for (int64_t b = from; b < to; ++b) {
+      stop_if_asked();
       table.reset(begins[b + 1] - begins[b]);
       for (int64_t k = begins[b]; k < begins[b + 1]; ++k) {
         if (k + ahead < begins[b + 1]) table.prefetch(entries[k + ahead]);

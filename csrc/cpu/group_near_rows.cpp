@@ -28,9 +28,11 @@ bool all_near(const double* row, const double* leader, int64_t count, const Tole
   return !far;
 }
 
-bool is_near(const RowBlocks& rows, const std::vector<double>& row, int64_t leader, const Tolerance& tolerance) {
+bool is_near(const RowBlocks& rows, const std::vector<double>& row, int64_t leader, const Tolerance& tolerance,
+             Pace& pace) {
   Block scratch;
   for (int64_t b = 0; b < rows.num_blocks(); ++b) {
+    pace.after(rows.block_length(b));
     const int64_t count = rows.block_length(b) / 8;
     for (int64_t k = 0; k < count; k += 32) {
       const int64_t length = std::min<int64_t>(32, count - k);
@@ -50,8 +52,9 @@ int64_t first_near(const RowBlocks& rows, const std::vector<double>& row, const 
   const int64_t end = static_cast<int64_t>(leaders.size());
   std::atomic<int64_t> found{end};
   parallel_for(end, 4096, end < (1 << 16) ? 1 : num_threads, [&](int64_t from, int64_t to) {
+    Pace pace;
     for (int64_t l = from; l < to && l < found.load(std::memory_order_relaxed); ++l) {
-      if (!is_near(rows, row, leaders[l], tolerance)) continue;
+      if (!is_near(rows, row, leaders[l], tolerance, pace)) continue;
       int64_t before = found;
       while (l < before && !found.compare_exchange_weak(before, l)) {}
     }
@@ -66,9 +69,11 @@ Grouping group_near_rows(const RowBlocks& rows, const Tolerance& tolerance, int 
   std::vector<int64_t> leaders, id_of_leader;
   std::vector<double> row(rows.row_bytes() / 8);
   Block scratch;
+  Pace pace;
   for (int64_t i = 0; i < rows.num_rows(); ++i) {
     bool holds_nan = false;
     for (int64_t b = 0; b < rows.num_blocks(); ++b) {
+      pace.after(rows.block_length(b));
       const std::byte* block = rows.block(i, b, reinterpret_cast<std::byte*>(scratch.data()));
       std::memcpy(row.data() + b * values_per_block, block, rows.block_length(b));
     }

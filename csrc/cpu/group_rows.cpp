@@ -242,8 +242,10 @@ void Grouper::compare_batch(const Batch& batch, const std::vector<int32_t>* from
     alive_row[r] = members_[batch.first + r];
   }
   const int64_t from = from_block ? (*from_block)[batch.first] : 0;
+  Pace pace;
   for (int64_t b = from; b < rows_.num_blocks() && num_alive; ++b) {
     const int64_t length = rows_.block_length(b);
+    pace.after((num_alive + 1) * length);
     const std::byte* leader = rows_.block(batch.leader, b, leader_scratch.data());
     rows_.blocks(alive_row.data(), num_alive, b, scratch.data(), pieces.data());
     const uint32_t differing = kernels_.differing(pieces.data(), num_alive, leader, length, rows_.grid());
@@ -296,7 +298,7 @@ void Grouper::compare_with_leaders(const std::vector<int32_t>* from_block) {
   }
   last_work().rows_compared += static_cast<int64_t>(members_.size());
   last_work().bytes_touched += bytes;
-  std::sort(fallen_.begin(), fallen_.end(), [](const Fallen& a, const Fallen& b) { return a.row < b.row; });
+  sort_stoppably(fallen_.begin(), fallen_.end(), [](const Fallen& a, const Fallen& b) { return a.row < b.row; });
 }
 
 // Rows that left the same leader at the same block are grouped by the hash of that block, or of everything from
@@ -363,10 +365,12 @@ void Grouper::search_fallen() {
   std::vector<Fallen> left;
   left.swap(fallen_);
   std::vector<int64_t> leaders;  // among these rows, ascending
+  Pace pace;
   last_work().rows_searched += static_cast<int64_t>(left.size());
   for (const Fallen& f : left) {
     leader_[f.row] = f.row;
     for (const int64_t candidate : leaders) {
+      pace.after(2 * block_bytes);
       members_.assign(1, f.row);
       left_at_.assign(1, equal_to_leader);
       left_key_.resize(1);
@@ -386,11 +390,13 @@ void Grouper::scan_staged(const std::vector<int64_t>& rows) {
   std::array<std::byte, scratch_block_bytes * max_rows_at_once> scratch;
   std::array<const std::byte*, max_rows_at_once> pieces;
   const int64_t num_rows = static_cast<int64_t>(rows.size());
+  Pace pace;
   for (int64_t first = 0; first < num_rows; first += max_rows_at_once) {
     const int count = static_cast<int>(std::min<int64_t>(max_rows_at_once, num_rows - first));
     int32_t from = unread_from_[rows[first]];
     for (int r = 1; r < count; ++r) from = std::min(from, unread_from_[rows[first + r]]);
     for (int64_t b = from; b < rows_.num_blocks(); ++b) {
+      pace.after(count * rows_.block_length(b));
       rows_.blocks(rows.data() + first, count, b, scratch.data(), pieces.data());
       for (int r = 0; r < count; ++r)
         nan_[rows[first + r]] |= kernels_.holds_nan(pieces[r], rows_.block_length(b), rows_.grid());

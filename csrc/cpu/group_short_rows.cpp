@@ -32,14 +32,17 @@ class Pass {
 
   void run(int64_t begin, int64_t end) {
     int64_t previous = -1;  // leader of the rows just seen, when they agreed
+    Pace pace;
     for (int64_t i = begin; i < end;) {
+      pace.after(rows_at_once * rows_.row_bytes());
       if (previous >= 0 && rows_.is_direct() && !out_.skip) {
-        const int64_t run = kernels_.equal_run(rows_.row(i), rows_.row_stride(), end - i, rows_.row(previous),
+        const int64_t most = std::min(end - i, most_rows_of_a_run);
+        const int64_t run = kernels_.equal_run(rows_.row(i), rows_.row_stride(), most, rows_.row(previous),
                                                rows_.row_bytes(), rows_.grid());
         std::fill(out_.leader + i, out_.leader + i + run, previous);
         bytes_touched_ += run * rows_.row_bytes();
         i += run;
-        if (i == end) break;
+        if (run == most) continue;
       }
       const int64_t stop = std::min(end, i + rows_at_once);
       previous = place_all(i, stop);
@@ -49,11 +52,16 @@ class Pass {
 
   // Leaders of a later share whose bundle began in this one follow it.
   void absorb(const Pass& later) {
-    for (const int64_t row : later.leaders_) place(row, sample_of(row));
+    Pace pace;
+    for (const int64_t row : later.leaders_) {
+      pace.after(rows_.row_bytes());
+      place(row, sample_of(row));
+    }
   }
 
  private:
   static constexpr int64_t rows_at_once = 8;
+  static constexpr int64_t most_rows_of_a_run = 1 << 14;  // 64 MiB at most
   using Scratch = std::array<std::byte, block_bytes>;
 
   const std::byte* whole(int64_t i, Scratch& scratch) const {

@@ -70,7 +70,7 @@ FAULTS = [
     # --- streams and ranks
     Fault(
         "held_rows.py",
-        "        self._num_nan_rows += other._num_nan_rows\n",
+        "        after._num_nan_rows += other._num_nan_rows\n",
         "",
         "streaming: merge forgets the other's NaN rows",
         ("test_streaming.py",),

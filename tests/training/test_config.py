@@ -164,6 +164,12 @@ def test_limits_of_the_papers_and_the_issue() -> None:
             RemoveConfig(**{name: value})  # type: ignore[arg-type]
 
 
+def test_threads_that_no_machine_has_are_refused_before_torch_starts_them() -> None:
+    for kind in (TrainConfig, AutotuneConfig, RemoveConfig):
+        with pytest.raises(ValueError, match=r"^threads is 1000000000; it must be at least 1 and at most 1024$"):
+            kind(threads=10**9)
+
+
 def test_blocks_are_four_stages_of_convolutions() -> None:
     with pytest.raises(ValueError, match=r"blocks is \[1, 2\]; vgg has 4 stages"):
         TrainConfig(model="vgg", blocks=(1, 2))
