@@ -345,7 +345,7 @@ def test_checkpoints_of_other_networks_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the checkpoint is that of another network"):
         train(TINY, tmp_path / "run", resume=True)
     file.rename(tmp_path / "checkpoint.safetensors")
-    with pytest.raises(ValueError, match=r"holds a checkpoint and no config.json"):
+    with pytest.raises(ValueError, match=r"holds 'checkpoint.safetensors' and no config.json"):
         train(TINY, tmp_path, resume=True)
 
 
