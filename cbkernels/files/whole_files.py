@@ -19,10 +19,13 @@ def aside_of(path: Path, process: int | str) -> Path:
 
 
 @contextmanager
-def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
+def written_aside(path: str | os.PathLike[str], *, is_synced: bool = True) -> Iterator[Path]:
     """Yield a name beside ``path`` to write to; renamed to ``path`` at the end, deleted after an error.
 
-    The content is on the disk before it is renamed, and the new name is at the end, where the file system can do that.
+    Args:
+        path: the file.
+        is_synced: its content is on the disk before it is renamed, and the new name is at the end, where the file
+            system can do that; False for what can be made again and is written in numbers, such as pictures.
 
     Raises:
         OSError: no space, no permission, no such folder; an older file of that name is then unchanged.
@@ -31,9 +34,11 @@ def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
     aside = aside_of(target, os.getpid())
     try:
         yield aside
-        _sync_file(aside)
+        if is_synced:
+            _sync_file(aside)
         os.replace(aside, target)
-        sync_folder(target.parent)
+        if is_synced:
+            sync_folder(target.parent)
     except OSError as error:
         if error.errno is None:
             raise
@@ -42,9 +47,9 @@ def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
-def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file aside and rename it; errors as in ``written_aside``."""
-    with written_aside(path) as aside:
+def write_whole(path: str | os.PathLike[str], content: bytes, *, is_synced: bool = True) -> None:
+    """Write a file aside and rename it; arguments and errors as in ``written_aside``."""
+    with written_aside(path, is_synced=is_synced) as aside:
         aside.write_bytes(content)
 
 

@@ -14,10 +14,9 @@ from pathlib import Path
 
 from .._version import __version__
 from ..drawing.figures import require_matplotlib
-from ..files.folders import output_path
+from ..files.folders import make_folder, output_path
 from ..files.whole_files import write_whole
 from ..runs.clean_text import lines_of
-from ..runs.folder import RunFolder
 from ..runs.reader import read_run
 from ..runs.record import RunRecord
 from ..runs.schema import CONFIG, RESULT
@@ -89,9 +88,9 @@ def write_report(
         written |= {f"{figure.picture.name}.svg": figure.picture.svg, f"{figure.picture.name}.png": figure.picture.png}
     for name in written:
         _require_ours(beside / name)
-    folder = RunFolder(beside)
+    make_folder(beside)
     for name, content in written.items():
-        folder.write_bytes(name, content)
+        write_whole(beside / name, content, is_synced=False)
     page = _page(pages, comparison, _embedded(figures, MOST_BYTES - len(_page(pages, comparison, {}, beside))), beside)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_whole(target, page)

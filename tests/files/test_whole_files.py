@@ -38,6 +38,9 @@ def test_a_file_is_on_the_disk_before_it_is_renamed_and_its_name_afterwards(tmp_
     write_whole(tmp_path / "a", b"1")
     assert calls == [f"sync {aside}", f"rename {aside}", f"sync {tmp_path.name}"]
     calls.clear()
+    write_whole(tmp_path / "a", b"2", is_synced=False)
+    assert calls == [f"rename {aside}"]
+    calls.clear()
     make_folder(tmp_path / "b" / "c")
     assert sorted(calls) == sorted([f"sync {tmp_path.name}", "sync b"]), "new folders are there after a loss of power"
 
