@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from cbkernels.page.run_page import write_report  # noqa: E402
 from cbkernels.runs.stored_runs import open_folder  # noqa: E402
 from cbkernels.surgery import files as surgery_files  # noqa: E402
 from cbkernels.training.config import AutotuneConfig, RemoveConfig, TrainConfig, from_dict, to_dict  # noqa: E402
-from cbkernels.training.procedures.autotune import autotune  # noqa: E402
+from cbkernels.training.procedures.autotune import autotune, autotune_configured  # noqa: E402
 from cbkernels.training.procedures.compare_repr import compare  # noqa: E402
 from cbkernels.training.procedures.remove import remove_blocks  # noqa: E402
 from cbkernels.training.procedures.train import train  # noqa: E402
@@ -121,6 +122,32 @@ def test_a_student_stands_apart_from_its_teacher(run: Path, monkeypatch: pytest.
         with pytest.raises(ValueError, match=f"'{out}' cannot be written into, because it .* 'run', which is read"):
             call()
     assert files_of(run.parent) == before
+
+
+def test_a_run_is_not_written_into_a_folder_of_images(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the pictures of its report would be a class."""
+    image = pytest.importorskip("PIL.Image", reason="images in files: NOT TESTED HERE (no pillow)")
+    images = tmp_path / "svhn"
+    for i in range(40):
+        path = images / ("train" if i < 32 else "test") / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.new("RGB", (8, 8), (5 * i, 0, 0)).save(path)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    options: dict[str, Any] = {"dataset": "svhn", "data_dir": str(tmp_path), "batch_size": 8, "device": "cpu"}
+    trained = load_trained(run, device="cpu")
+    trained.samples.found_at = str(images)
+    for call in (
+        lambda out: train(TrainConfig(**options), out),
+        lambda out: autotune_configured(AutotuneConfig(**options), out),
+        lambda out: remove_blocks(trained, RemoveConfig(), out),
+    ):
+        for out in (images, images / "train" / "run"):
+            with pytest.raises(ValueError, match=r"result\.json' cannot be written into, because it is inside of"):
+                call(out)
+    assert {path.name for path in images.iterdir()} == {"train", "test"}
+    assert not (images / "train" / "run").exists()
 
 
 # --- whose it is ----------------------------------------------------------------------------------------

@@ -78,8 +78,7 @@ def prune_blocks(
             a resumed pruning draws the same ones; the caller's go on as before.
         test: like ``evaluate``, of every step that stays; decides nothing, stands in the log.
         example: input of the model on which costs are measured; None: the first batch of the probe.
-        out: folder for a log and the weights of the last kept step, from which a killed pruning goes on; one process
-            at a time writes into it.
+        out: folder of one process, for a log and the weights of the last kept step: a killed pruning goes on there.
         resume: go on from ``out``, with a model as before the first removal.
         on_step: called after each step, the first one (the model as it was) included.
 

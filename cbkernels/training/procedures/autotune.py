@@ -27,7 +27,7 @@ from ...result import BundleResult
 from ...runs.log import RunLog
 from ...runs.stored_runs import open_folder
 from ..config import AutotuneConfig, TrainConfig, to_dict
-from ..configured import data_set_of, environment, network_of, settled, threads_of
+from ..configured import data_set_of, environment, network_of, require_apart_from_data, settled, threads_of
 from ..data.samples import AsGiven, Samples, divided, samples_of
 from ..loop.epochs import Training
 from ..loop.measured_epochs import MeasuredTraining, progress_line, times
@@ -151,6 +151,7 @@ def autotune_configured(
     out, device = output_path(out, config.distill_from), device_named(config.device)
     with joined(device) as ranks, settled(threads_of(config)):
         samples = samples_of(data_set_of(config, *[out] * resume), config, device)
+        require_apart_from_data(out, samples)
         build, policy = partial(network_of, config, samples=samples), POLICIES.chosen(config.policy)
         tuning = _Tuning(config, config.architecture, samples, ranks, build, None, policy, show)
         return tuning.run(out, to_dict(config), resume, overwrite).result

@@ -19,7 +19,7 @@ from ...runs.schema import EXPORT, HISTORY, PRUNING_FILES, REMOVAL, RESULT, Meas
 from ...runs.stored_runs import open_folder
 from ...surgery.surgery import Surgery
 from ..config import RemoveConfig, to_dict
-from ..configured import environment, settled, threads_of
+from ..configured import environment, require_apart_from_data, settled, threads_of
 from ..networks.kinds import MODELS
 from ..trained_run import TrainedRun
 from .healed_pruning import pruned
@@ -61,6 +61,7 @@ def remove_blocks(
     out = output_path(out)
     if os.path.realpath(out) != os.path.join(os.path.realpath(run.folder), REMOVAL):
         output_path(out, run.folder)
+    require_apart_from_data(out, run.samples)
     require_removable(run)
     stored = {"run": str(Path(run.folder).resolve()), **to_dict(config)}
     with open_folder(out, "remove", stored, resume=resume, overwrite=overwrite) as folder:

@@ -17,7 +17,7 @@ from ...ranks import device_named, joined
 from ...runs.log import RunLog
 from ...runs.stored_runs import open_folder
 from ..config import TrainConfig, to_dict
-from ..configured import data_set_of, environment, network_of, settled, threads_of
+from ..configured import data_set_of, environment, network_of, require_apart_from_data, settled, threads_of
 from ..data.samples import samples_of
 from ..loop.epochs import Training
 from ..loop.measured_epochs import MeasuredTraining, progress_line, times
@@ -60,6 +60,7 @@ def train(
     out, device = output_path(out, config.distill_from), device_named(config.device)
     with joined(device) as ranks, settled(threads_of(config)), ExitStack() as opened:
         samples = samples_of(data_set_of(config, *[out] * resume, *sisters), config, device)
+        require_apart_from_data(out, samples)
         model = network_of(config, config.architecture, samples)
         training = Training(model, config, samples, ranks, teacher_of(config, device))
         measured = MeasuredTraining("train", 0, training, model.block_names(), overlap=True)
