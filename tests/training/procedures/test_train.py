@@ -110,7 +110,8 @@ def test_files_of_a_run(finished: Any) -> None:
         "checkpoint.safetensors", "config.json", "env.json", "history.jsonl", "layers.csv", "result.json",
     ]  # fmt: skip
     config = json.loads((folder / "config.json").read_text())
-    assert (config.pop("command"), config.pop("version")) == ("train", result_of(folder)["version"])
+    about = [config.pop(name) for name in ("command", "version", "schema")]
+    assert about == ["train", result_of(folder)["version"], "cbkernels run 1"]
     assert config == to_dict(FNN)
     environment = json.loads((folder / "env.json").read_text())
     assert {"version", "backends", "compiler", "torch", "torch_threads", "cpus", "device"} <= set(environment)
