@@ -86,8 +86,9 @@ def write_report(
     written: dict[str, bytes] = {}
     for figure in figures:
         written |= {f"{figure.picture.name}.svg": figure.picture.svg, f"{figure.picture.name}.png": figure.picture.png}
-    for name in written:
-        _require_ours(beside / name)
+    if beside != pictures_folder(target) or not target.exists():  # else they are those of an older page of ours
+        for name in written:
+            _require_ours(beside / name)
     make_folder(beside)
     for name, content in written.items():
         write_whole(beside / name, content, is_synced=False)
