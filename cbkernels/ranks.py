@@ -65,6 +65,11 @@ def started_by_torchrun() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def is_first_process() -> bool:
+    """Rank 0, or a process alone; known before the ranks have joined."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def joined_ranks() -> Ranks:
     """Which of the processes that have joined this one is; one alone where none have."""
     if distributed.is_available() and distributed.is_initialized():

@@ -6,6 +6,7 @@ added up. Plain pytest needs neither xdist nor its markers.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,14 @@ def anything(request: pytest.FixtureRequest) -> str:
     if request.param in _MISSING:
         pytest.skip(f"{request.param}: NOT TESTED HERE ({_MISSING[request.param]})")
     return request.param
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unsynced() -> Iterator[None]:
+    """No test waits for the disk; ``files/test_whole_files.py`` tests what is synced when."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(scope="session")

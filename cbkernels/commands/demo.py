@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
-from ..training.config import AutotuneConfig
+from ..files.folders import output_path
+from ..training.config import AutotuneConfig, from_dict, to_dict
 from ..training.policies import POLICIES
 from .autotune import text
 from .training_command import require_torch_for, run_training
@@ -28,7 +30,7 @@ hundred steps only; deep and narrow dense layers. The rest is as in the papers."
 _DESCRIPTION = """\
 Train the papers' plain convolutional network of 120 layers on 8x8 digits, find out which of its
 layers conflict, remove those and train again: this is cbkernels autotune with small settings.
-A run that DIR holds is replaced."""
+A demo that DIR holds is replaced."""
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -65,12 +67,27 @@ def run(arguments: argparse.Namespace) -> int:
     require_torch_for("demo")
     from ..training.procedures.autotune import autotune_configured
 
+    _require_demo(output_path(arguments.out))
     preset = PRESETS[arguments.model]
     vars(arguments).update({**preset, **vars(arguments)})
     given = {name: getattr(arguments, name) for name in (*preset, "seed", "out")}
     options = " ".join(f"--{name.replace('_', '-')} {_typed(value)}" for name, value in given.items())
     print(f"cbkernels autotune {options}", file=sys.stderr)
     return run_training(arguments, "autotune", AutotuneConfig, autotune_configured, text)
+
+
+def _require_demo(out: Path) -> None:
+    """Refuse to replace a run that no demo made: without an option that asks for it only what costs a minute goes."""
+    from ..runs.stored_runs import stored_config
+
+    stored = stored_config(out, "autotune")
+    presets = ({**preset, "dataset": "digits"} for preset in PRESETS.values())
+    if stored is not None and not any(
+        all(stored.get(name) == value for name, value in to_dict(from_dict(AutotuneConfig, preset)).items()
+            if name in preset and name not in ("epochs", "policy"))
+        for preset in presets
+    ):  # fmt: skip
+        raise ValueError(f"{out} holds an auto-tune that is no demo; name another --out")
 
 
 def _typed(value: Any) -> str:

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ..files.folders import output_path
+from ..runs.schema import REMOVAL
 from ..tables import definition_note, format_table, wrapped
 from ..training.config import RemoveConfig
 from ..training.networks.architecture import Architecture
@@ -41,7 +43,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def run(arguments: argparse.Namespace) -> int:
     """Remove, write the folder, print the tables."""
     require_torch_for("remove")
-    arguments.out = out = Path(arguments.out or Path(arguments.run_folder) / "removal")
+    inside = Path(arguments.run_folder) / REMOVAL
+    arguments.out = out = output_path(inside if arguments.out is None else arguments.out)
     config = config_of(arguments, "remove", RemoveConfig)
     from ..training.procedures.remove import remove_blocks
     from ..training.trained_run import load_trained

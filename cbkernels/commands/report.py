@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ..files.folders import output_path
 from ..runs.schema import REPORT
 
 
@@ -32,8 +33,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the page and the pictures, print where they are."""
     from ..page.run_page import pictures_folder, write_report
 
-    out = arguments.out or (Path(arguments.runs[0]) / REPORT if len(arguments.runs) == 1 else REPORT)
-    folder = arguments.pictures or pictures_folder(out)
+    usual = Path(arguments.runs[0]) / REPORT if len(arguments.runs) == 1 else REPORT
+    out = output_path(usual if arguments.out is None else arguments.out)
+    folder = pictures_folder(out) if arguments.pictures is None else arguments.pictures
     page = write_report(arguments.runs, out, folder)
     pictures = sorted(os.fspath(p) for p in Path(folder).iterdir() if p.suffix in (".png", ".svg"))
     if arguments.json:

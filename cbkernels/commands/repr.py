@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..files.folders import output_path
 from ..filters.criteria import COMPARED, CRITERIA, STANDARD
+from ..runs.schema import COMPARISON_PICTURE
 from ..tables import format_table, wrapped
 from ..training.config import TrainConfig, from_dict
 from .config_options import add_config_options, given_options
@@ -47,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
         if hasattr(arguments, name):
             raise ValueError(f"--{name.replace('_', '-')} is decided by --criteria here; leave it out")
     config = from_dict(TrainConfig, {**DEFAULTS, **given_options(arguments, TrainConfig)})
-    out = Path(arguments.out)
+    out = output_path(arguments.out)
     from ..training.procedures.compare_repr import compare, run_of
 
     with Progress(log=True) as progress:
@@ -74,11 +76,11 @@ def _draw(content: dict[str, Any], config: TrainConfig, out: Path) -> str | None
         f"Grey: {config.repr_share:.0%} of all filters are dropped."
     )
     try:
-        save(comparison_picture(histories, reduced, caption), out / "comparison.png")
+        save(comparison_picture(histories, reduced, caption), out / COMPARISON_PICTURE)
     except ImportError as error:
         print(f"cbkernels: no picture: {error}", file=sys.stderr)
         return None
-    return str(out / "comparison.png")
+    return str(out / COMPARISON_PICTURE)
 
 
 def _text(content: dict[str, Any], config: TrainConfig) -> str:

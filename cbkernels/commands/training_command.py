@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..files.folders import output_path
 from ..training.config import from_dict
 from .config_options import add_config_options, given_options
 from .progress import Progress
@@ -41,8 +42,11 @@ def run_training(
     Returns:
         0; 1 when the training diverged.
     """
+    from ..ranks import is_first_process
+
+    output_path(arguments.out)
     config = config_of(arguments, command, kind)
-    is_first = os.environ.get("RANK", "0") == "0"
+    is_first = is_first_process()
     with Progress(log=is_first) as progress:
         result = run(config, arguments.out, resume=arguments.resume, overwrite=arguments.overwrite, show=progress.epoch)
     if is_first:
@@ -55,15 +59,19 @@ def run_training(
 def config_of(arguments: argparse.Namespace, command: str, kind: type[Any]) -> Any:
     """The config: what was given, else what ``--config`` or the run to go on with says, else the defaults."""
     from ..files.json_files import read_json_object
-    from ..runs.stored_runs import stored_config
+    from ..runs.stored_runs import ABOUT, stored_config
 
     content: dict[str, Any] = {}
     if arguments.config is not None:
         content = read_json_object(arguments.config)
-        content = {name: value for name, value in content.items() if name not in ("command", "version")}
-    elif arguments.resume:
-        content = stored_config(arguments.out, command) or {}
-        content.pop("run", None)  # what a removal is of: no option
+        content = {name: value for name, value in content.items() if name not in ABOUT}
+    if arguments.resume:
+        stored = stored_config(arguments.out, command)
+        if stored is None:
+            raise ValueError(f"{arguments.out} holds no run to go on with; name its folder or leave out --resume")
+        if arguments.config is None:
+            content = stored
+            content.pop("run", None)  # what a removal is of: no option
     return from_dict(kind, {**content, **given_options(arguments, kind)})
 
 
@@ -96,6 +104,6 @@ def write_report(folders: list[Path], out: Path) -> str | None:
 
     try:
         return str(write(folders, out))
-    except ImportError as error:
+    except (ImportError, ValueError) as error:
         print(f"cbkernels: no report: {error}", file=sys.stderr)
         return None

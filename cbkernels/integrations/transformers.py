@@ -49,7 +49,8 @@ class LayerMonitorCallback(OfTrainingMonitor, _transformers.TrainerCallback):  #
     given.
 
     Raises:
-        TypeError, ValueError: one sentence that quotes the argument; what needs the model when training starts.
+        TypeError, ValueError: one sentence that quotes the argument; what needs the model, and that the file would
+            replace somebody else's, when training starts.
 
     Example:
         >>> import torch
@@ -100,6 +101,11 @@ class LayerMonitorCallback(OfTrainingMonitor, _transformers.TrainerCallback):  #
         self._epochs_ended = int(state.epoch or 0)
         kept = state.stateful_callbacks.get(self._state_key, [])
         self._monitor.history = History(LayerReport.from_dict(json.loads(report)) for report in kept)
+        if state.is_world_process_zero and os.path.lexists(self._file(args)):
+            try:
+                History.load(self._file(args))
+            except ValueError as error:
+                raise ValueError(f"{error}; move that away or pass another name") from error
         if self._takes_part(state):
             autocast = "bfloat16" if args.bf16 else "float16" if args.fp16 else None
             self._monitor.begin(kwargs["model"], autocast=autocast)
@@ -127,12 +133,15 @@ class LayerMonitorCallback(OfTrainingMonitor, _transformers.TrainerCallback):  #
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the history next to the checkpoints."""
         if state.is_world_process_zero and len(self.history):
-            self.history.save(os.path.join(args.output_dir, f"{self._name.replace('/', '_')}.json"))
+            self.history.save(self._file(args))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the history and let go of the model."""
         self.on_save(args, state, control)
         self._monitor.end()
+
+    def _file(self, args: Any) -> str:
+        return os.path.join(args.output_dir, f"{self._name.replace('/', '_')}.json")
 
     def _takes_part(self, state: Any) -> bool:
         return bool(state.is_world_process_zero) or self._monitor.is_distributed

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from .._version import __version__
 from ..drawing.figures import require_matplotlib
+from ..files.folders import make_folder, output_path
 from ..files.whole_files import write_whole
 from ..runs.clean_text import lines_of
-from ..runs.folder import RunFolder
 from ..runs.reader import read_run
 from ..runs.record import RunRecord
 from ..runs.schema import CONFIG, RESULT
@@ -25,6 +25,8 @@ from .sections import Figure, Section, comparison_of, sections_of
 
 MOST_BYTES = 1_900_000
 """Of the page."""
+_MARKS = (b'content="cbkernels ', b"Software\0cbkernels", b"<dc:title>cbkernels")
+"""One of them is near the beginning of every page and picture of this package."""
 _MOST_LETTERS = 20_000
 """Of a file that is shown as it is."""
 
@@ -61,7 +63,7 @@ def write_report(
 
     Raises:
         ImportError: matplotlib or Jinja2 is missing.
-        ValueError: no folder, or one that is no run folder.
+        ValueError: no folder, one that is no run folder, or a file would be replaced that is not of a report.
         OSError: a file cannot be read or written.
     """
     require_matplotlib()
@@ -73,21 +75,39 @@ def write_report(
         raise TypeError(f"folders is {os.fspath(folders)!r}; pass a list of run folders")
     if not folders:
         raise ValueError("folders is empty; pass at least one run folder")
-    target = Path(out)
-    beside = pictures_folder(target) if pictures is None else Path(pictures)
+    target = output_path(out)
+    beside = pictures_folder(target) if pictures is None else output_path(pictures)
+    _require_ours(target)
     runs = [read_run(folder) for folder in folders]
     pages = [_run_page(run, f"run-{position}", len(runs) > 1) for position, run in enumerate(runs, 1)]
     comparison = comparison_of(runs) if len(runs) > 1 else None
     sections = [section for page in pages for section in page.sections] + ([comparison] if comparison else [])
     figures = [figure for section in sections for figure in section.figures]
-    folder = RunFolder(beside)
+    written: dict[str, bytes] = {}
     for figure in figures:
-        folder.write_bytes(f"{figure.picture.name}.svg", figure.picture.svg)
-        folder.write_bytes(f"{figure.picture.name}.png", figure.picture.png)
+        written |= {f"{figure.picture.name}.svg": figure.picture.svg, f"{figure.picture.name}.png": figure.picture.png}
+    if beside != pictures_folder(target) or not target.exists():  # else they are those of an older page of ours
+        for name in written:
+            _require_ours(beside / name)
+    make_folder(beside)
+    for name, content in written.items():
+        write_whole(beside / name, content, is_synced=False)
     page = _page(pages, comparison, _embedded(figures, MOST_BYTES - len(_page(pages, comparison, {}, beside))), beside)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_whole(target, page)
     return target
+
+
+def _require_ours(path: Path) -> None:
+    """Refuse to replace what is not of a report."""
+    if not os.path.lexists(path):
+        return
+    begins = b""
+    if path.is_file():
+        with open(path, "rb") as file:
+            begins = file.read(4096)
+    if not any(mark in begins for mark in _MARKS):
+        raise ValueError(f"{path} is not of a report of cbkernels; move it away, or name another --out or --pictures")
 
 
 def pictures_folder(out: str | os.PathLike[str]) -> Path:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..files.folders import make_folder
 from ..files.json_files import json_text
 from ..files.whole_files import write_whole
 from . import schema
@@ -23,8 +24,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.path = make_folder(Path(path))
 
     def write_bytes(self, name: str, content: bytes) -> None:
         """Write a file aside and rename it.

@@ -11,23 +11,28 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..files.csv_files import csv_line
+from ..files.folder_lock import LOCK
 
 if TYPE_CHECKING:  # the command line reads names here, and a line of --help needs no NumPy
     from ..grid import UpdateGrid
     from ..result import BundleResult
 
+KIND = "cbkernels run 1"
+"""What ``config.json`` says under "schema", beside "command" and "version"; folders of version 0.1.0 lack it."""
 CONFIG, ENVIRONMENT, RESULT, HISTORY = "config.json", "env.json", "result.json", "history.jsonl"
 """``env.json`` holds versions, the machine and, as "data", the path at which the data were found, or null."""
 CHECKPOINT, PROGRESS = "checkpoint.safetensors", "progress.json"
 """What a training, and a removal, goes on from."""
-REPORT = "report.html"
-"""Its pictures are in ``report_files`` beside it, see ``pictures_folder`` in ``page/run_page.py``."""
+REPORT, PICTURES = "report.html", ("report_files/*.svg", "report_files/*.png")
+"""For the folder of the pictures see ``pictures_folder`` in ``page/run_page.py``."""
 EVENTS = "tensorboard"
 EXPORT = "model"
 """Folder of the network that a removal ends with."""
 PRUNING = "pruning"
 """Folder from which a removal goes on; deleted when it has ended."""
-COMPARISON = "comparison.json"
+REMOVAL = "removal"
+"""Folder of the removal of a run's blocks, unless one names another: a run folder in the run folder."""
+COMPARISON, COMPARISON_PICTURE = "comparison.json", "comparison.png"
 """Of ``repr compare``, in the folder above its runs."""
 
 
@@ -135,8 +140,23 @@ MARGINS = Table(
 )
 """Conflict margins, where they were measured."""
 
-FILES = (REPORT, RESULT, CHECKPOINT, MARGINS.file, LAYERS.file, HISTORY, ENVIRONMENT, CONFIG)
-"""What a new run deletes of an older one, in this order, so that nothing is left without its config."""
+_TRAINING = (
+    REPORT, RESULT, CHECKPOINT, MARGINS.file, LAYERS.file, HISTORY, f"{EVENTS}/events.out.tfevents.*", ENVIRONMENT,
+)  # fmt: skip
+PRUNING_FILES = tuple(f"{PRUNING}/*/{name}" for name in ("pruning.json", "weights-*.safetensors", LOCK))
+EXPORTED = tuple(f"{EXPORT}/{name}" for name in ("network.json", "surgery.json", "model.safetensors", LOCK))
+FILES: Mapping[str, tuple[str, ...]] = {
+    "train": _TRAINING,
+    "autotune": _TRAINING,
+    "remove": (
+        REPORT, RESULT, PROGRESS, *PRUNING_FILES, *EXPORTED, LAYERS.file, HISTORY, ENVIRONMENT,
+    ),
+    "repr compare": (REPORT, COMPARISON_PICTURE),
+}  # fmt: skip
+"""Command -> what it writes beside ``config.json`` or ``comparison.json``, and what a new run deletes of an older one,
+in this order. All else in a folder is somebody else's. Pictures of a report are replaced, not deleted."""
+DRAWN = (REPORT, COMPARISON_PICTURE, *PICTURES)
+"""What is written without the folder's lock: anybody who may read a run may draw it."""
 
 
 # --- fields of JSON files -------------------------------------------------------------------------

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..files.folder_lock import held
+from ..files.folders import make_folder, output_path
 from ..files.json_files import json_text, json_value
 from ..files.tensor_files import require_safetensors
 from ..files.whole_files import sha256_of, write_whole, written_aside
@@ -25,6 +27,8 @@ from .record import RECORD, described, record_of
 
 WEIGHTS, STEPS = "model.safetensors", "surgery.json"
 _FORMAT, _VERSION = "cbkernels surgery", 1
+_MOST_WAIT_S = 120.0
+"""For another process, such as another rank, that saves into the same folder."""
 
 
 def save_cut_model(folder: str | os.PathLike[str], model: nn.Module, removed: list[str]) -> None:
@@ -45,7 +49,7 @@ def save_cut_model(folder: str | os.PathLike[str], model: nn.Module, removed: li
     is_sharded = any(map(_is_shard, model.state_dict().values()))
     try:
         if not is_sharded or torch.distributed.get_rank() == 0:
-            _write(Path(folder), model, tensors, aliases)
+            _write(output_path(folder), model, tensors, aliases)
     finally:
         if is_sharded:
             torch.distributed.barrier()
@@ -53,8 +57,15 @@ def save_cut_model(folder: str | os.PathLike[str], model: nn.Module, removed: li
 
 def _write(target: Path, model: nn.Module, tensors: dict[str, torch.Tensor], aliases: dict[str, str]) -> None:
     safetensors = require_safetensors("a file of a surgery")
-    target.mkdir(parents=True, exist_ok=True)
-    with written_aside(target / WEIGHTS) as aside:
+    if (target / STEPS).exists():
+        try:
+            _read(target / STEPS)
+        except ValueError as error:
+            raise ValueError(f"{error}; move it away or name another folder") from error
+    elif os.path.lexists(target / WEIGHTS):
+        raise ValueError(f"{target / WEIGHTS} was not written by Surgery.save; move it away or name another folder")
+    make_folder(target)
+    with held(target, wait_s=_MOST_WAIT_S), written_aside(target / WEIGHTS) as aside:
         try:
             safetensors.torch.save_file(tensors, str(aside), metadata={"format": "pt"})
         except (TypeError, ValueError, KeyError, RuntimeError) as error:
@@ -63,7 +74,8 @@ def _write(target: Path, model: nn.Module, tensors: dict[str, torch.Tensor], ali
             "format": _FORMAT, "version": _VERSION, "model": class_name(model),
             **record_of(model), "aliases": aliases, "weights_sha256": sha256_of(aside),
         }  # fmt: skip
-    write_whole(target / STEPS, json_text(content).encode())
+        # before the weights: those alone, after a kill, would be taken for somebody else's
+        write_whole(target / STEPS, json_text(content).encode())
 
 
 @dataclass(frozen=True)

@@ -247,13 +247,14 @@ class Surgery:
         """Write ``model.safetensors`` and ``surgery.json``, all surgeries of this model so far included.
 
         Args:
-            folder: made if it is missing; older files of these names are replaced at the end.
+            folder: made if it is missing; files that an earlier call wrote are replaced at the end, those of others
+                are refused.
             model: the cut model, or a copy of it. Of one that ``fully_shard`` sharded all processes call this, and
                 the first one writes the tensors whole.
 
         Raises:
             ValueError: not a model of this surgery, or it holds what safetensors cannot store, such as tensors
-                without values on the meta device.
+                without values on the meta device; or the folder holds somebody else's ``model.safetensors``.
             OSError: the folder cannot be written.
             ImportError: safetensors is missing.
         """

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..files.folders import output_path
 from ..installation import installation
 from ..runs.reader import data_found_at
+from ..runs.schema import RESULT
 from .config import TrainConfig
 from .data.data_sets import DataSet, load_data_set
 from .data.samples import Samples
@@ -44,6 +47,14 @@ def data_set_of(config: TrainConfig, *folders: str | os.PathLike[str]) -> DataSe
         label_column=config.label_column,
         found_at=next(filter(None, (data_found_at(folder, config.dataset) for folder in folders)), None),
     )  # fmt: skip
+
+
+def require_apart_from_data(out: str | os.PathLike[str], samples: Samples) -> None:
+    """Refuse a run folder inside of the folder of the data, where its pictures would be read as a class."""
+    if samples.found_at is not None:
+        output_path(
+            Path(out) / RESULT, samples.found_at
+        )  # a file, because a folder around that of the data does no harm
 
 
 def network_of(config: TrainConfig, architecture: Architecture, samples: Samples) -> Any:

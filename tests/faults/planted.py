@@ -189,6 +189,20 @@ FAULTS = [
         ),
     ),
     Fault(
+        "files/whole_files.py",
+        "            _sync_file(aside)\n",
+        "            pass\n",
+        "files: one is renamed before it is on the disk",
+        ("files/test_whole_files.py",),
+    ),
+    Fault(
+        "runs/stored_runs.py",
+        "    with held(path):\n        is_there = ",
+        "    if True:\n        is_there = ",
+        "run folders: two processes write one",
+        ("runs/test_folders_written.py",),
+    ),
+    Fault(
         "training/loop/lookahead.py",
         "        self.steps_taken = steps_taken\n",
         "",

@@ -131,6 +131,13 @@ def test_epochs_of_a_data_set_without_a_length_are_counted(tmp_path: Path) -> No
     assert callback.history.steps == [2 * steps, 4 * steps]
 
 
+def test_a_file_of_somebody_else_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["BertModel"]}')
+    with pytest.raises(ValueError, match=r"config\.json cannot be loaded: .*; move that away or pass another name"):
+        train(tmp_path, LayerMonitorCallback(PROBE, reduce="cls", name="config"))
+    assert (tmp_path / "config.json").read_text() == '{"architectures": ["BertModel"]}'
+
+
 @pytest.mark.parametrize(("attach", "restore"), [(True, False), (False, True)])
 def test_a_resumed_training_has_the_history_of_an_undisturbed_one(tmp_path: Path, attach: bool, restore: bool) -> None:
     """``restore_callback_states_from_checkpoint`` makes the Trainer rebuild stateful callbacks, which needs a probe."""

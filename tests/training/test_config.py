@@ -297,7 +297,9 @@ def test_resume_takes_the_options_of_the_run(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"command": "autotune", **to_dict(stored)}))
     arguments = ["--out", str(tmp_path), "--resume", "--threads", "3"]
     assert config_from(arguments, "autotune", AutotuneConfig) == AutotuneConfig(depth=7, policy="first", threads=3)
-    assert config_from(["--out", str(tmp_path / "none"), "--resume"]) == TrainConfig()
+    for more in ([], ["--config", str(tmp_path / "config.json")]):  # it would begin a run of the default options
+        with pytest.raises(ValueError, match=r"none holds no run to go on with; name its folder or leave out --resume"):
+            config_from(["--out", str(tmp_path / "none"), "--resume", *more])
     with pytest.raises(ValueError, match="holds a run of another command than 'train'"):
         config_from(["--out", str(tmp_path), "--resume"])
 

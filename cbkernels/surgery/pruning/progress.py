@@ -13,6 +13,7 @@ from torch import nn
 
 from ..._version import __version__
 from ...files.checkpoints import load_checkpoint, save_checkpoint
+from ...files.folders import sweep
 from ...files.json_files import json_text, read_json_object
 from ...files.whole_files import sha256_of, write_whole
 from .prune_log import PruneLog
@@ -24,13 +25,14 @@ class Progress:
     """Writes weights first and then the log that names them, so that a kill leaves a pair that belongs together.
 
     Args:
-        folder: made if it is missing; None: nothing is written.
+        folder: is there, and its lock is held; None: nothing is written.
         model: unwrapped, as it is before the first removal.
         options: JSON types; an earlier pruning must have had the same ones.
         resume: go on where an earlier pruning in the folder was stopped, if there is one.
 
     Raises:
-        ValueError: the folder holds a pruning and ``resume`` is False, or one of another model or of other options.
+        ValueError: the folder holds a pruning and ``resume`` is False, one of another model or of other options, or
+            files that are no pruning's.
         OSError: it cannot be read or written.
     """
 
@@ -48,12 +50,16 @@ class Progress:
         if self._folder is None:
             return
         self._of["weights"] = checksum(model.state_dict())
-        self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / LOG
         if path.exists():
             if not resume:
                 raise ValueError(f"{path} exists already; pass resume=True to go on, or another folder")
             self._read(path)
+        else:
+            theirs = next(self._folder.glob(_weights_of("[0-9]*")), None)
+            if theirs is not None:
+                raise ValueError(f"{theirs} is there and no {LOG} to go with it; move it away or name another folder")
+        sweep(self._folder, (LOG, _weights_of("*")))
 
     @property
     def operations(self) -> list[list[str]]:
@@ -69,7 +75,7 @@ class Progress:
         """
         self._operations.append(names)
         if self._folder is not None and weights is not None:
-            self._weights = f"weights-{len(self._operations)}.safetensors"
+            self._weights = _weights_of(len(self._operations))
             save_checkpoint(self._folder / self._weights, weights)
             self._sum = sha256_of(self._folder / self._weights)
 
@@ -82,9 +88,9 @@ class Progress:
             "log": log.to_dict(),
         }  # fmt: skip
         write_whole(self._folder / LOG, json_text(content).encode())
-        for path in self._folder.glob("weights-*.safetensors"):
-            if path.name != self._weights:
-                path.unlink()
+        for earlier in map(_weights_of, range(1, len(self._operations) + 1)):
+            if earlier != self._weights:
+                (self._folder / earlier).unlink(missing_ok=True)
 
     def weights(self) -> dict[str, Any] | None:
         """What the last kept step gave to ``kept``.
@@ -120,6 +126,11 @@ class Progress:
                 f"{self._of[differs]!r:.80}; start again in another folder"
             )
         self.log = log
+
+
+def _weights_of(operation: int | str) -> str:
+    """The file of the weights after so many kept steps."""
+    return f"weights-{operation}.safetensors"
 
 
 def checksum(tensors: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
+from ...files.folder_lock import held
+from ...files.folders import make_folder, output_path
 from ...files.json_files import finite_or_none
 from ...grid import UpdateGrid
 from ...models.cost import measure_cost
@@ -75,7 +78,7 @@ def prune_blocks(
             a resumed pruning draws the same ones; the caller's go on as before.
         test: like ``evaluate``, of every step that stays; decides nothing, stands in the log.
         example: input of the model on which costs are measured; None: the first batch of the probe.
-        out: folder for a log and the weights of the last kept step, from which a killed pruning goes on.
+        out: folder of one process, for a log and the weights of the last kept step: a killed pruning goes on there.
         resume: go on from ``out``, with a model as before the first removal.
         on_step: called after each step, the first one (the model as it was) included.
 
@@ -197,15 +200,16 @@ class _Pruning:
             "min_conflicting_rows": self._scored["min_conflicting_rows"],
             "probe": checksum({str(i): each for i, each in enumerate(probe)}),
         }  # fmt: skip
-        progress = Progress(out, self._inner, options, resume)
-        try:
-            return self._all_steps(progress, max_drop, target, on_step)
-        except BaseException:
-            for surgery in reversed(self._surgeries):
-                surgery.undo()
-            self._first.put_back()
-            self._put_flags_back()
-            raise
+        with nullcontext() if out is None else held(make_folder(output_path(out))):
+            progress = Progress(out, self._inner, options, resume)
+            try:
+                return self._all_steps(progress, max_drop, target, on_step)
+            except BaseException:
+                for surgery in reversed(self._surgeries):
+                    surgery.undo()
+                self._first.put_back()
+                self._put_flags_back()
+                raise
 
     def _all_steps(self, progress: Progress, max_drop: float, target: float | None, on_step: OnStep) -> Surgery:
         removable = self._removable()

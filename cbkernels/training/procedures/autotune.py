@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 from torch import nn
 
 from ..._version import __version__
+from ...files.folders import output_path
 from ...files.json_files import finite_or_none
 from ...findings.layer_report import LayerReport
 from ...ranks import Ranks, device_named, joined
@@ -25,7 +27,7 @@ from ...result import BundleResult
 from ...runs.log import RunLog
 from ...runs.stored_runs import open_folder
 from ..config import AutotuneConfig, TrainConfig, to_dict
-from ..configured import data_set_of, environment, network_of, settled, threads_of
+from ..configured import data_set_of, environment, network_of, require_apart_from_data, settled, threads_of
 from ..data.samples import AsGiven, Samples, divided, samples_of
 from ..loop.epochs import Training
 from ..loop.measured_epochs import MeasuredTraining, progress_line, times
@@ -101,7 +103,7 @@ def autotune(
     start = architecture if isinstance(architecture, Architecture) else Architecture(architecture)
     chosen = policy_of(policy)
     config, described = _own_config(start, {"policy": chosen, **options})
-    device = device_named(config.device)
+    device, out = device_named(config.device), None if out is None else output_path(out, config.distill_from)
 
     def built(wanted: Architecture) -> nn.Module:
         torch.manual_seed(config.seed)
@@ -146,9 +148,10 @@ def autotune_configured(
     Raises:
         ValueError, OSError, ImportError: as in ``train``.
     """
-    device = device_named(config.device)
+    out, device = output_path(out, config.distill_from), device_named(config.device)
     with joined(device) as ranks, settled(threads_of(config)):
         samples = samples_of(data_set_of(config, *[out] * resume), config, device)
+        require_apart_from_data(out, samples)
         build, policy = partial(network_of, config, samples=samples), POLICIES.chosen(config.policy)
         tuning = _Tuning(config, config.architecture, samples, ranks, build, None, policy, show)
         return tuning.run(out, to_dict(config), resume, overwrite).result
@@ -181,34 +184,37 @@ class _Tuning:
         self, out: str | os.PathLike[str] | None, described: dict[str, Any], resume: bool, overwrite: bool
     ) -> Autotuned:
         """Rounds until one of the three ends."""
-        folder = None
-        with self.ranks.failing_together():
-            if out is not None and self.ranks.is_first:
-                folder = open_folder(out, "autotune", described, resume=resume, overwrite=overwrite)
-                folder.write_json("env.json", environment(self.samples))
-            log = RunLog(folder, tensorboard=self.config.tensorboard)
-            content = log.load() if resume else None
-        content = self.ranks.told_by_first(content)
-        if content is not None:
-            self._go_on(content)
-        model, after = None, None
-        while not self.ended[0]:
-            measured = self._measured_training()
+        with ExitStack() as opened:
+            folder = None
+            with self.ranks.failing_together():
+                if out is not None and self.ranks.is_first:
+                    folder = opened.enter_context(
+                        open_folder(out, "autotune", described, resume=resume, overwrite=overwrite)
+                    )
+                    folder.write_json("env.json", environment(self.samples))
+                log = RunLog(folder, tensorboard=self.config.tensorboard)
+                content = log.load() if resume else None
+            content = self.ranks.told_by_first(content)
             if content is not None:
-                measured.load_state(content["measured"])
-                content = None
-            self._train(measured, log)
-            self.ended = self._closed(measured, log)
-            if self.ended[0] == "trained":
-                model, after = measured.training.model, _accuracies(measured.summary(log))
-        if self.ended[0] == "exhausted" and self.best is not None:
-            model, after = self._best_network(log)
-        log.write()
-        log.close()
-        result = self._result(model, after)
-        if folder is not None:
-            folder.write_json("result.json", result)
-        return Autotuned(model if model is None else model.eval(), self.architecture, result)
+                self._go_on(content)
+            model, after = None, None
+            while not self.ended[0]:
+                measured = self._measured_training()
+                if content is not None:
+                    measured.load_state(content["measured"])
+                    content = None
+                self._train(measured, log)
+                self.ended = self._closed(measured, log)
+                if self.ended[0] == "trained":
+                    model, after = measured.training.model, _accuracies(measured.summary(log))
+            if self.ended[0] == "exhausted" and self.best is not None:
+                model, after = self._best_network(log)
+            log.write()
+            log.close()
+            result = self._result(model, after)
+            if folder is not None:
+                folder.write_json("result.json", result)
+            return Autotuned(model if model is None else model.eval(), self.architecture, result)
 
     def _measured_training(self) -> MeasuredTraining:
         model = self._build(self.architecture)

@@ -9,16 +9,20 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from ..._version import __version__
+from ...files.folders import output_path
 from ...filters.criteria import COMPARED, STANDARD, criterion_of
+from ...ranks import is_first_process
 from ...runs.folder import RunFolder
 from ...runs.reader import read_run
 from ...runs.schema import COMPARISON
+from ...runs.stored_runs import open_comparison
 from ..config import TrainConfig, to_dict
 from .train import Show, train
 
@@ -46,7 +50,8 @@ def compare(
         each as a sentence, the cycles.
 
     Raises:
-        ValueError: an option is out of range, or a folder holds a run of other options.
+        ValueError: an option is out of range, a folder holds a run of other options or somebody else's files, or
+            another process writes it.
         OSError: ``out`` cannot be written.
     """
     criteria = list(dict.fromkeys((*COMPARED, config.repr_criterion) if criteria is None else criteria))
@@ -57,9 +62,18 @@ def compare(
         raise ValueError(f"criteria is {criteria}; name {STANDARD!r} and at least one criterion")
     for name in others:
         criterion_of(name)  # refuses unknown ones before hours of training
-    folder = RunFolder(out)
+    out = output_path(out, config.distill_from)
+    with open_comparison(out) if is_first_process() else nullcontext(RunFolder(out)) as folder:
+        return _compared(config, folder, criteria, range(config.seed, config.seed + seeds), show)
+
+
+def _compared(
+    config: TrainConfig, folder: RunFolder, criteria: Sequence[str], seeds: Sequence[int], show: Show
+) -> dict[str, Any]:
+    """Train all and write ``comparison.json``; what that holds."""
+    others = [name for name in criteria if name != STANDARD]
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in criteria}
-    for seed in range(config.seed, config.seed + seeds):
+    for seed in seeds:
         # standard last: what RePr refuses, such as a schedule that is too long, it refuses at its first training
         for name in (*others, STANDARD):
             criterion = config.repr_criterion if name == STANDARD else name
@@ -72,7 +86,7 @@ def compare(
             results[name].append(train(of_this, run, resume=True, sisters=others_so_far, show=told))
     content = {
         "command": "repr compare", "version": __version__, "config": to_dict(config),
-        "seeds": list(range(config.seed, config.seed + seeds)), "rows": [_row(name, results) for name in criteria],
+        "seeds": list(seeds), "rows": [_row(name, results) for name in criteria],
         "cycles": {name: [run.get("repr") for run in results[name]] for name in others},
     }  # fmt: skip
     folder.write_json(COMPARISON, content)

@@ -5,14 +5,14 @@ All the rest of a removal follows from these quickly and in the same way, so it 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from typing import Any
 
 from ..._version import __version__
+from ...files.folders import delete_files
 from ...files.json_files import read_json_object
 from ...runs.folder import RunFolder
-from ...runs.schema import PROGRESS, PRUNING
+from ...runs.schema import PROGRESS, PRUNING_FILES
 from ...surgery.pruning.progress import checksum
 from ..trained_run import TrainedRun
 
@@ -38,8 +38,7 @@ class RemovalProgress:
         self._of = {"version": __version__, "weights": checksum(run.model.state_dict())}
         self._accuracies: dict[str, float] = {}
         if not resume:
-            (folder.path / PROGRESS).unlink(missing_ok=True)
-            shutil.rmtree(folder.path / PRUNING, ignore_errors=True)
+            delete_files(folder.path, (PROGRESS, *PRUNING_FILES))
         elif (folder.path / PROGRESS).exists():
             self._load()
 

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import copy
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 from ..._version import __version__
+from ...files.folders import delete_files, output_path
 from ...files.json_files import read_json_object
-from ...runs.schema import EXPORT, HISTORY, PRUNING, RESULT, MeasuredLayer
+from ...runs.schema import EXPORT, HISTORY, PRUNING_FILES, REMOVAL, RESULT, MeasuredLayer
 from ...runs.stored_runs import open_folder
 from ...surgery.surgery import Surgery
 from ..config import RemoveConfig, to_dict
-from ..configured import environment, settled, threads_of
+from ..configured import environment, require_apart_from_data, settled, threads_of
 from ..networks.kinds import MODELS
 from ..trained_run import TrainedRun
 from .healed_pruning import pruned
@@ -42,7 +42,8 @@ def remove_blocks(
     Args:
         run: of a network with shortcuts; its model is cut and healed in place.
         config: what is tried.
-        out: folder to write; the smaller network is in its folder ``model``, see ``load_exported``.
+        out: folder to write, ``removal`` in the run's or one apart from that; the smaller network is in its folder
+            ``model``, see ``load_exported``.
         resume: go on where an earlier call with the same run and config was stopped; its result is the same.
         overwrite: start anew in a folder that holds a run.
         report: called with a line of text now and then.
@@ -51,23 +52,28 @@ def remove_blocks(
         What ``result.json`` holds.
 
     Raises:
-        ValueError: not a residual network, a training that diverged, or ``out`` holds something else.
+        ValueError: not a residual network, a training that diverged, or ``out`` holds something else, is
+            written by another process, or is the run's folder, around it, or elsewhere inside of it.
         OSError: ``out`` cannot be written.
 
     Source: arXiv 2103.04331, removal of conflicting layers from trained residual networks.
     """
+    out = output_path(out)
+    if os.path.realpath(out) != os.path.join(os.path.realpath(run.folder), REMOVAL):
+        output_path(out, run.folder)
+    require_apart_from_data(out, run.samples)
     require_removable(run)
     stored = {"run": str(Path(run.folder).resolve()), **to_dict(config)}
-    folder = open_folder(out, "remove", stored, resume=resume, overwrite=overwrite)
-    progress = RemovalProgress(folder, run, resume=resume)
-    if resume and (folder.path / RESULT).exists():
-        Surgery.load(folder.path / EXPORT, run.model)
-        return read_json_object(folder.path / RESULT)
-    with settled(config.threads or threads_of(run.config)):
-        folder.write_json("env.json", environment(run.samples))
-        result = _result(Removal(run, config, progress, report))
-        folder.write_json(RESULT, result)
-    shutil.rmtree(folder.path / PRUNING, ignore_errors=True)
+    with open_folder(out, "remove", stored, resume=resume, overwrite=overwrite) as folder:
+        progress = RemovalProgress(folder, run, resume=resume)
+        if resume and (folder.path / RESULT).exists():
+            Surgery.load(folder.path / EXPORT, run.model)
+            return read_json_object(folder.path / RESULT)
+        with settled(config.threads or threads_of(run.config)):
+            folder.write_json("env.json", environment(run.samples))
+            result = _result(Removal(run, config, progress, report))
+            folder.write_json(RESULT, result)
+        delete_files(folder.path, PRUNING_FILES)
     return result
 
 

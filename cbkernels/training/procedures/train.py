@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from ..._version import __version__
+from ...files.folders import output_path
 from ...ranks import device_named, joined
 from ...runs.log import RunLog
 from ...runs.stored_runs import open_folder
 from ..config import TrainConfig, to_dict
-from ..configured import data_set_of, environment, network_of, settled, threads_of
+from ..configured import data_set_of, environment, network_of, require_apart_from_data, settled, threads_of
 from ..data.samples import samples_of
 from ..loop.epochs import Training
 from ..loop.measured_epochs import MeasuredTraining, progress_line, times
@@ -50,20 +52,23 @@ def train(
         What ``result.json`` holds, on every rank.
 
     Raises:
-        ValueError: an option, the data or the checkpoint do not fit; ``out`` holds another run.
+        ValueError: an option, the data or the checkpoint do not fit; ``out`` holds another run or foreign files, is
+            written by another process, or is the teacher's folder, inside of it or around it.
         OSError: ``out`` cannot be written, or the data are missing; what was written of the run is whole.
         ImportError: safetensors, or what the data set needs, is missing.
     """
-    device = device_named(config.device)
-    with joined(device) as ranks, settled(threads_of(config)):
+    out, device = output_path(out, config.distill_from), device_named(config.device)
+    with joined(device) as ranks, settled(threads_of(config)), ExitStack() as opened:
         samples = samples_of(data_set_of(config, *[out] * resume, *sisters), config, device)
+        require_apart_from_data(out, samples)
         model = network_of(config, config.architecture, samples)
         training = Training(model, config, samples, ranks, teacher_of(config, device))
         measured = MeasuredTraining("train", 0, training, model.block_names(), overlap=True)
         folder, content = None, None
         with ranks.failing_together():
             if ranks.is_first:
-                folder = open_folder(out, "train", to_dict(config), resume=resume, overwrite=overwrite)
+                stored = to_dict(config)
+                folder = opened.enter_context(open_folder(out, "train", stored, resume=resume, overwrite=overwrite))
                 folder.write_json("env.json", environment(samples))
             log = RunLog(folder, tensorboard=config.tensorboard)
             content = log.load() if resume else None

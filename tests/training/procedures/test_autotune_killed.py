@@ -93,6 +93,11 @@ def assert_same(folder: Path, undisturbed: Path) -> None:
     assert {p.name for p in folder.iterdir()} == {p.name for p in undisturbed.iterdir()}, "nothing half written is left"
 
 
+def resumed(folder: Path) -> list[str]:
+    """There is nothing to go on with before the config is written."""
+    return ["--resume"] if (folder / "config.json").exists() else []
+
+
 @pytest.mark.slow
 def test_killed_at_random_moments(run: Run, tmp_path: Path) -> None:
     undisturbed, folder = tmp_path / "undisturbed", tmp_path / "run"
@@ -103,7 +108,7 @@ def test_killed_at_random_moments(run: Run, tmp_path: Path) -> None:
     moments = random.Random(SEED)
     kills, finished = 0, 0
     while kills < KILLS:
-        attempt = run([*ARGUMENTS, "--resume", "--out", str(folder)], moments.uniform(0, 0.6 * answer["seconds"]))
+        attempt = run([*ARGUMENTS, *resumed(folder), "--out", str(folder)], moments.uniform(0, 0.6 * answer["seconds"]))
         if attempt["killed"]:
             # before the first checkpoint nothing could go wrong: such kills happen, and are not counted
             kills += (folder / "checkpoint.safetensors").exists()
@@ -115,5 +120,5 @@ def test_killed_at_random_moments(run: Run, tmp_path: Path) -> None:
         assert finished < 3 * KILLS, "the runs end before they are killed"
         assert_same(folder, undisturbed)
         shutil.rmtree(folder)
-    assert run([*ARGUMENTS, "--resume", "--out", str(folder)], None)["code"] == 0
+    assert run([*ARGUMENTS, *resumed(folder), "--out", str(folder)], None)["code"] == 0
     assert_same(folder, undisturbed)

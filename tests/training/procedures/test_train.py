@@ -110,7 +110,8 @@ def test_files_of_a_run(finished: Any) -> None:
         "checkpoint.safetensors", "config.json", "env.json", "history.jsonl", "layers.csv", "result.json",
     ]  # fmt: skip
     config = json.loads((folder / "config.json").read_text())
-    assert (config.pop("command"), config.pop("version")) == ("train", result_of(folder)["version"])
+    about = [config.pop(name) for name in ("command", "version", "schema")]
+    assert about == ["train", result_of(folder)["version"], "cbkernels run 1"]
     assert config == to_dict(FNN)
     environment = json.loads((folder / "env.json").read_text())
     assert {"version", "backends", "compiler", "torch", "torch_threads", "cpus", "device"} <= set(environment)
@@ -345,7 +346,7 @@ def test_checkpoints_of_other_networks_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the checkpoint is that of another network"):
         train(TINY, tmp_path / "run", resume=True)
     file.rename(tmp_path / "checkpoint.safetensors")
-    with pytest.raises(ValueError, match=r"holds a checkpoint and no config.json"):
+    with pytest.raises(ValueError, match=r"holds 'checkpoint.safetensors' and no config.json"):
         train(TINY, tmp_path, resume=True)
 
 
