@@ -7,7 +7,6 @@ read here, because the package's NumPy door knows neither bfloat16 nor float8.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -21,6 +20,8 @@ from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
+
+from .json_files import json_value
 
 Array = npt.NDArray[Any]
 
@@ -249,7 +250,7 @@ def _safetensors(path: str) -> list[StoredArray]:
         (length,) = struct.unpack("<Q", prefix)
         if length > min(size - 8, _LONGEST_HEADER_BYTES):
             raise ValueError(f"its header claims {length} bytes")
-        header = json.loads(file.read(length))
+        header = json_value(file.read(length), "its header")
     if not isinstance(header, dict):
         raise ValueError("its header is no JSON object")
     first_byte = 8 + length
