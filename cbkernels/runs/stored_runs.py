@@ -13,7 +13,7 @@ from .folder import RunFolder
 from .reader import read_config
 from .schema import CHECKPOINT, CONFIG, EVENTS, FILES
 
-MACHINE = ("device", "threads", "tensorboard", "data_dir")
+MACHINE = ("device", "threads", "tensorboard", "data_dir", "unpack_up_to")
 """Options that may differ when a run goes on: they decide where it runs."""
 
 

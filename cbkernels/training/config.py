@@ -12,6 +12,7 @@ from functools import partial
 from operator import ge, gt, le, lt
 from typing import Any, TypeVar
 
+from ..files.unpacking import UNPACK_UP_TO
 from ..filters.criteria import CRITERIA
 from ..surgery.pruning.block_rankings import RANKINGS
 from ..surgery.pruning.strategies import STRATEGIES
@@ -109,6 +110,7 @@ class TrainConfig:
     threads: int | None = _machine(
         None, "torch's threads on a CPU (default 1 for dense networks, else torch's)", "N", least=1
     )
+    unpack_up_to: int = _machine(UNPACK_UP_TO, "memory that compressed data may unpack to", "BYTES", least=1)
     tensorboard: bool = _machine(False, "also write event files, into DIR/tensorboard")
 
     def __post_init__(self) -> None:
