@@ -75,6 +75,8 @@ def write_report(
         raise ValueError("folders is empty; pass at least one run folder")
     target = Path(out)
     beside = pictures_folder(target) if pictures is None else Path(pictures)
+    if beside.is_symlink():
+        raise ValueError(f"{beside} is a link to another folder, which is not written to; name that folder instead")
     runs = [read_run(folder) for folder in folders]
     pages = [_run_page(run, f"run-{position}", len(runs) > 1) for position, run in enumerate(runs, 1)]
     comparison = comparison_of(runs) if len(runs) > 1 else None
