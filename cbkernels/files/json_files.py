@@ -5,6 +5,7 @@ Whatever JSON the package reads is read here: what is nested too deeply, or no n
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -30,6 +31,18 @@ def finite_or_none(value: float | None) -> float | None:
 def json_text(content: Mapping[str, Any], indent: int | None = 2) -> str:
     """One object with a newline at the end; NaN and infinities are refused as ValueError."""
     return json.dumps(content, indent=indent, allow_nan=False) + "\n"
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with a checksum of it as the entry "sha256", which ``require_seal`` compares."""
+    return {**content, "sha256": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}
+
+
+def require_seal(content: Mapping[str, Any], what: object) -> None:
+    """Refuse a sealed object that has changed as ValueError; one of an older version has no seal and passes."""
+    rest = {key: value for key, value in content.items() if key != "sha256"}
+    if content.get("sha256", sealed(rest)["sha256"]) != sealed(rest)["sha256"]:
+        raise ValueError(f"{what} is damaged: its checksum is that of another content")
 
 
 def json_value(text: bytes | str, what: object, *, finite: bool = True) -> Any:
