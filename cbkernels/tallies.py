@@ -110,7 +110,7 @@ def compute(
     metrics: Mapping[str, Stream], ranks: Ranks, error: str | None, alike: Mapping[str, object] = MappingProxyType({})
 ) -> dict[str, BundleResult]:
     """``compute_across_ranks`` over any ranks."""
-    offers = _from_all(ranks, partial(_offer, metrics, error, alike))
+    offers = _from_all(ranks, lambda: _offer(metrics, error)._replace(alike=dict(alike)))
     layers = agreed_layers(offers)
     rows_of = {name: max(offer.layers[name].num_rows for offer in offers if name in offer.layers) for name in layers}
     work = _Work(metrics, layers, ranks)
@@ -142,7 +142,7 @@ def _sentence(error: Exception) -> str:
     return ": ".join(filter(None, [type(error).__name__, said]))
 
 
-def _offer(metrics: Mapping[str, Stream], error: str | None, alike: Mapping[str, object]) -> Offer:
+def _offer(metrics: Mapping[str, Stream], error: str | None) -> Offer:
     if error is not None:
         raise ValueError(error)
     if not isinstance(metrics, Mapping):
@@ -155,7 +155,7 @@ def _offer(metrics: Mapping[str, Stream], error: str | None, alike: Mapping[str,
         layers[name] = Layer(
             held.num_rows, held.dtype, held.num_columns, metric.grid, metric.log_epsilon, held.device, held.backend
         )
-    return Offer(__version__, layers, dict(alike))
+    return Offer(__version__, layers)
 
 
 def agreed_layers(offers: list[Offer]) -> dict[str, Layer]:

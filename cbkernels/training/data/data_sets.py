@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...files.unpacking import UNPACK_UP_TO
+from ...tables import shown
 from .columns import Columns
 from .image_files import read_parts
 from .image_pixels import decoded, resized, stacked
@@ -137,7 +138,7 @@ def load_data_set(
         if len(test) == 0:
             raise ValueError(f"{train.origin} has too few samples of each class to hold some back for the test")
     if left_out := "".join(f"; left out of {each.origin}: {each.left_out}" for each in (train, test) if each.left_out):
-        warnings.warn(f"not every file of {source} is an image{left_out}", stacklevel=2)
+        warnings.warn(shown(f"not every file of {source} is an image{left_out}"), stacklevel=2)
         source += left_out
     train, test, num_classes = _numbered(train, test)
     train = _subset(train, train_size, seed, "train_size")
