@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from ._version import __version__
 from .commands import autotune, demo, info, measure, remove, report, repr, train
+from .tables import shown
 
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130
@@ -28,7 +29,7 @@ class _Parser(argparse.ArgumentParser):
     """Wrong usage is one sentence and exit code 1; argparse's 2 belongs to --fail-above."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_ERROR, f"cbkernels: error: {message}; see {self.prog} --help\n")
+        self.exit(EXIT_ERROR, f"cbkernels: error: {shown(message)}; see {self.prog} --help\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
     except (ImportError, MemoryError, OSError, TypeError, ValueError) as error:
-        print(f"cbkernels: error: {_sentence(error)}", file=sys.stderr)
+        print(f"cbkernels: error: {shown(_sentence(error))}", file=sys.stderr)
         return EXIT_ERROR
     return code
 

@@ -24,7 +24,11 @@ T = TypeVar("T")
 
 
 def compute_across_ranks(
-    metrics: Mapping[str, Stream], group: ProcessGroup | str | None = None, *, error: str | None = None
+    metrics: Mapping[str, Stream],
+    group: ProcessGroup | str | None = None,
+    *,
+    error: str | None = None,
+    alike: Mapping[str, object] | None = None,
 ) -> dict[str, BundleResult]:
     """Results over the rows of all ranks, the same on every rank; every rank of the group must call it.
 
@@ -37,6 +41,7 @@ def compute_across_ranks(
         group: of ``torch.distributed``; None or "world" is the default group. With nccl the rows
             travel through the memory of the current GPU.
         error: why this rank has nothing to offer; then all ranks raise it.
+        alike: what else must be the same on all ranks, in words -> its value, such as a checksum of the weights.
 
     Returns:
         name -> BundleResult, in the order of the lowest rank that has any name; type, device and
@@ -56,7 +61,7 @@ def compute_across_ranks(
         1
         >>> dist.destroy_process_group()
     """
-    return compute(metrics, _TorchRanks(group), error)
+    return compute(metrics, _TorchRanks(group), error, alike or {})
 
 
 def told_by_all(answer: T, group: ProcessGroup | str | None = None) -> list[T]:

@@ -12,7 +12,7 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str
 
     Args:
         header: one title a column.
-        rows: cells; floats are shown with six significant digits.
+        rows: cells; floats are shown with six significant digits, texts as in ``shown``.
 
     Returns:
         Lines without a newline at the end.
@@ -23,7 +23,7 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str
         fc1        512
         fc2          7
     """
-    cells = [list(header)] + [[cell(value) for value in row] for row in rows]
+    cells = [[cell(title) for title in header]] + [[cell(value) for value in row] for row in rows]
     widths = [max(len(line[column]) for line in cells) for column in range(len(header))]
     lines = []
     for line in cells:
@@ -37,12 +37,24 @@ def cell(value: object) -> str:
     """A value as tables show it."""
     if isinstance(value, float):
         return "NaN" if math.isnan(value) else f"{value:.6g}"
-    return str(value)
+    return shown(str(value))
+
+
+def shown(text: str) -> str:
+    r"""One line of text as a terminal may get it: what is not printed, such as an escape or a newline, is spelt out.
+
+    Example:
+        >>> print(shown("conv\x1b[2J\n1"))
+        conv\x1b[2J\n1
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def wrapped(text: str, indent: str = "") -> str:
     """Lines of at most 110 columns, all but the first behind ``indent``."""
-    return textwrap.fill(text, 110, subsequent_indent=indent)
+    return textwrap.fill(shown(text), 110, subsequent_indent=indent)
 
 
 def definition_note(equality: str) -> str:

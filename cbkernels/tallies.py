@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -72,6 +73,8 @@ class Offer(NamedTuple):
 
     version: str
     layers: dict[str, Layer]
+    alike: Mapping[str, object] = MappingProxyType({})
+    """What else must be the same on all ranks, in words -> its value."""
 
 
 class Part(NamedTuple):
@@ -104,11 +107,13 @@ class Found:
 _COUNTED = [each.name for each in fields(Found) if each.name != "parts"]
 
 
-def compute(metrics: Mapping[str, Stream], ranks: Ranks, error: str | None) -> dict[str, BundleResult]:
+def compute(
+    metrics: Mapping[str, Stream], ranks: Ranks, error: str | None, alike: Mapping[str, object] = MappingProxyType({})
+) -> dict[str, BundleResult]:
     """``compute_across_ranks`` over any ranks."""
-    offers = _from_all(ranks, partial(_offer, metrics, error))
+    offers = _from_all(ranks, lambda: _offer(metrics, error)._replace(alike=dict(alike)))
     layers = agreed_layers(offers)
-    rows_of = {name: max(offer[name].num_rows for _, offer in offers if name in offer) for name in layers}
+    rows_of = {name: max(offer.layers[name].num_rows for offer in offers if name in offer.layers) for name in layers}
     work = _Work(metrics, layers, ranks)
     for step in steps_of(rows_of, ROWS_AT_ONCE):
         sizes = _from_all(ranks, partial(work.prepare, step))
@@ -162,10 +167,15 @@ def agreed_layers(offers: list[Offer]) -> dict[str, Layer]:
         ValueError: ranks disagree about layers, types, widths or options, or no rank has rows of one.
     """
     first = next((rank for rank, offer in enumerate(offers) if offer.layers), 0)
-    for rank, (version, layers) in enumerate(offers):
+    for rank, (version, layers, alike) in enumerate(offers):
         if version != offers[0].version:
             raise ValueError(
                 f"rank {rank} runs cbkernels {version} and rank 0 {offers[0].version}; install one version"
+            )
+        if differs := next((what for what, value in alike.items() if value != offers[0].alike.get(what)), None):
+            raise ValueError(
+                f"rank {rank} has {differs} {alike[differs]!r} and rank 0 {offers[0].alike.get(differs)!r}; "
+                "all ranks must measure the same network in the same way"
             )
         if layers and (different := sorted(set(layers) ^ set(offers[first].layers))):
             raise ValueError(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._version import __version__
 from ..files.json_files import finite_or_none
+from ..files.unpacking import UNPACK_UP_TO
 from ..tables import cell, format_table
 from .progress import Progress
 
@@ -58,7 +59,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "Two different rows then count as equal with probability at most 2^-120, whoever made the file",
     )
     size.add_argument("--exact-up-to", type=_num_bytes, default=1 << 30, metavar="BYTES",
-                      help="larger arrays are streamed, not compared; 512MiB, 2G, ... (default 1GiB)")  # fmt: skip
+                      help="arrays above this size are streamed; 512MiB, 2G, ... (default 1GiB)")  # fmt: skip
+    size.add_argument("--unpack-up-to", type=_num_bytes, default=UNPACK_UP_TO, metavar="BYTES",
+                      help="memory that an array of a compressed .npz may take (default 4GiB)")  # fmt: skip
     size.add_argument("--stream", action="store_true",
                       help="stream every array, also small ones")  # fmt: skip
     size.add_argument("--chunk-rows", type=_positive_integer, metavar="N",
@@ -145,8 +148,8 @@ def _open(arguments: argparse.Namespace) -> tuple[list[StoredArray], Any]:
 
     acts_path, acts_key = split_key(arguments.acts)
     labels_path, _ = split_key(arguments.labels)
-    layers = open_arrays(arguments.acts)
-    found = open_arrays(arguments.labels)
+    layers = open_arrays(arguments.acts, arguments.unpack_up_to)
+    found = open_arrays(arguments.labels, arguments.unpack_up_to)
     if len(found) > 1:
         names = ", ".join(repr(array.name) for array in found[:8])
         raise ValueError(f"{labels_path} holds {len(found)} arrays; choose one as {labels_path}:KEY ({names})")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from ..tables import shown
+
 _BAR = "{desc} |{bar}| {elapsed}<{remaining}"
 
 
@@ -26,6 +28,7 @@ class Progress:
 
     def show(self, status: str) -> None:
         """Replace the line by ``status``."""
+        status = shown(status)
         if self._terminal:
             print(f"\r{status.ljust(self._shown)}", end="", file=sys.stderr, flush=True)
             self._shown = len(status)
@@ -40,7 +43,7 @@ class Progress:
         if self._bar is None or epoch <= self._bar.n:
             self._close_bar()
             self._bar = tqdm(total=epochs, initial=epoch, leave=False, dynamic_ncols=True, bar_format=_BAR)
-        self._bar.set_description_str(status, refresh=False)
+        self._bar.set_description_str(shown(status), refresh=False)
         self._bar.update(epoch - self._bar.n)
         self._bar.refresh()
 

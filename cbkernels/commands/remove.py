@@ -9,7 +9,7 @@ from typing import Any
 
 from ..files.folders import output_path
 from ..runs.schema import REMOVAL
-from ..tables import definition_note, format_table, wrapped
+from ..tables import definition_note, format_table, shown, wrapped
 from ..training.config import RemoveConfig
 from ..training.networks.architecture import Architecture
 from .config_options import add_config_options
@@ -66,7 +66,7 @@ def _text(result: dict[str, Any]) -> str:
     decided += f"{result['guard']['samples']} samples: {result['guard']['split']})"
     scaled = "Branch outputs were multiplied by 1/std of both convolutions' outputs, as in arXiv 2103.04331."
     sections = [
-        f"{result['run']}: {architecture}; {found}",
+        shown(f"{result['run']}: {architecture}; {found}"),
         _blocks(result["blocks"]),
         *([] if result["study"] is None else [_curves(result)]),
         *([_prunings(result)] if "compared" in result else []),

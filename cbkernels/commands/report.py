@@ -10,6 +10,7 @@ from typing import Any
 
 from ..files.folders import output_path
 from ..runs.schema import REPORT
+from ..tables import shown
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -41,5 +42,5 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"report": os.fspath(page), "pictures": pictures}, indent=2))
     else:
-        print(f"Report: {page}\nPictures: {folder} ({len(pictures)} files)")
+        print(shown(f"Report: {page}"), shown(f"Pictures: {folder} ({len(pictures)} files)"), sep="\n")
     return 0

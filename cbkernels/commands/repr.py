@@ -10,7 +10,7 @@ from typing import Any
 from ..files.folders import output_path
 from ..filters.criteria import COMPARED, CRITERIA, STANDARD
 from ..runs.schema import COMPARISON_PICTURE
-from ..tables import format_table, wrapped
+from ..tables import format_table, shown, wrapped
 from ..training.config import TrainConfig, from_dict
 from .config_options import add_config_options, given_options
 from .progress import Progress
@@ -78,7 +78,7 @@ def _draw(content: dict[str, Any], config: TrainConfig, out: Path) -> str | None
     try:
         save(comparison_picture(histories, reduced, caption), out / COMPARISON_PICTURE)
     except ImportError as error:
-        print(f"cbkernels: no picture: {error}", file=sys.stderr)
+        print(shown(f"cbkernels: no picture: {error}"), file=sys.stderr)
         return None
     return str(out / COMPARISON_PICTURE)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ..tables import shown
 from ..training.config import TrainConfig
 from .training_command import add_run_options, require_torch_for, run_training
 
@@ -43,7 +44,7 @@ def _text(result: dict[str, Any]) -> str:
         ["measuring", f"{result['measuring_share']:.1%} of the time of training"],
     ]  # fmt: skip
     width = max(len(title) for title, _ in rows)
-    return "\n".join(f"{title.ljust(width)}  {value}" for title, value in rows)
+    return "\n".join(f"{title.ljust(width)}  {shown(value)}" for title, value in rows)
 
 
 def _percent(share: float | None) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files.folders import output_path
+from ..tables import shown
 from ..training.config import from_dict
 from .config_options import add_config_options, given_options
 from .progress import Progress
@@ -52,7 +53,7 @@ def run_training(
     if is_first:
         tell(result, text, arguments.json, Path(arguments.out))
         if result["status"] == "diverged":
-            print(f"cbkernels: error: the training diverged: {result['reason']}", file=sys.stderr)
+            print(f"cbkernels: error: the training diverged: {shown(result['reason'])}", file=sys.stderr)
     return EXIT_DIVERGED if result["status"] == "diverged" else 0
 
 
@@ -95,7 +96,8 @@ def tell(
     if as_json:
         print(json.dumps(result, indent=2, allow_nan=False))
     else:
-        print("\n".join([text(result), "", f"Files: {out}{os.sep}", *more, f"Report: {report or 'none'}"]))
+        paths = [f"Files: {out}{os.sep}", *more, f"Report: {report or 'none'}"]
+        print("\n".join([text(result), "", *map(shown, paths)]))
 
 
 def write_report(folders: list[Path], out: Path) -> str | None:
@@ -105,5 +107,5 @@ def write_report(folders: list[Path], out: Path) -> str | None:
     try:
         return str(write(folders, out))
     except (ImportError, ValueError) as error:
-        print(f"cbkernels: no report: {error}", file=sys.stderr)
+        print(shown(f"cbkernels: no report: {error}"), file=sys.stderr)
         return None

@@ -1,13 +1,13 @@
 """Arrays in ``.npy``, ``.npz`` and ``.safetensors`` files, whole or in pieces of rows.
 
-Nothing in a file is ever executed: pickled objects are refused. ``.npy`` and ``.safetensors``
-are memory-mapped, ``.npz`` members are read when they are asked for. The safetensors header is
-read here, because the package's NumPy door knows neither bfloat16 nor float8.
+Nothing in a file is ever executed: pickled objects are refused. ``.npy`` and ``.safetensors`` are memory-mapped (a
+file that another process cuts short meanwhile ends this one, with SIGBUS), ``.npz`` members are read when they are
+asked for, up to a limit. The safetensors header is read here, because the package's NumPy door knows neither
+bfloat16 nor float8.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -17,10 +17,14 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
+
+from .json_files import json_value
+from .unpacking import UNPACK_UP_TO, TooLarge, require_room
 
 Array = npt.NDArray[Any]
 
@@ -32,7 +36,10 @@ _SAFETENSORS = {
     "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool",
 }  # fmt: skip
 _RAW = {"bfloat16": "uint16", "float8_e4m3fn": "uint8", "float8_e5m2": "uint8"}
-_LONGEST_HEADER_BYTES = 100_000_000
+_LONGEST_HEADER_BYTES = 32 << 20
+"""Of 300,000 tensors; parsed it takes twenty times as much."""
+_BYTES_A_ROW = 64
+"""That a measurement takes for a row, however few bytes the row itself has."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +57,12 @@ class StoredArray:
     """The array in pieces of so many rows, the last one shorter."""
 
 
-def open_arrays(where: str) -> list[StoredArray]:
+def open_arrays(where: str, unpack_up_to: int = UNPACK_UP_TO) -> list[StoredArray]:
     """List the arrays of a file.
 
     Args:
         where: ``FILE.npy``, ``FILE.npz``, ``FILE.safetensors``, or ``FILE.npz:key`` to choose one.
+        unpack_up_to: bytes; a member of a ``.npz`` that would take more memory is not read, see ``unpacking.py``.
 
     Returns:
         The arrays in the file's order; one for ``.npy`` and with a key.
@@ -65,7 +73,9 @@ def open_arrays(where: str) -> list[StoredArray]:
     """
     path, key = split_key(where)
     ending = os.path.splitext(path)[1].lower()
-    readers = {".npy": _npy, ".npz": _npz, ".safetensors": _safetensors}
+    readers: dict[str, Callable[[str], list[StoredArray]]] = {
+        ".npy": _npy, ".npz": partial(_npz, most=unpack_up_to), ".safetensors": _safetensors
+    }  # fmt: skip
     if ending not in readers:
         raise ValueError(f"{path} does not end in .npy, .npz or .safetensors")
     with _sentences(path):
@@ -96,6 +106,8 @@ def _sentences(path: str) -> Iterator[None]:
     """Turn what a damaged file causes into one ValueError that names the file."""
     try:
         yield
+    except TooLarge:
+        raise
     except _Refused as error:
         raise ValueError(f"{path} {error}") from error
     except (ValueError, EOFError, OverflowError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
@@ -197,10 +209,11 @@ def _npy(path: str) -> list[StoredArray]:
 # .npz
 
 
-def _npz(path: str) -> list[StoredArray]:
+def _npz(path: str, most: int) -> list[StoredArray]:
     arrays = []
     with zipfile.ZipFile(path) as archive:
-        for member in archive.namelist():
+        for entry in archive.infolist():
+            member = entry.filename
             if not member.endswith(".npy"):
                 continue
             with archive.open(member) as file:
@@ -208,14 +221,20 @@ def _npz(path: str) -> list[StoredArray]:
                     header = _npy_header(file)
                 except _Refused as error:
                     raise _Refused(f"member {member[:-4]!r} {error}") from error
-            arrays.append(_npz_member(path, member, header))
+            if header.num_bytes > entry.file_size:
+                raise ValueError(f"member {member[:-4]!r} has {entry.file_size} bytes for {header.num_bytes} of values")
+            arrays.append(_npz_member(path, member, header, most))
     if not arrays:
         raise _Refused("holds no array")
     return arrays
 
 
-def _npz_member(path: str, member: str, header: _NpyHeader) -> StoredArray:
+def _npz_member(path: str, member: str, header: _NpyHeader, most: int) -> StoredArray:
+    def require(num_bytes: int) -> None:
+        require_room(f"{path}, array {member[:-4]!r},", num_bytes, os.path.getsize(path), most)
+
     def read() -> Array:
+        require(max(header.num_bytes, _BYTES_A_ROW * math.prod(header.shape[:1])))
         with zipfile.ZipFile(path) as archive, archive.open(member) as file:
             array: Array = np.lib.format.read_array(file, allow_pickle=False)
             return array
@@ -226,6 +245,7 @@ def _npz_member(path: str, member: str, header: _NpyHeader) -> StoredArray:
             _npy_header(file)
             for first in range(0, header.shape[0], num_rows):
                 rows = min(num_rows, header.shape[0] - first)
+                require(rows * row_bytes)
                 content = file.read(rows * row_bytes)
                 # a member that is too short fails here: its values do not fill the shape
                 yield np.frombuffer(content, header.dtype).reshape(rows, *header.shape[1:])
@@ -249,7 +269,7 @@ def _safetensors(path: str) -> list[StoredArray]:
         (length,) = struct.unpack("<Q", prefix)
         if length > min(size - 8, _LONGEST_HEADER_BYTES):
             raise ValueError(f"its header claims {length} bytes")
-        header = json.loads(file.read(length))
+        header = json_value(file.read(length), "its header")
     if not isinstance(header, dict):
         raise ValueError("its header is no JSON object")
     first_byte = 8 + length

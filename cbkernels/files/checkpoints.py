@@ -1,23 +1,27 @@
 """Checkpoints: one safetensors file, all that is not a tensor as JSON in its header. Never a pickle.
 
 ``pack`` and ``unpack`` take any nest of dicts and lists, such as an optimizer's ``state_dict()``. The file is
-written aside and renamed: after a kill the old one or the new one is there, whole.
+written aside and renamed: after a kill the old one or the new one is there, whole. It is read once, so it cannot
+change meanwhile, and holds a checksum of all that it says.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from .json_files import json_object, json_value
 from .tensor_files import require_safetensors
 from .whole_files import write_whole
 
-_KIND = "cbkernels checkpoint 1"
+_KIND, _WITHOUT_SUM = "cbkernels checkpoint 2", "cbkernels checkpoint 1"
 
 
 def pack(content: Any, tensors: dict[str, torch.Tensor], prefix: str = "") -> Any:
@@ -69,15 +73,18 @@ def save_checkpoint(path: str | os.PathLike[str], content: Mapping[str, Any]) ->
     Raises:
         OSError: it cannot be written; an older file of that name is then unchanged.
         TypeError: see ``pack``.
+        ValueError: nested too deeply, or a number that no float can be.
         ImportError: safetensors is missing.
     """
     require_safetensors("a checkpoint")
     from safetensors.torch import save
 
     tensors: dict[str, torch.Tensor] = {}
-    packed = pack(content, tensors)
+    packed = json.dumps(pack(content, tensors))
+    json_value(packed, "a checkpoint of this", finite=False)  # what cannot be read is not written
+    metadata = {"kind": _KIND, "content": packed, "sha256": _sum_of(packed, tensors)}
     # as bytes: the library's own writing to a file leaves another temporary file after a kill, and is for its user only
-    write_whole(path, save(tensors, metadata={"kind": _KIND, "content": json.dumps(packed)}))
+    write_whole(path, save(tensors, metadata=metadata))
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -85,29 +92,43 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is none.
+        OSError: it cannot be read.
         ValueError: damaged, or not a checkpoint of this package.
         ImportError: safetensors is missing.
     """
     require_safetensors("a checkpoint")
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.torch import load
 
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} does not exist; there is no checkpoint to go on from")
+    raw = Path(path).read_bytes()
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
+        tensors = load(raw)
+        metadata = json_object(raw[8 : 8 + struct.unpack_from("<Q", raw)[0]], "its header").get("__metadata__") or {}
+    except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{path} is damaged or not a safetensors file ({error}); nothing was loaded") from error
-    if metadata.get("kind") != _KIND:
-        raise ValueError(f"{path} is not a checkpoint of this version ({metadata.get('kind')!r}); nothing was loaded")
+    kind, packed = metadata.get("kind"), metadata.get("content", "")
+    if kind not in (_KIND, _WITHOUT_SUM):
+        raise ValueError(f"{path} is not a checkpoint of this version ({kind!r}); nothing was loaded")
     try:
-        content = unpack(json.loads(metadata["content"]), tensors)
-    except (KeyError, TypeError, ValueError) as error:
+        if (kind == _KIND or "sha256" in metadata) and metadata.get("sha256") != _sum_of(packed, tensors):
+            raise ValueError("its checksum is that of another content")
+        content = unpack(json_value(packed, "its table of contents", finite=False), tensors)
+        if not isinstance(content, dict):
+            raise ValueError("no table of contents")
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); nothing was loaded") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is damaged (no table of contents); nothing was loaded")
     return content
+
+
+def _sum_of(packed: str, tensors: Mapping[str, torch.Tensor]) -> str:
+    """The checksum of a table of contents and of names, types, shapes and values of tensors."""
+    digest = hashlib.sha256(packed.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _plain(value: Any) -> Any:

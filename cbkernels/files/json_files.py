@@ -1,12 +1,21 @@
-"""JSON as files hold it: one object a file, read with one sentence for what is wrong; no NaN and no infinity."""
+"""JSON as files hold it: one object a file, read with one sentence for what is wrong; no NaN and no infinity.
+
+Whatever JSON the package reads is read here: what is nested too deeply, or no number of this computer, goes no further.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
+import sys
 from collections.abc import Mapping
 from typing import Any
+
+MOST_LEVELS = 200
+"""Objects and lists inside of each other; the state of an optimizer in a checkpoint has about 20."""
+_LARGEST = sys.float_info.max
 
 
 def finite_or_none(value: float | None) -> float | None:
@@ -24,20 +33,51 @@ def json_text(content: Mapping[str, Any], indent: int | None = 2) -> str:
     return json.dumps(content, indent=indent, allow_nan=False) + "\n"
 
 
-def json_value(text: bytes | str, what: object) -> Any:
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with a checksum of it as the entry "sha256", which ``require_seal`` compares."""
+    return {**content, "sha256": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}
+
+
+def require_seal(content: Mapping[str, Any], what: object) -> None:
+    """Refuse a sealed object that has changed as ValueError; one of an older version has no seal and passes."""
+    rest = {key: value for key, value in content.items() if key != "sha256"}
+    if content.get("sha256", sealed(rest)["sha256"]) != sealed(rest)["sha256"]:
+        raise ValueError(f"{what} is damaged: its checksum is that of another content")
+
+
+def json_value(text: bytes | str, what: object, *, finite: bool = True) -> Any:
     """The value that a text holds.
 
     Args:
         text: UTF-8, if it is bytes.
         what: is quoted as what holds it.
+        finite: False lets NaN and infinities pass, which Python writes and JSON does not know.
 
     Raises:
-        ValueError: it is no JSON.
+        ValueError: it is no JSON, nested deeper than ``MOST_LEVELS``, or holds a number that no float can be.
     """
     try:
-        return json.loads(text.decode() if isinstance(text, bytes) else text)
+        value = json.loads(text.decode() if isinstance(text, bytes) else text)
+        _require_plain(value, finite)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{what} is damaged: it holds no JSON ({str(error)[:100]})") from error
+        is_deep = isinstance(error, RecursionError)
+        reason = f"nested deeper than {MOST_LEVELS} levels" if is_deep else str(error)[:100]
+        raise ValueError(f"{what} is damaged: it holds no JSON ({reason})") from error
+    return value
+
+
+def _require_plain(value: Any, finite: bool) -> None:
+    """Refuse, level by level, what is too deep as RecursionError, and numbers beyond all floats as ValueError."""
+    level: list[Any] = [[value]]
+    for _ in range(MOST_LEVELS + 1):
+        inside = [each for holder in level for each in (holder.values() if isinstance(holder, dict) else holder)]
+        for each in inside:
+            if isinstance(each, (int, float) if finite else int) and not -_LARGEST <= each <= _LARGEST:
+                raise ValueError(f"{str(each)[:40]} is not a finite number")
+        level = [each for each in inside if isinstance(each, (dict, list))]
+        if not level:
+            return
+    raise RecursionError
 
 
 def json_object(text: bytes | str, what: object) -> dict[str, Any]:

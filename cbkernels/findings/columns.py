@@ -155,6 +155,8 @@ def result_of_json(values: Mapping[str, Any], **definition: Any) -> BundleResult
     """The result in the values of a layer; ``definition``: grid, tolerance and log_epsilon of all layers."""
     kept = {column.name: values[column.name] for column in _OF_JSON if column.path.startswith("result.")}
     entropy = math.nan if kept.pop("entropy") is None else values["entropy"]
+    if entropy < 0 or math.isinf(entropy):
+        raise ValueError(f"entropy is {entropy}; it must be 0 or more and finite")
     return BundleResult(entropy=entropy, **kept, **definition)
 
 

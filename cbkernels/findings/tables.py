@@ -6,7 +6,7 @@ import html
 import math
 from collections.abc import Sequence
 
-from ..tables import format_table
+from ..tables import format_table, shown
 from .columns import Finding, table
 
 _STYLE = """
@@ -24,7 +24,7 @@ _CONFLICT = "rgba(244,119,63,{:.2f})"
 
 def as_text(title: str, findings: Sequence[Finding], below: Sequence[str]) -> str:
     """Title, table and the lines below; no newline at the end."""
-    return "\n".join([title, *([format_table(*table(findings))] if findings else []), *below])
+    return "\n".join([shown(title), *([format_table(*table(findings))] if findings else []), *map(shown, below)])
 
 
 def as_html(title: str, findings: Sequence[Finding], below: Sequence[str]) -> str:

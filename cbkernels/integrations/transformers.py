@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from ..files.json_files import json_value
 from ..findings.history import History
 from ..findings.layer_report import LayerReport
 from ..lazy import require_package
@@ -100,7 +101,8 @@ class LayerMonitorCallback(OfTrainingMonitor, _transformers.TrainerCallback):  #
         """Meet the model; take the history from the state, where a resumed training brings it along."""
         self._epochs_ended = int(state.epoch or 0)
         kept = state.stateful_callbacks.get(self._state_key, [])
-        self._monitor.history = History(LayerReport.from_dict(json.loads(report)) for report in kept)
+        reports = [json_value(report, "trainer_state.json") for report in kept]
+        self._monitor.history = History(map(LayerReport.from_dict, reports))
         if state.is_world_process_zero and os.path.lexists(self._file(args)):
             try:
                 History.load(self._file(args))

@@ -25,6 +25,7 @@ from .layer_measurement import AcrossBatches, AtOnce, Measured
 from .layer_selection import Selection, chosen_by_user, observe
 from .probe import ProbeBatch, Reduction, RowRule, as_probe, check_reduction, is_time_first
 from .training_grid import TrainingGrid
+from .weights_checksum import weights_checksum
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -59,7 +60,8 @@ class LayerMonitor:
         mask: (N, T) padding mask, or the name of the one among the probe's keyword arguments.
         margin: also measure the conflict margin of every layer.
         process_group: None measures what this process holds. "world" or a group: every rank holds a part of
-            the probe, also an empty one, every rank calls ``measure``, and all get the result of the whole.
+            the probe, also an empty one, every rank calls ``measure``, and all get the result of the whole; ranks
+            whose weights (told by a checksum) or options differ are refused.
         autocast: type of an autocast to measure under, "bfloat16" or "float16"; None leaves it as it is.
         backend: as in ``bundle_entropy``.
 
@@ -125,6 +127,7 @@ class LayerMonitor:
         self._selection = None if self._is_auto else Selection(chosen_by_user(inner, layers))
         self._grid, self._dtype = taken_anew if isinstance(grid, str) else grid, dtype
         self._rule, self._margin = RowRule(reduce, batch_axis, is_time_first(inner)), margin
+        self._mask = mask if mask is None or isinstance(mask, str) else "a tensor"
         self._process_group, self._autocast, self._backend = process_group, autocast, backend
         self._looked_at: dict[str, type[nn.Module]] = {}
         self._overwritten: set[str] = set()
@@ -191,7 +194,9 @@ class LayerMonitor:
             return stream.measured(), selection
         stream, selection, error = AcrossBatches(grid, self._backend, self._rule), Selection([]), None
         failure: Exception | None = None
+        alike: dict[str, object] = {}
         try:
+            alike = self._alike(inner)
             batches = [batch for batch in self._batches_for(inner) if batch.num_rows]
             if batches:
                 selection = self._selected(inner)
@@ -199,7 +204,7 @@ class LayerMonitor:
         except Exception as raised:  # the other ranks wait for this one: it must take part, then fail
             failure, error = raised, f"{type(raised).__name__}: {raised}"
         try:
-            results = compute_across_ranks(stream.metrics, self._process_group, error=error)
+            results = compute_across_ranks(stream.metrics, self._process_group, error=error, alike=alike)
         except Exception as refused:
             if failure is not None:
                 raise failure from refused
@@ -209,6 +214,14 @@ class LayerMonitor:
         told = told_by_all((measured.modules, measured.skipped, selection), self._process_group)
         measured.modules, measured.skipped, selection = next((t for t in told if t[0]), told[0])
         return measured, selection
+
+    def _alike(self, inner: nn.Module) -> dict[str, object]:
+        """What ranks may not differ in, for their results would be put together without a word; layers are compared."""
+        return {
+            "a model of class": type(inner).__name__, "reduce": _name_of(self._rule.reduce),
+            "batch_axis": str(self._rule.batch_axis), "mask": self._mask,
+            "an autocast to": _autocast_in_use(inner), "weights with the checksum": weights_checksum(inner),
+        }  # fmt: skip
 
     @contextmanager
     def _evaluating(self) -> Iterator[nn.Module]:

@@ -77,6 +77,8 @@ def write_report(
         raise ValueError("folders is empty; pass at least one run folder")
     target = output_path(out)
     beside = pictures_folder(target) if pictures is None else output_path(pictures)
+    if beside.is_symlink():
+        raise ValueError(f"{beside} is a link to another folder, which is not written to; name that folder instead")
     _require_ours(target)
     runs = [read_run(folder) for folder in folders]
     pages = [_run_page(run, f"run-{position}", len(runs) > 1) for position, run in enumerate(runs, 1)]

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..files.checkpoints import load_checkpoint, save_checkpoint
 from ..files.json_files import finite_or_none, json_object
+from ..files.typed_json import required
 from ..findings.layer_report import LayerReport
 from . import schema
 from .folder import RunFolder
@@ -40,7 +41,7 @@ class RunLog:
                 margin = report.margins.get(layer, nan)
                 measured = MeasuredLayer(run, round_, epoch, layer, result, margin, bits[layer])
                 for table in (schema.LAYERS, *([schema.MARGINS] if layer in report.margins else ())):
-                    self._lines[table.file].append(table.line(measured))
+                    self._lines[table.file] += table.line(measured).splitlines(keepends=True)
 
     def add_epoch(self, line: Mapping[str, Any]) -> None:
         """A line of ``history.jsonl``; numbers that are not finite become null."""
@@ -89,6 +90,8 @@ class RunLog:
         try:
             counts, path = content["lines"], self.folder.path / HISTORY
             self.history = [json_object(line, path) for line in _kept(path, counts[HISTORY])]
+            for line in self.history:
+                required(schema.Epoch, line, path)
             for table in (schema.LAYERS, *([schema.MARGINS] if schema.MARGINS.file in counts else ())):
                 file = self.folder.path / table.file
                 self._lines[table.file] = _kept(file, counts[table.file])
@@ -106,7 +109,7 @@ class RunLog:
 
 def _kept(path: Path, count: int) -> list[str]:
     try:
-        lines = path.read_text().splitlines(keepends=True)
+        lines = path.read_bytes().decode().splitlines(keepends=True)
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read ({error}); start a new run") from error
     if len(lines) < count:

@@ -7,6 +7,7 @@ too large becomes a sentence in ``RunRecord.notes``. Read next: ``schema.py`` (f
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
 import re
@@ -17,12 +18,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..files.json_files import json_object, read_bytes, read_json_object
+from ..files.typed_json import typed
 from ..findings.columns import NAMES as REPORT_COLUMNS
 from . import schema
 from .clean_text import text
 from .record import LayerTable, RunRecord
 from .schema import CONFIG, ENVIRONMENT, HISTORY, RESULT, Epoch, Table
-from .typed_json import typed
 
 MOST_BYTES = {CONFIG: 1 << 20, ENVIRONMENT: 1 << 20, RESULT: 16 << 20, HISTORY: 64 << 20,
               schema.LAYERS.file: 256 << 20, schema.MARGINS.file: 256 << 20}  # fmt: skip
@@ -191,7 +192,7 @@ def _rows(path: Path, table: Table, notes: list[str]) -> Iterator[dict[str, Any]
     content = _optional(path, notes, lambda path, most: read_bytes(path, most).decode())
     if content is None:
         return
-    reader = csv.DictReader(content.replace("\0", "").splitlines())
+    reader = csv.DictReader(io.StringIO(content.replace("\0", ""), newline=""))
     header = list(reader.fieldnames or [])
     lacking = [column.name for column in table.columns if column.is_needed and column.name not in header]
     if lacking:

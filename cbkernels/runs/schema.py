@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..files.csv_files import csv_line
+from ..files.csv_files import csv_cell, csv_line
 from ..files.folder_lock import LOCK
+from ..files.typed_json import Count, NotNegative, Share
 
 if TYPE_CHECKING:  # the command line reads names here, and a line of --help needs no NumPy
     from ..grid import UpdateGrid
@@ -67,16 +68,18 @@ class Column:
     """Heads its cells in the report's table of layers; "" where the report draws it, or leaves it out."""
     is_needed: bool = True
     """A table without it is not read; of another column the cells are then 0, NaN or empty."""
+    is_signed: bool = False
+    """Whether its numbers may be negative."""
 
     def read(self, cell: str | None) -> Any:
-        """The value of a cell; a ValueError if it is none, too large for an array of integers, or None: not there."""
+        """The value of a cell; a ValueError if it is none, or not in the column's range, or None: not there."""
         if cell is None:
             raise ValueError("the line is too short")
-        if self.kind is not int:
-            return self.kind(cell or "nan") if self.kind is float else cell
-        value = int(cell)
-        if abs(value) >= 2**31:
-            raise ValueError(f"{self.name} is {cell}; it must be less than 2**31")
+        if self.kind is str:
+            return csv_cell(cell)
+        value = int(cell) if self.kind is int else float(cell or "nan")
+        if (value < 0 and not self.is_signed) or (self.kind is int and value >= 2**31):
+            raise ValueError(f"{self.name} is {cell}; it must be 0 to 2**31 - 1")
         return value
 
 
@@ -134,7 +137,7 @@ MARGINS = Table(
     (
         *_PLACE,
         Column("margin", float, lambda m: repr(m.margin), is_needed=False),
-        Column("bits", float, lambda m: repr(float("nan") if m.bits is None else m.bits)),
+        Column("bits", float, lambda m: repr(float("nan") if m.bits is None else m.bits), is_signed=True),
         _GRID,
     ),
 )
@@ -167,26 +170,26 @@ class Epoch:
     """A line of ``history.jsonl``; shares in [0, 1], entropies in nats, times in seconds."""
 
     run: str | None = None
-    round: int | None = None
-    epoch: float | None = None
+    round: Count | None = None
+    epoch: NotNegative | None = None
     train_loss: float | None = None
-    test_accuracy: float | None = None
-    validation_accuracy: float | None = None
-    learning_rate: float | None = None
+    test_accuracy: Share | None = None
+    validation_accuracy: Share | None = None
+    learning_rate: NotNegative | None = None
     """Of the update that comes next, as the schedule has it; that of the grid is in the tables of layers."""
-    weight_amplitude: float | None = None
-    num_conflicting_layers: int | None = None
+    weight_amplitude: NotNegative | None = None
+    num_conflicting_layers: Count | None = None
     first_conflicting: str | None = None
-    mean_entropy: float | None = None
-    mean_entropy_bfloat16: float | None = None
-    mean_entropy_float16: float | None = None
+    mean_entropy: NotNegative | None = None
+    mean_entropy_bfloat16: NotNegative | None = None
+    mean_entropy_float16: NotNegative | None = None
     least_margin_bits: float | None = None
     repr_event: str | None = None
-    dropped_filters: int | None = None
-    orthogonality: float | None = None
-    seconds_training: float | None = None
-    seconds_measuring: float | None = None
-    seconds_evaluating: float | None = None
+    dropped_filters: Count | None = None
+    orthogonality: NotNegative | None = None
+    seconds_training: NotNegative | None = None
+    seconds_measuring: NotNegative | None = None
+    seconds_evaluating: NotNegative | None = None
 
 
 @dataclass(frozen=True)
@@ -195,10 +198,10 @@ class Trained:
 
     architecture: dict[str, Any] | None = None
     name: str | None = None
-    epochs: int | None = None
-    test_accuracy: float | None = None
-    mean_test_accuracy: float | None = None
-    num_conflicting_layers: int | None = None
+    epochs: Count | None = None
+    test_accuracy: Share | None = None
+    mean_test_accuracy: Share | None = None
+    num_conflicting_layers: Count | None = None
     first_conflicting: str | None = None
 
 
@@ -206,17 +209,17 @@ class Trained:
 class NetworkCost(Trained):
     """A network and what one forward pass of it costs; how it was trained is said of auto-tune's alone."""
 
-    blocks: int | None = None
-    parameters: float | None = None
-    macs: float | None = None
-    flops: float | None = None
-    latency_ms: float | None = None
-    latency_ms_p10: float | None = None
-    latency_ms_p90: float | None = None
-    peak_memory_bytes: float | None = None
+    blocks: Count | None = None
+    parameters: NotNegative | None = None
+    macs: NotNegative | None = None
+    flops: NotNegative | None = None
+    latency_ms: NotNegative | None = None
+    latency_ms_p10: NotNegative | None = None
+    latency_ms_p90: NotNegative | None = None
+    peak_memory_bytes: NotNegative | None = None
     device: str | None = None
-    latency_batch: int | None = None
-    round: int | None = None
+    latency_batch: Count | None = None
+    round: Count | None = None
     """The one that it is of, of an exhausted auto-tune, ..."""
     chosen_by: str | None = None
     """... and the column of the history that chose it."""
@@ -230,24 +233,24 @@ class Result:
     version: str | None = None
     status: str | None = None
     reason: str | None = None
-    seed: int | None = None
+    seed: Count | None = None
     dataset: str | None = None
     architecture: dict[str, Any] | None = None
-    chance_accuracy: float | None = None
+    chance_accuracy: Share | None = None
     equality: str | None = None
-    ranks: int | None = None
-    seconds_training: float | None = None
-    seconds_measuring: float | None = None
-    seconds_evaluating: float | None = None
-    measuring_share: float | None = None
+    ranks: Count | None = None
+    seconds_training: NotNegative | None = None
+    seconds_measuring: NotNegative | None = None
+    seconds_evaluating: NotNegative | None = None
+    measuring_share: Share | None = None
 
 
 @dataclass(frozen=True)
 class Cycle:
     """One cycle of RePr; of the epochs at its ends only what a cycle can change."""
 
-    cycle: int | None = None
-    dropped_filters: int | None = None
+    cycle: Count | None = None
+    dropped_filters: Count | None = None
     before: Epoch = field(default_factory=Epoch)
     reduced: Epoch = field(default_factory=Epoch)
     after: Epoch = field(default_factory=Epoch)
@@ -257,7 +260,7 @@ class Cycle:
 class TrainResult(Trained, Result):
     """Of ``train``."""
 
-    entropy_mean: Mapping[str, float] = field(default_factory=dict)
+    entropy_mean: Mapping[str, NotNegative] = field(default_factory=dict)
     repr: tuple[Cycle, ...] = ()
     cost: NetworkCost | None = None
 
@@ -266,10 +269,10 @@ class TrainResult(Trained, Result):
 class Round(Trained):
     """One pass of auto-tune."""
 
-    round: int | None = None
-    conflict_epoch: int | None = None
+    round: Count | None = None
+    conflict_epoch: Count | None = None
     removed: tuple[str, ...] = ()
-    entropy: float | None = None
+    entropy: NotNegative | None = None
     reason: str | None = None
 
 
@@ -289,27 +292,27 @@ class Block:
 
     block: str | None = None
     branch: str | None = None
-    stage: int | None = None
-    num_rows: int | None = None
-    num_bundles: int | None = None
-    num_conflicting: int | None = None
-    num_conflicting_rows: int | None = None
-    entropy: float | None = None
-    margin: float | None = None
+    stage: Count | None = None
+    num_rows: Count | None = None
+    num_bundles: Count | None = None
+    num_conflicting: Count | None = None
+    num_conflicting_rows: Count | None = None
+    entropy: NotNegative | None = None
+    margin: NotNegative | None = None
     margin_bits: float | None = None
     similarity: float | None = None
     conflicts: bool | None = None
-    accuracy_without: float | None = None
+    accuracy_without: Share | None = None
 
 
 @dataclass(frozen=True)
 class CurvePoint:
     """Accuracy without so many blocks."""
 
-    removed: int | None = None
-    mean: float | None = None
-    std: float | None = None
-    draws: int | None = None
+    removed: Count | None = None
+    mean: Share | None = None
+    std: NotNegative | None = None
+    draws: Count | None = None
 
 
 @dataclass(frozen=True)
@@ -317,8 +320,8 @@ class Part:
     """Samples that an accuracy was taken on."""
 
     split: str | None = None
-    samples: int | None = None
-    accuracy: float | None = None
+    samples: Count | None = None
+    accuracy: Share | None = None
 
 
 @dataclass(frozen=True)
@@ -330,20 +333,20 @@ class Step:
     blocks: tuple[str, ...] = ()
     scores: tuple[float, ...] = ()
     """Of the blocks, by the ranking."""
-    num_removed: int | None = None
+    num_removed: Count | None = None
     """Blocks that the network lacked then."""
     kept: bool | None = None
     """Whether they stay removed."""
-    accuracy: float | None = None
+    accuracy: Share | None = None
     """Of the healed network on the samples of the guard, which decides; of the unhealed one where none heals."""
-    accuracy_removed: float | None = None
+    accuracy_removed: Share | None = None
     """Of the network on these samples before it healed."""
-    accuracy_test: float | None = None
+    accuracy_test: Share | None = None
     """Of the healed network on the test samples, of a step that stays; it decides nothing."""
-    parameters: int | None = None
-    macs: int | None = None
-    latency_ms: float | None = None
-    peak_memory_bytes: int | None = None
+    parameters: Count | None = None
+    macs: Count | None = None
+    latency_ms: NotNegative | None = None
+    peak_memory_bytes: Count | None = None
     reason: str | None = None
 
 
@@ -351,9 +354,9 @@ class Step:
 class Accuracies:
     """Of a network before the removal, of the same weights without the blocks, and healed."""
 
-    before: float | None = None
-    removed: float | None = None
-    healed: float | None = None
+    before: Share | None = None
+    removed: Share | None = None
+    healed: Share | None = None
 
 
 @dataclass(frozen=True)
@@ -366,7 +369,7 @@ class Pruning:
     reason: str | None = None
     accuracy: Accuracies | None = None
     """On the test samples."""
-    finetune_epochs: int | None = None
+    finetune_epochs: Count | None = None
     """Epochs for which the network that is left healed, all healings together."""
 
 
@@ -376,21 +379,41 @@ class RemoveResult(Pruning, Result):
 
     run: str | None = None
     blocks: tuple[Block, ...] = ()
-    num_conflicting_blocks: int | None = None
+    num_conflicting_blocks: Count | None = None
     curves: Mapping[str, tuple[CurvePoint, ...]] = field(default_factory=dict)
     study: Part | None = None
     compared: tuple[Pruning, ...] = ()
     """Other rankings, which pruned copies of the network."""
     strategy: str | None = None
     heal: str | None = None
-    heal_epochs: int | None = None
-    max_drop: float | None = None
-    target: float | None = None
+    heal_epochs: Count | None = None
+    max_drop: NotNegative | None = None
+    target: Share | None = None
     guard: Part | None = None
     test: Part | None = None
     before: NetworkCost | None = None
     after: NetworkCost | None = None
     export: str | None = None
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What ``progress.json`` holds of a ranking that has pruned its network."""
+
+    outcome: Pruning | None = None
+    history: tuple[Epoch, ...] = ()
+    """Lines of the healings that the network kept."""
+
+
+@dataclass(frozen=True)
+class RemovalState:
+    """What ``progress.json`` holds; a removal that goes on takes its numbers for its own."""
+
+    of: dict[str, Any] = field(default_factory=dict)
+    accuracies: Mapping[str, Share] = field(default_factory=dict)
+    healings: Mapping[str, Mapping[str, tuple[Epoch, ...]]] = field(default_factory=dict)
+    """Ranking -> number of blocks that were gone -> lines of the history."""
+    outcomes: Mapping[str, Pruned] = field(default_factory=dict)
 
 
 RESULTS: Mapping[str, type[Result]] = {"train": TrainResult, "autotune": AutotuneResult, "remove": RemoveResult}

@@ -20,7 +20,7 @@ from .folder import RunFolder
 from .reader import read_config
 from .schema import COMPARISON, CONFIG, DRAWN, FILES, KIND, REMOVAL, RESULTS
 
-MACHINE = ("device", "threads", "tensorboard", "data_dir")
+MACHINE = ("device", "threads", "tensorboard", "data_dir", "unpack_up_to")
 """Options that may differ when a run goes on: they decide where it runs."""
 ABOUT = ("command", "version", "schema")
 """What ``config.json`` says beside the options."""

@@ -13,6 +13,7 @@ from operator import ge, gt, le, lt
 from typing import Any, TypeVar
 
 from ..choices import MOST_THREADS
+from ..files.unpacking import UNPACK_UP_TO
 from ..filters.criteria import CRITERIA
 from ..surgery.pruning.block_rankings import RANKINGS
 from ..surgery.pruning.strategies import STRATEGIES
@@ -110,6 +111,7 @@ class TrainConfig:
     threads: int | None = _machine(
         None, "torch's threads on a CPU (default 1 for dense networks, else torch's)", "N", least=1, most=MOST_THREADS
     )
+    unpack_up_to: int = _machine(UNPACK_UP_TO, "memory that compressed data may unpack to", "BYTES", least=1)
     tensorboard: bool = _machine(False, "also write event files, into DIR/tensorboard")
 
     def __post_init__(self) -> None:

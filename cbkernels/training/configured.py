@@ -44,7 +44,7 @@ def data_set_of(config: TrainConfig, *folders: str | os.PathLike[str]) -> DataSe
     return load_data_set(
         config.dataset, data_dir=config.data_dir, train_size=config.train_size, test_size=config.test_size,
         image_size=config.image_size, seed=config.data_seed, image_column=config.image_column,
-        label_column=config.label_column,
+        label_column=config.label_column, unpack_up_to=config.unpack_up_to,
         found_at=next(filter(None, (data_found_at(folder, config.dataset) for folder in folders)), None),
     )  # fmt: skip
 

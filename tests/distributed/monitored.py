@@ -89,6 +89,40 @@ def a_rank_that_fails(rank: int) -> None:
     assert len(monitor.history) == 0
 
 
+def differing_ranks(rank: int) -> None:
+    """Other weights or options on one rank are refused on all of them, with the same sentence."""
+
+    def refused(model: nn.Module, **options: Any) -> str:
+        monitor = cb.LayerMonitor(model, (torch.ones(4, 6), [0, 1, 0, 1]), grid=None, process_group="world", **options)
+        said = ""
+        try:
+            monitor.measure()
+        except ValueError as error:
+            said = str(error)
+        told: list[Any] = [None] * 3
+        dist.all_gather_object(told, said)
+        assert told == [said] * 3, told
+        return said
+
+    model = whole_numbers()
+    if rank == 2:
+        with torch.no_grad():
+            model[4].bias[1] += 2**-20  # a layer behind those that are measured
+    assert "rank 2 has weights with the checksum '" in refused(model), refused(model)
+    assert "rank 1 has reduce 'mean' and rank 0 'flatten'" in refused(
+        whole_numbers(), reduce="mean" if rank == 1 else "flatten"
+    )
+    assert "rank 2 has mask 'mask' and rank 0 None" in refused(whole_numbers(), mask="mask" if rank == 2 else None)
+    assert "rank 1 has an autocast to 'bfloat16' and rank 0 None" in refused(
+        whole_numbers(), autocast="bfloat16" if rank == 1 else None
+    )
+    assert "rank 1 and rank 0 differ in layers ['1', '3']" in refused(
+        whole_numbers(), layers=["3"] if rank == 1 else ["1"]
+    )
+    same = cb.LayerMonitor(whole_numbers(), (torch.ones(4, 6), [0, 1, 0, 1]), grid=None, process_group="world")
+    assert same.measure()["1"].num_rows == 12
+
+
 def main(path_of_zoo: str) -> None:
     spec = importlib.util.spec_from_file_location("model_zoo", path_of_zoo)
     assert spec is not None
@@ -100,6 +134,7 @@ def main(path_of_zoo: str) -> None:
     whole_probe_at_once(rank)
     residual_blocks(rank, zoo)
     a_rank_that_fails(rank)
+    differing_ranks(rank)
     print(f"rank {rank}: the same")
     dist.destroy_process_group()
 

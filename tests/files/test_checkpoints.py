@@ -154,7 +154,7 @@ def foreign_with_words(path: Path) -> None:
 
 
 def later_version(path: Path) -> None:
-    save_file({}, path, metadata={"kind": "cbkernels checkpoint 2", "content": "{}"})
+    save_file({}, path, metadata={"kind": "cbkernels checkpoint 3", "content": "{}"})
 
 
 def with_content(content: str) -> Callable[[Path], None]:
@@ -190,11 +190,14 @@ def huge_header(path: Path) -> None:
         (huge_header, "is damaged or not a safetensors file"),
         (foreign, r"is not a checkpoint of this version \(None\)"),
         (foreign_with_words, r"is not a checkpoint of this version \(None\)"),
-        (later_version, r"is not a checkpoint of this version \('cbkernels checkpoint 2'\)"),
+        (later_version, r"is not a checkpoint of this version \('cbkernels checkpoint 3'\)"),
         (pickle_bomb, "is damaged or not a safetensors file"),
         (torch_bomb, "is damaged or not a safetensors file"),
         (bomb_in_the_content, "is damaged"),
         (with_content("{"), "is damaged"),
+        (with_content("[" * 100_000), "nested deeper than 200 levels"),
+        (with_content('{"list":[' * 5_000 + "]}" * 5_000), "nested deeper than 200 levels"),
+        (with_content('{"dict": [["epoch", ' + "9" * 400 + "]]}"), "9 is not a finite number"),
         (with_content("[]"), r"is damaged \(no table of contents\)"),
         (with_content('{"list": []}'), r"is damaged \(no table of contents\)"),
         (with_content('{"tensor": "0"}'), "is not part of a checkpoint"),
@@ -230,6 +233,66 @@ def test_folders_and_missing_files(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none"):
         with pytest.raises(FileNotFoundError, match="there is no checkpoint to go on from"):
             load_checkpoint(path)
+
+
+def test_every_flipped_byte_is_told_or_changes_nothing(tmp_path: Path) -> None:
+    """In the header, the table of contents, the checksum itself and the tensors."""
+    path = tmp_path / "c"
+    content = {"weights": torch.arange(6.0), "steps": torch.tensor(3), "epoch": 12, "accuracy": 0.875}
+    save_checkpoint(path, content)
+    whole, said = path.read_bytes(), []
+    for place in range(len(whole)):
+        for flip in (0x01, 0x02, 0x10, 0xFF):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ flip]) + whole[place + 1 :])
+            try:
+                assert same(load_checkpoint(path), content), place
+            except ValueError as error:
+                said.append(str(error))
+    assert len(said) > 3 * len(whole)
+    assert all(each.startswith(f"{path} is ") and each.endswith("; nothing was loaded") for each in said)
+
+
+def test_a_checkpoint_of_older_versions_has_no_checksum(tmp_path: Path) -> None:
+    with_content('{"dict": [["epoch", 3], ["rate", Infinity]]}')(tmp_path / "c")
+    assert load_checkpoint(tmp_path / "c") == {"epoch": 3, "rate": float("inf")}
+
+
+def test_what_could_not_be_read_is_not_written(tmp_path: Path) -> None:
+    deep: Any = []
+    for _ in range(200):
+        deep = [deep]
+    for content in (deep, 10**400):
+        with pytest.raises(ValueError, match="a checkpoint of this is damaged: it holds no JSON"):
+            save_checkpoint(tmp_path / "c", {"content": content})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one may take its name meanwhile: header and tensors are of one file."""
+    path, read_bytes = tmp_path / "c", Path.read_bytes
+
+    def read_and_lost(self: Path) -> bytes:
+        content = read_bytes(self)
+        self.unlink()
+        return content
+
+    good(path)
+    monkeypatch.setattr(Path, "read_bytes", read_and_lost)
+    assert load_checkpoint(path)["epoch"] == 3
+    assert not path.exists()
+
+
+def test_an_unreadable_file_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "c"
+    good(path)
+
+    def refuses(*arguments: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuses)
+    with pytest.raises(PermissionError) as error:
+        load_checkpoint(path)
+    assert error.value.filename == str(path)
 
 
 # --- writing that fails -----------------------------------------------------------------------------

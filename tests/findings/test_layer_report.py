@@ -439,7 +439,10 @@ def without(name: str) -> bytes:
         (damaged_layer(layer=5), "layer is 5"),
         (damaged_layer(margin="wide"), "margin is 'wide'"),
         (damaged_layer(margin=-1.0), r"margins\['conv1'\] is -1.0"),
-        (damaged_layer(margin=math.nan), r"margins\['conv1'\] is nan"),
+        (damaged_layer(margin=math.nan), r"it holds no JSON \(nan is not a finite number"),
+        (damaged_layer(entropy=-0.25), r"entropy is -0.25; it must be 0 or more"),
+        (damaged_layer(entropy="inf"), r"entropy is inf; it must be 0 or more and finite"),
+        (damaged_layer(num_columns=10**400), r"it holds no JSON \(10{39} is not a finite number"),
     ],
 )
 def test_damaged_and_foreign_files_are_one_sentence_with_their_name(

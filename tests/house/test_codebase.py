@@ -30,13 +30,15 @@ WITHOUT_TORCH = [
     "training.policies", "training.healings", "training.loop.optimizers", "filters.criteria", "installation", "choices",
     "surgery.pruning.block_rankings", "surgery.pruning.strategies",
     *(f"training.networks.{name}" for name in ("architecture", "kinds", "weights")),
-    *(f"files.{name}" for name in ("csv_files", "folder_lock", "folders", "json_files", "tensor_files", "whole_files")),
+    *(f"files.{name}" for name in (
+        "csv_files", "folder_lock", "folders", "json_files", "tensor_files", "typed_json", "whole_files",
+    )),
     *(f"findings.{name}" for name in ("history", "layer_report", "records", "tables")),
     *(f"drawing.{name}" for name in ("figures", "history_figures", "layer_figures")),
     *(f"page.{name}" for name in ("facts", "figures", "run_page", "sections", "tables")),
     *(f"training.data.{name}" for name in ("augmentation", "data_sets", "hub_data_sets", "image_files",
                                             "image_pixels", "sources")),
-    *(f"runs.{name}" for name in ("clean_text", "folder", "reader", "record", "schema", "stored_runs", "typed_json")),
+    *(f"runs.{name}" for name in ("clean_text", "folder", "reader", "record", "schema", "stored_runs")),
     *(f"commands.{name}" for name in ("autotune", "config_options", "demo", "info", "measure", "remove", "report",
                                       "train")),
 ]  # fmt: skip

@@ -620,3 +620,14 @@ def test_a_screenshot_of_the_page_itself(whole_page: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(("value", "words"), [(0.0, "0.0 %"), (1, "100.0 %"), (-math.inf, "-inf"), (None, "\u2013")])
 def test_shares_in_words(value: float | None, words: str) -> None:
     assert tables.percent(value) == words
+
+
+def test_pictures_do_not_follow_a_link(tmp_path: Path) -> None:
+    """Whoever gives a run folder away could otherwise choose where files are written."""
+    folder, elsewhere = copied("train_fnn", tmp_path / "run"), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (folder / "report_files").symlink_to(elsewhere, target_is_directory=True)
+    with pytest.raises(ValueError, match=r"report_files is a link to another folder, which is not written to; name"):
+        write_report([folder], folder / "report.html")
+    assert not list(elsewhere.iterdir())
+    assert not (folder / "report.html").exists()

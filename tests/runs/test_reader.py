@@ -151,6 +151,38 @@ def test_values_of_wrong_types_are_left_out_and_quoted(tmp_path: Path) -> None:
     assert (run.result.epochs, run.result.cost, run.result.test_accuracy) == (None, None, 0.15)
 
 
+def test_values_out_of_their_range_are_left_out_and_quoted(tmp_path: Path) -> None:
+    folder = changed(copied("train_fnn", tmp_path / "a"), epochs=-2)
+    lines = (folder / "history.jsonl").read_text().splitlines()
+    lines[1] = json.dumps({**json.loads(lines[1]), "test_accuracy": 7.5})
+    (folder / "history.jsonl").write_text("\n".join(lines))
+    rows = (folder / "layers.csv").read_text().splitlines()
+    rows[1] = rows[1].replace(",16,", ",-16,", 1)
+    (folder / "layers.csv").write_text("\n".join(rows))
+    run = read_run(folder)
+    assert run.result is not None
+    assert (run.result.epochs, run.history[1].test_accuracy) == (None, None)  # type: ignore[attr-defined]
+    assert run.notes == (
+        "result.json: epochs is -2, not 0 or more; it is left out.",
+        "history.jsonl: line 2: test_accuracy is 7.5, not in 0 to 1; it is left out.",
+        "layers.csv: 1 line is damaged and left out.",
+    )
+
+
+def test_a_run_does_not_go_on_with_numbers_that_cannot_be(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="resumed runs: NOT TESTED HERE (no torch)")
+    from cbkernels.runs.folder import RunFolder
+    from cbkernels.runs.log import RunLog
+
+    folder = copied("train_unfinished", tmp_path / "a")
+    lines = (folder / "history.jsonl").read_text().splitlines()
+    (folder / "history.jsonl").write_text(
+        "\n".join([json.dumps({**json.loads(lines[0]), "test_accuracy": 7.5}), *lines[1:]])
+    )
+    with pytest.raises(ValueError, match=r"history\.jsonl is damaged: test_accuracy is 7\.5, not in 0 to 1"):
+        RunLog(RunFolder(folder)).load()
+
+
 def test_layers_are_read_as_they_were_measured(tmp_path: Path) -> None:
     grid = "float32 lr=0.001 batch_size=64 w="
     (tmp_path / "config.json").write_text('{"command": "train"}')

@@ -249,6 +249,29 @@ def pickled(file: str) -> Callable[[Path], None]:
     return lambda folder: (folder / file).write_bytes(pickle.dumps(Explodes(folder / "executed"))) and None
 
 
+@pytest.mark.parametrize("file", ["surgery.json", "model.safetensors"])
+def test_every_flipped_byte_is_told_or_changes_nothing(tmp_path: Path, file: str) -> None:
+    def fresh() -> Any:
+        torch.manual_seed(0)
+        return model_zoo.branch_net()[0]
+
+    model, surgery = remove_layers(fresh(), ["2"])
+    surgery.save(tmp_path, model)
+    state, whole, refused = model.state_dict(), (tmp_path / file).read_bytes(), 0
+    places = range(0, len(whole), 1 + len(whole) // 400)
+    for place in places:
+        (tmp_path / file).write_bytes(whole[:place] + bytes([whole[place] ^ 2]) + whole[place + 1 :])
+        try:
+            loaded, again = Surgery.load(tmp_path, fresh())
+        except ValueError:
+            refused += 1
+            continue
+        assert again.removed == surgery.removed
+        assert all(torch.equal(tensor, state[name]) for name, tensor in loaded.state_dict().items()), place
+        assert str(loaded) == str(model), place
+    assert refused > 0.8 * len(places)
+
+
 def first_step(**entries: Any) -> Callable[[dict[str, Any]], object]:
     return lambda content: content["operations"][0][0].update(entries)
 

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from ...files.json_files import finite_or_none, json_text, read_json_object
+from ...files.typed_json import Count, NotNegative, required
 from ...files.whole_files import write_whole
-from ...tables import format_table
+from ...tables import format_table, shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,7 +35,7 @@ class PruneStep:
     """Whether they stay removed."""
     reason: str
     """Why, in words."""
-    num_removed: int
+    num_removed: Count
     """Blocks that the evaluated model lacks, those of this step included."""
     accuracy_removed: float | None = None
     """What ``evaluate`` returned before healing; None where the blocks could not be removed together."""
@@ -42,11 +43,11 @@ class PruneStep:
     """And after it; the same without ``heal``."""
     accuracy_test: float | None = None
     """What ``test`` returned then, of a step that stays."""
-    parameters: int | None = None
+    parameters: Count | None = None
     """Of the model then, as ``Cost`` has them; likewise what follows."""
-    macs: int | None = None
-    latency_ms: float | None = None
-    peak_memory_bytes: int | None = None
+    macs: Count | None = None
+    latency_ms: NotNegative | None = None
+    peak_memory_bytes: Count | None = None
 
 
 @dataclass
@@ -68,7 +69,7 @@ class PruneLog:
     """As asked for."""
     target: float | None
     """As asked for."""
-    num_blocks: int
+    num_blocks: Count
     """Residual blocks of the model at first."""
     refused: dict[str, str] = field(default_factory=dict)
     """Blocks that cannot be removed from this model at all -> why."""
@@ -111,6 +112,7 @@ class PruneLog:
         try:
             if content["kind"] != _KIND:
                 raise ValueError(f"its kind is {content['kind']!r}")
+            required(cls, content, "its content")
             steps = [
                 PruneStep(**{**step, "blocks": tuple(step["blocks"]), "scores": tuple(step["scores"])})
                 for step in content["steps"]
@@ -165,7 +167,7 @@ class PruneLog:
                 "" if step.latency_ms is None else f"{step.latency_ms:.2f}",
             ])  # fmt: skip
         told = f"{len(self.removed)} of {self.num_blocks} blocks removed by {self.rank}; {self.reason or 'not ended'}"
-        return f"{format_table(titles, rows)}\n{told}"
+        return f"{format_table(titles, rows)}\n{shown(told)}"
 
 
 def _points(log: PruneLog, kept: bool) -> list[tuple[float, float, float]]:

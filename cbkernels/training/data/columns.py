@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
+
+from ...files.json_files import json_value
 
 IMAGE_NAMES = ("image", "img", "images")
 LABEL_NAMES = ("label", "labels", "target", "targets", "class")
@@ -77,7 +78,7 @@ def _chosen(schema: Any, origin: str, what: str, asked: str | None, usual: tuple
 def class_names(schema: Any, column: str) -> tuple[str, ...] | None:
     """Names of the classes as Hugging Face's metadata has them."""
     try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        features = json_value((schema.metadata or {})[b"huggingface"], "metadata")["info"]["features"]
         names = features[column]["names"]
     except (KeyError, ValueError, TypeError):
         return None

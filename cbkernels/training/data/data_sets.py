@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ...files.unpacking import UNPACK_UP_TO
+from ...tables import shown
 from .columns import Columns
 from .image_files import read_parts
 from .image_pixels import decoded, resized, stacked
@@ -91,6 +93,7 @@ def load_data_set(
     name: str, *, data_dir: str | os.PathLike[str] | None = None, train_size: int | None = None,
     test_size: int | None = None, image_size: int | None = None, seed: int = 0,
     found_at: str | os.PathLike[str] | None = None, image_column: str | None = None, label_column: str | None = None,
+    unpack_up_to: int = UNPACK_UP_TO,
 ) -> DataSet:  # fmt: skip
     """Load a data set.
 
@@ -98,26 +101,24 @@ def load_data_set(
         name: one of ``sources.SOURCES``; ``hf:ID`` or ``hf:ID:CONFIGURATION`` for any set of images of the Hugging
             Face hub; or the path of a ``.npz`` or parquet file, of a folder of parquet files or of images
             (``train/<class>/*.png``), see ``image_files.read_parts``.
-        data_dir: folder that holds ``<name>/``; then neither cache nor network are asked. Without it the
-            environment variable CBKERNELS_DATA may name such a folder; then the Hugging Face cache is asked, last
-            the network.
+        data_dir: folder that holds ``<name>/``; then neither cache nor network are asked. Without it CBKERNELS_DATA in
+            the environment may name such a folder; then the Hugging Face cache is asked, last the network.
         train_size: take so many training samples, of every class the same share to within a few, chosen by the seed;
             fewer with the same seed are some of them. None: all.
         test_size: the same of the test samples.
         image_size: resize images to so many pixels in height and width, bilinear, whatever their proportions.
             None: as the source says, else as they are stored.
-        seed: decides which samples ``train_size`` and ``test_size`` take, and, for a set that has no part to test
-            on, which fifth of every class is held back for it.
+        seed: decides which samples ``train_size`` and ``test_size`` take, and which fifth of every class is held back.
         found_at: path from which it was read once; taken when there is none that is named now, before the cache.
         image_column, label_column: names of columns, in a table that has several; None: told by names and types.
+        unpack_up_to: bytes that compressed files (but see ``files/unpacking.py``) and encoded images may take.
 
     Returns:
         A DataSet; both parts keep the order in which they are stored. Names of classes (folders, strings) are numbered
         in alphabetical order. A part called "validation" is tested on when there is none called "test" with labels.
 
     Raises:
-        ValueError: an unknown name, a size that cannot be had, or data that is damaged, ambiguous or no images
-            with at least two classes.
+        ValueError: an unknown name or size, or data that is damaged, ambiguous or no images of two classes at least.
         OSError: nothing there, or it cannot be read.
         ImportError: a package is missing that reads it.
 
@@ -127,7 +128,7 @@ def load_data_set(
         ((1, 8, 8), (1000, 1, 8, 8), (359,), 10)
     """
     _require_sizes(train_size=train_size, test_size=test_size, image_size=image_size)
-    train, test, source, path = _found(name, data_dir, found_at, Columns(image_column, label_column))
+    train, test, source, path = _found(name, data_dir, found_at, Columns(image_column, label_column), unpack_up_to)
     if len(train) == 0 or (test is not None and len(test) == 0):
         raise ValueError(f"{train.origin if len(train) == 0 or test is None else test.origin} holds no sample")
     if test is None:
@@ -137,12 +138,13 @@ def load_data_set(
         if len(test) == 0:
             raise ValueError(f"{train.origin} has too few samples of each class to hold some back for the test")
     if left_out := "".join(f"; left out of {each.origin}: {each.left_out}" for each in (train, test) if each.left_out):
-        warnings.warn(f"not every file of {source} is an image{left_out}", stacklevel=2)
+        warnings.warn(shown(f"not every file of {source} is an image{left_out}"), stacklevel=2)
         source += left_out
     train, test, num_classes = _numbered(train, test)
     train = _subset(train, train_size, seed, "train_size")
     test = _subset(test, test_size, seed, "test_size")
-    train_images, test_images = _pixels(train, test, image_size or source_named(name).image_size, source)
+    size = image_size or source_named(name).image_size
+    train_images, test_images = _pixels(train, test, size, source, unpack_up_to)
     return DataSet(
         name, train_images, train.labels, test_images, test.labels, num_classes, train.class_names, source,
         None if path is None else str(path.resolve()),
@@ -156,19 +158,23 @@ def _require_sizes(**sizes: object) -> None:
 
 
 def _found(
-    name: str, data_dir: str | os.PathLike[str] | None, found_at: str | os.PathLike[str] | None, columns: Columns
+    name: str,
+    data_dir: str | os.PathLike[str] | None,
+    found_at: str | os.PathLike[str] | None,
+    columns: Columns,
+    most: int,
 ) -> tuple[Part, Part | None, str, Path | None]:
     """As ``DataSource.parts``."""
     if not isinstance(name, (str, os.PathLike)):
         raise TypeError(f"dataset is {name!r}; pass a name or a path")
     name = os.fspath(name)
     if name in SOURCES:
-        return SOURCES[name].parts(data_dir, found_at, columns)
+        return SOURCES[name].parts(data_dir, found_at, columns, most)
     if name.startswith("hf:"):
         identity, _, configuration = name[3:].partition(":")
         if not identity.strip("/"):
             raise ValueError(f"dataset is {name!r}; write the set's name on the hub behind hf:, like hf:owner/name")
-        return DataSource(identity, "", identity, configuration or None).parts(data_dir, found_at, columns)
+        return DataSource(identity, "", identity, configuration or None).parts(data_dir, found_at, columns, most)
     path = Path(name)
     if found_at is not None and not path.exists():
         path = Path(found_at)
@@ -176,7 +182,7 @@ def _found(
         raise FileNotFoundError(
             f"dataset is {name!r}, which is no file or folder, and no name of a data set ({', '.join(SOURCES)}, hf:ID)"
         )
-    return *read_parts(path, columns=columns), str(path), path
+    return *read_parts(path, columns=columns, most=most), str(path), path
 
 
 def _numbered(train: Part, test: Part) -> tuple[Part, Part, int]:
@@ -242,7 +248,7 @@ def stratified(labels: npt.NDArray[Any], size: int, seed: int = 0) -> npt.NDArra
     return np.sort(order[:size]).astype(np.int64)
 
 
-def _pixels(train: Part, test: Part, image_size: int | None, source: str) -> tuple[Array, Array]:
+def _pixels(train: Part, test: Part, image_size: int | None, source: str, most: int) -> tuple[Array, Array]:
     if isinstance(train.images, np.ndarray) and isinstance(test.images, np.ndarray):
         if train.images.shape[1:] != test.images.shape[1:] or train.images.dtype != test.images.dtype:
             raise ValueError(
@@ -252,7 +258,7 @@ def _pixels(train: Part, test: Part, image_size: int | None, source: str) -> tup
         if image_size is None:
             return train.images, test.images
         return resized(train.images, image_size), resized(test.images, image_size)
-    train_images, test_images = stacked([decoded(p.images, image_size) for p in (train, test)], source)
+    train_images, test_images = stacked([decoded(p.images, image_size, most) for p in (train, test)], source)
     return train_images, test_images
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...files.array_files import StoredArray, open_arrays
+from ...files.unpacking import UNPACK_UP_TO, TooLarge, require_room
 from .columns import ANY, Columns, chosen_columns, class_names
 from .image_folders import read_folder
 from .image_pixels import InTable
@@ -22,7 +23,9 @@ from .parts import TEST_NAMES, Part, first_labelled
 Array = npt.NDArray[Any]
 
 
-def read_parts(path: Path, subfolder: str | None = None, columns: Columns = ANY) -> tuple[Part, Part | None]:
+def read_parts(
+    path: Path, subfolder: str | None = None, columns: Columns = ANY, most: int = UNPACK_UP_TO
+) -> tuple[Part, Part | None]:
     """Images and labels to train on, and to test on when they are kept apart.
 
     Args:
@@ -31,6 +34,7 @@ def read_parts(path: Path, subfolder: str | None = None, columns: Columns = ANY)
             ``train/<class>/*.png`` and ``test/<class>/*.png``, or ``<class>/*.png`` as one part.
         subfolder: where in the folder parquet files may be too: a configuration of a set of the hub.
         columns: which columns of a table are asked for.
+        most: bytes that what is compressed may unpack to.
 
     Raises:
         ValueError: nothing was found, or it is damaged, ambiguous, or no images with labels.
@@ -40,13 +44,13 @@ def read_parts(path: Path, subfolder: str | None = None, columns: Columns = ANY)
     if path.is_file():
         if path.suffix.lower() == ".npz":
             columns.require_none(path)
-            return _from_npz(path)
+            return _from_npz(path, most)
         if path.suffix.lower() == ".parquet":
-            return _from_parquet([path], str(path), columns), None
+            return _from_parquet([path], str(path), columns, most), None
         raise ValueError(f"{path} is neither a folder nor a .parquet or .npz file")
     for folder in (path, path / "data", *([path / subfolder] if subfolder else [])):
         if files := _visible(folder, (".parquet",)):
-            return _parquet_parts(files, str(path), columns)
+            return _parquet_parts(files, str(path), columns, most)
     columns.require_none(path)
     return read_folder(path)
 
@@ -57,7 +61,7 @@ def _visible(folder: Path, endings: tuple[str, ...]) -> list[Path]:
     return sorted(f for f in folder.iterdir() if f.suffix.lower() in endings and f.name[0] != "." and f.is_file())
 
 
-def _parquet_parts(files: list[Path], origin: str, columns: Columns) -> tuple[Part, Part | None]:
+def _parquet_parts(files: list[Path], origin: str, columns: Columns, most: int) -> tuple[Part, Part | None]:
     """By the names of the files; without any ``train-*`` all of them are one part."""
 
     def named(part: str) -> list[Path]:
@@ -66,14 +70,14 @@ def _parquet_parts(files: list[Path], origin: str, columns: Columns) -> tuple[Pa
     train = named("train")
     tests = [found for name in TEST_NAMES if (found := named(name))]
     if train:
-        test = first_labelled(_from_parquet(found, f"the test part of {origin}", columns) for found in tests)
-        return _from_parquet(train, f"the training part of {origin}" if tests else origin, columns), test
+        test = first_labelled(_from_parquet(found, f"the test part of {origin}", columns, most) for found in tests)
+        return _from_parquet(train, f"the training part of {origin}" if tests else origin, columns, most), test
     if tests:
         raise ValueError(f"{origin} holds {tests[0][0].name} but no train-*.parquet; put it there")
-    return _from_parquet(files, origin, columns), None
+    return _from_parquet(files, origin, columns, most), None
 
 
-def _from_parquet(files: Iterable[Path], origin: str, asked: Columns) -> Part:
+def _from_parquet(files: Iterable[Path], origin: str, asked: Columns, most: int) -> Part:
     try:
         import pyarrow  # type: ignore[import-untyped]
         from pyarrow import parquet
@@ -84,8 +88,8 @@ def _from_parquet(files: Iterable[Path], origin: str, asked: Columns) -> Part:
         try:
             stored = parquet.ParquetFile(file)
             columns = chosen_columns(stored.schema_arrow, str(file), asked)
-            table = stored.read(list(columns))
-        except (FileNotFoundError, PermissionError):
+            table = _unpacked(stored, columns, file, most)
+        except (FileNotFoundError, PermissionError, TooLarge):
             raise
         except (pyarrow.ArrowException, OSError) as error:
             reason = str(error).partition("\n")[0]
@@ -97,6 +101,26 @@ def _from_parquet(files: Iterable[Path], origin: str, asked: Columns) -> Part:
         raise ValueError(f"the files of {origin} name their classes differently; write them anew as one data set")
     images = [image for part in parts for image in part.images]
     return Part(images, np.concatenate([part.labels for part in parts]), origin, names.pop())
+
+
+def _unpacked(stored: Any, columns: tuple[str, str], file: Path, most: int) -> Any:
+    """The table of two columns; a value that a dictionary holds once can be in every row, so it is counted as read."""
+    import pyarrow
+
+    def require(num_bytes: int) -> None:
+        require_room(str(file), num_bytes, file.stat().st_size, most)
+
+    groups = [stored.metadata.row_group(i) for i in range(stored.num_row_groups)]
+    chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
+    sizes = [chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] in columns]
+    require(sum(sizes))
+    batches, unpacked = [], 0
+    at_once = min(1024, max(1, most // max(sizes, default=1)))  # no row is larger than its chunk
+    for batch in stored.iter_batches(at_once, columns=list(columns)):
+        unpacked += batch.nbytes
+        require(unpacked)
+        batches.append(batch)
+    return pyarrow.Table.from_batches(batches, None if batches else stored.schema_arrow)
 
 
 def part_of_table(table: Any, columns: tuple[str, str], origin: str) -> Part:
@@ -126,8 +150,8 @@ def part_of_table(table: Any, columns: tuple[str, str], origin: str) -> Part:
     return Part(rows, np.array(labels.cast(pyarrow.string()).to_pylist(), np.str_), origin, names)
 
 
-def _from_npz(path: Path) -> tuple[Part, Part | None]:
-    arrays = {array.name: array for array in open_arrays(str(path))}
+def _from_npz(path: Path, most: int) -> tuple[Part, Part | None]:
+    arrays = {array.name: array for array in open_arrays(str(path), most)}
     if {"train_images", "train_labels", "test_images", "test_labels"} <= set(arrays):
         train = _part_of_arrays(arrays["train_images"], arrays["train_labels"], f"the training part of {path}")
         return train, _part_of_arrays(arrays["test_images"], arrays["test_labels"], f"the test part of {path}")

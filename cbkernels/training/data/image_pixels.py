@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from ...files.unpacking import UNPACK_UP_TO, TooLarge, require_room
 
 Array = npt.NDArray[Any]
 
@@ -43,12 +46,13 @@ class InTable:
 Encoded = InTable | Path
 
 
-def decoded(images: Iterable[Encoded], image_size: int | None = None) -> list[Array]:
+def decoded(images: Iterable[Encoded], image_size: int | None = None, most: int = UNPACK_UP_TO) -> list[Array]:
     """Decode and, if asked to, resize.
 
     Args:
         images: encoded images or their files.
         image_size: height and width in pixels of the result (bilinear; proportions are not kept); None: as stored.
+        most: bytes of pixels, in all and of an image before it is resized.
 
     Returns:
         For each image (H, W) uint8 if it is grey, else (H, W, 3), as its EXIF orientation says; transparency is left
@@ -62,15 +66,19 @@ def decoded(images: Iterable[Encoded], image_size: int | None = None) -> list[Ar
     pillow = require_pillow()
     from PIL import ImageOps, UnidentifiedImageError, features
 
-    arrays = []
+    arrays, num_bytes = [], 0
     known = [name for name in _FORMATS if name != "AVIF" or features.check("avif")]
     for image in images:
         source = io.BytesIO(image.read_bytes() if isinstance(image, Path) else image.content)
         try:
             with pillow.open(source, formats=known) as opened:
+                require_room(str(image), num_bytes + math.prod(opened.size) * len(opened.getbands()), 0, most)
                 deep = _deep_kind(opened)
                 if not deep:
                     arrays.append(_as_array(pillow, ImageOps.exif_transpose(opened), image_size))
+                    num_bytes += arrays[-1].nbytes
+        except TooLarge:
+            raise
         except UnidentifiedImageError as error:
             raise ValueError(f"{image} is damaged or no image: it is none of {', '.join(known)}") from error
         # whatever a damaged file makes of pillow: OSError, SyntaxError, struct.error, DecompressionBombError

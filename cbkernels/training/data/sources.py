@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...choices import Choice, Choices
+from ...files.unpacking import UNPACK_UP_TO
 from .columns import ANY, Columns
 
 if TYPE_CHECKING:
@@ -44,9 +45,9 @@ class DataSource(Choice):
 
     def parts(
         self, data_dir: str | os.PathLike[str] | None, found_at: str | os.PathLike[str] | None = None,
-        columns: Columns = ANY,
+        columns: Columns = ANY, most: int = UNPACK_UP_TO,
     ) -> tuple[Part, Part | None, str, Path | None]:  # fmt: skip
-        """As ``read``, and where they are on this disk; arguments are those of ``load_data_set``."""
+        """As ``read``, and where they are on this disk; arguments are those of ``load_data_set``, ``most`` the last."""
         if self.read is not None:
             columns.require_none(self.name)
             return *self.read(), None
@@ -60,7 +61,7 @@ class DataSource(Choice):
             folder = Path(found_at) if Path(found_at).is_dir() else folder
         if folder is not None:
             if folder.is_dir():
-                return *read_parts(folder, self.configuration, columns), str(folder), folder
+                return *read_parts(folder, self.configuration, columns, most), str(folder), folder
             here = f"{folder} is no folder; put train-*.parquet and test-*.parquet there"
             if data_dir is not None:
                 raise FileNotFoundError(f"dataset {self.name!r} was not found: {here}")

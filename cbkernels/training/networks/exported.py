@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..._version import __version__
-from ...files.json_files import json_value
+from ...files.json_files import json_value, require_seal, sealed
 from ...runs.folder import RunFolder
 from ...surgery.surgery import Surgery
 from ..trained_run import TrainedRun
@@ -42,7 +42,7 @@ def export_network(folder: str | os.PathLike[str], run: TrainedRun, surgery: Sur
         "class_names": None if run.data.class_names is None else list(run.data.class_names),
         "preparation": run.preparation.name, "removed": list(surgery.removed),
     }  # fmt: skip
-    RunFolder(folder).write_json(FILE, content)
+    RunFolder(folder).write_json(FILE, sealed(content))
     surgery.save(folder, run.model)
 
 
@@ -76,6 +76,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} cannot be read ({error.strerror}); pass the folder 'model' of a removal") from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise ValueError(f"{path} is no network of this version: its format is not {_FORMAT!r}")
+    require_seal(content, path)
     kinds = {"architecture": dict, "image_shape": list, "num_classes": int}
     for key, kind in kinds.items():
         if not isinstance(content.get(key), kind):

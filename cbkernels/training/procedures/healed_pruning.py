@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from ...runs.schema import EXPORT, PRUNING
+from ...files.typed_json import required
+from ...runs.schema import EXPORT, PRUNING, Pruning
 from ...surgery.cut_blocks import CutBlock
 from ...surgery.pruning.prune_blocks import prune_blocks
 from ...surgery.pruning.prune_log import PruneLog, PruneStep
@@ -49,6 +50,7 @@ def pruned(removal: Removal, rank: str, model: Any) -> dict[str, Any]:
         "reason": log.reason, "accuracy": {"before": before, "removed": without, "healed": healed},
         "finetune_epochs": sum(line["epoch"] > 0 for line in history),
     }  # fmt: skip
+    required(Pruning, outcome, removal.folder.path / PRUNING / rank)  # what went on is as good as its files
     if rank == config.rank:
         export_network(removal.folder.path / EXPORT, removal.run, surgery)
     progress.outcomes[rank] = {"outcome": outcome, "history": history}

@@ -11,8 +11,9 @@ from typing import Any
 from ..._version import __version__
 from ...files.folders import delete_files
 from ...files.json_files import read_json_object
+from ...files.typed_json import required
 from ...runs.folder import RunFolder
-from ...runs.schema import PROGRESS, PRUNING_FILES
+from ...runs.schema import PROGRESS, PRUNING_FILES, RemovalState
 from ...surgery.pruning.progress import checksum
 from ..trained_run import TrainedRun
 
@@ -57,11 +58,11 @@ class RemovalProgress:
         path = self.folder.path / PROGRESS
         content = read_json_object(path)
         try:
-            of = content["of"]
-            self._accuracies = {str(key): float(value) for key, value in content["accuracies"].items()}
-            self.healings, self.outcomes = (dict(content.get(name, {})) for name in ("healings", "outcomes"))
-            differs = next((key for key in self._of if of[key] != self._of[key]), None)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is damaged ({str(error)[:100]}); start again with --overwrite") from error
+            state = required(RemovalState, content, path)
+        except ValueError as error:
+            raise ValueError(f"{error}; start again with --overwrite") from error
+        self._accuracies = dict(state.accuracies)
+        self.healings, self.outcomes = (dict(content.get(name, {})) for name in ("healings", "outcomes"))
+        differs = next((key for key in self._of if state.of.get(key) != self._of[key]), None)
         if differs is not None:
             raise ValueError(f"{path} is of other {differs}; start again with --overwrite")

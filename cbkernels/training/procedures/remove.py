@@ -15,7 +15,8 @@ from typing import Any
 from ..._version import __version__
 from ...files.folders import delete_files, output_path
 from ...files.json_files import read_json_object
-from ...runs.schema import EXPORT, HISTORY, PRUNING_FILES, REMOVAL, RESULT, MeasuredLayer
+from ...files.typed_json import required
+from ...runs.schema import EXPORT, HISTORY, PRUNING_FILES, REMOVAL, RESULT, MeasuredLayer, RemoveResult
 from ...runs.stored_runs import open_folder
 from ...surgery.surgery import Surgery
 from ..config import RemoveConfig, to_dict
@@ -68,7 +69,9 @@ def remove_blocks(
         progress = RemovalProgress(folder, run, resume=resume)
         if resume and (folder.path / RESULT).exists():
             Surgery.load(folder.path / EXPORT, run.model)
-            return read_json_object(folder.path / RESULT)
+            result = read_json_object(folder.path / RESULT)
+            required(RemoveResult, result, folder.path / RESULT)
+            return result
         with settled(config.threads or threads_of(run.config)):
             folder.write_json("env.json", environment(run.samples))
             result = _result(Removal(run, config, progress, report))

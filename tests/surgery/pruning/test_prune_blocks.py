@@ -477,7 +477,9 @@ def test_the_log_is_a_table_json_and_a_picture(tmp_path: Path) -> None:
     assert list(line.get_xdata()) == [100 * step.num_removed / 4 for step in log.steps if step.kept]
     assert list(line.get_ydata()) == [step.accuracy_healed for step in log.steps if step.kept]
     assert (tmp_path / "log.svg").stat().st_size > 1000
-    for damaged in ({}, {**log.to_dict(), "kind": "x"}, {**log.to_dict(), "steps": [{}]}):
+    first = log.to_dict()["steps"][0]
+    wrong = [{}, {**first, "num_removed": -1}, {**first, "accuracy_healed": "high"}, {**first, "latency_ms": -0.5}]
+    for damaged in ({}, {**log.to_dict(), "kind": "x"}, *({**log.to_dict(), "steps": [step]} for step in wrong)):
         with pytest.raises(ValueError, match="no log of a pruning"):
             cb.PruneLog.from_dict(damaged)
 

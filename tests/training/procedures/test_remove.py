@@ -700,6 +700,25 @@ def test_resume_refuses_what_is_something_else(run: TrainedRun, tmp_path: Path) 
             remove_blocks(run, config, tmp_path, resume=True)
 
 
+def test_resume_refuses_an_accuracy_that_cannot_be(run: TrainedRun, tmp_path: Path) -> None:
+    progress = RemovalProgress(RunFolder(tmp_path), run, resume=False)
+    progress.accuracy("guard", lambda: 0.75)
+    progress.healings["margin"] = {"1": [{"epoch": 1, "test_accuracy": 0.5}]}
+    progress.save()
+    again = RemovalProgress(RunFolder(tmp_path), run, resume=True)
+    assert again.accuracy("guard", lambda: pytest.fail("it was measured")) == 0.75
+    file = tmp_path / "progress.json"
+    for written, forged, said in (
+        ("0.75", "7.5", "accuracies.guard is 7.5, not in 0 to 1; start again"),
+        ('"epoch": 1', '"epoch": -1', r"healings.margin.1\[0\].epoch is -1.0, not 0 or more; start again"),
+    ):
+        sound = file.read_text()
+        file.write_text(sound.replace(written, forged))
+        with pytest.raises(ValueError, match=rf"progress\.json is damaged: {said}"):
+            RemovalProgress(RunFolder(tmp_path), run, resume=True)
+        file.write_text(sound)
+
+
 # --- the command ------------------------------------------------------------------------------------------
 
 
