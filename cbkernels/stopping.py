@@ -72,13 +72,13 @@ class Stop:
             self.number, self.is_asked_for = number, True
             raise KeyboardInterrupt
 
-    def _leave(self, heard: list[signal.Signals]) -> None:
+    def _leave(self, heard: list[int]) -> None:
         self._ended.set()
         signal.set_wakeup_fd(-1)
         for each in heard:
             signal.signal(each, signal.SIG_DFL)
 
-    def _watch(self, reader: int, heard: list[signal.Signals]) -> None:
+    def _watch(self, reader: int, heard: list[int]) -> None:
         while (number := os.read(reader, 1)[0]) not in heard:
             pass
         if not self._ended.wait(GRACE_SECONDS):
