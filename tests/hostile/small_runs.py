@@ -32,7 +32,7 @@ TRAINED = [
 """What the removal removes blocks of."""
 TIMES = {
     "seconds_training", "seconds_measuring", "seconds_evaluating", "measuring_share", "latency_ms", "latency_ms_p10",
-    "latency_ms_p90", "seconds",
+    "latency_ms_p90", "seconds", "seconds_since_last",
 }  # fmt: skip
 """All fields that may differ from an undisturbed run."""
 OF_THE_MACHINE = {"env.json", "config.json", "comparison.png", "network.json"}
