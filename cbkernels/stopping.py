@@ -48,7 +48,7 @@ class Stop:
         """Write the line as a signal's thread can: past ``sys.stderr``, and only if that cannot block."""
         if select.select([], [2], [], 0)[1]:
             with suppress(OSError):
-                os.write(2, self.line().encode())
+                os.write(2, self.line().encode("utf-8", "backslashreplace"))
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
