@@ -21,12 +21,15 @@ def main() -> int:
         with stop.on_signals():
             from .command_line import run
 
-            return run(None, stop)
+            code = run(None, stop)
     except BaseException:
         if not stop.is_asked_for:
             raise
         stop.say()
-        return stop.exit_code
+        code = stop.exit_code
+    if stop.is_asked_for:
+        os._exit(code)  # Python ends itself by SIGINT when an interrupt fell into the exec() of a text, as in imports
+    return code
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def run(arguments):
     return 0
 
 BUSY = {
-    "python": lambda: time.sleep(60), "swallowed": swallowed, "import": turned_into_an_import_error,
+    "python": lambda: time.sleep(60), "exec": lambda: exec("time.sleep(60)"), "swallowed": swallowed, "import": turned_into_an_import_error,
     "compiled code": lambda: hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9), "destructor": in_a_destructor,
 }
 info.run = run
@@ -58,7 +58,7 @@ sys.exit(main())
 """
 
 
-@pytest.mark.parametrize("busy", ["python", "swallowed", "import", "compiled code", "destructor"])
+@pytest.mark.parametrize("busy", ["python", "exec", "swallowed", "import", "compiled code", "destructor"])
 def test_a_signal_ends_a_command_with_one_line(busy: str) -> None:
     with all_of("signals") as case:
         for number, said in {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}.items():
