@@ -47,8 +47,9 @@ def run(arguments):
     return 0
 
 BUSY = {
-    "python": lambda: time.sleep(60), "exec": lambda: exec("time.sleep(60)"), "swallowed": swallowed, "import": turned_into_an_import_error,
-    "compiled code": lambda: hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9), "destructor": in_a_destructor,
+    "python": lambda: time.sleep(60), "exec": lambda: exec("time.sleep(60)"), "swallowed": swallowed,
+    "import": turned_into_an_import_error, "destructor": in_a_destructor,
+    "compiled code": lambda: hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9),
 }
 info.run = run
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
