@@ -31,12 +31,12 @@ CHOICES := $(patsubst $(if $(NVCC),ON),AUTO,$(or $(CBKERNELS_CUDA),AUTO)) with $
 EMULATED_FROM := $(COMPILED_FROM) $(shell find tests/emulation -type f -name '*.[ch]*')
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | sort)
 
-.PHONY: help setup demo test test-all zoo models bench fuzz fuzz-emulated emulation mutate mutate-python lint types format hooks \
+.PHONY: help setup demo test test-all hostile zoo models bench fuzz fuzz-emulated emulation mutate mutate-python lint types format hooks \
         cuda-report wheel test-wheel sanitize sanitize-address sanitize-thread test-clang test-aarch64 gpu-check clean always
 
 help: ## this list
 	@awk -F ':[^#]*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@printf '\n  settings: PYTHON=%s VENV=%s CASES=%s WORKERS=%s ARGS="..." (for pytest)\n' '$(PYTHON)' '$(VENV)' '$(CASES)' '$(WORKERS)'
+	@printf '\n  settings: PYTHON=%s VENV=%s CASES=%s WORKERS=%s HOSTILE=%s ARGS="..." (for pytest)\n' '$(PYTHON)' '$(VENV)' '$(CASES)' '$(WORKERS)' '$(HOSTILE)'
 	@printf '            CBKERNELS_CUDA=AUTO|ON|OFF CBKERNELS_CUDA_ARCHITECTURES="80-real;90"\n'
 
 # --- installing -------------------------------------------------------------------------------------------
@@ -108,6 +108,14 @@ fuzz-emulated: $(STAMPS)/test build/emulation/built ## the same for the CUDA bac
 	@$(BIN)/python tests/fuzz.py --emulated --patterns --cases $(CASES) $(ARGS)
 
 emulation: build/emulation/built ## the CUDA backend as C++ for this processor, which `make test` runs
+
+# How often everything is tried, and where the table of it goes; 1 is some minutes on two cores that do nothing else.
+HOSTILE ?= 1
+HOSTILE_OUT ?= bench/results/hostile.json
+
+hostile: $(STAMPS)/test ## kills, signals, damaged files, two processes, closed streams; HOSTILE=N scales how often
+	@OMP_NUM_THREADS=1 CBKERNELS_HOSTILE=$(HOSTILE) CBKERNELS_HOSTILE_OUT=$(HOSTILE_OUT) \
+	    $(BIN)/pytest -p no:benchmark -rP tests/hostile $(ARGS)
 
 # Libraries whose models the zoo knows, as they are and without what they ask for: their wheels would bring another torch.
 ZOO := timm==1.0.31 torchvision==0.29.1 vit-pytorch==1.26.11 einops==0.8.2 diffusers==0.42.1 peft==0.21.2 \

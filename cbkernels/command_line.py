@@ -7,22 +7,26 @@ runs, not even NumPy, so ``--help`` is quick.
 from __future__ import annotations
 
 import argparse
-import os
+import re
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any, NoReturn
 
 from ._version import __version__
 from .commands import autotune, demo, info, measure, remove, report, repr, train
+from .commands.output import Output
+from .stopping import Stop
 from .tables import shown
 
 EXIT_ERROR = 1
-EXIT_INTERRUPTED = 130
-EXIT_BROKEN_PIPE = 141
 
 _EPILOG = """\
 exit codes: 0 done; 1 an error, wrong usage included (one sentence on stderr);
-2 (of measure) a layer is above --fail-above or NaN; 130 interrupted."""
+2 (of measure) a layer is above --fail-above or NaN; 130 interrupted, 143 terminated."""
+_NO_MEMORY = re.compile(r"out of memory|not enough memory|DefaultCPUAllocator|ALLOC_FAILED|bad_alloc", re.I)
+"""What torch, which has no error of its own for it on a CPU, says of memory."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -33,32 +37,53 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
+    """Run the command line, as a function of the process that calls it.
 
     Args:
         arguments: without the program's name; None takes ``sys.argv``.
 
     Returns:
-        The exit code: 0 done, 1 error, 2 a layer above ``--fail-above``, 130 interrupted, 141 nobody
-        reads the output.
+        The exit code: 0 done, 1 error, 2 a layer above ``--fail-above``, 130 interrupted. Whether anybody reads
+        the output changes nothing.
 
     Raises:
         SystemExit: after ``--help`` and ``--version`` (0) and on wrong usage (1).
     """
-    parsed = _parser().parse_args(arguments)
+    return run(arguments, Stop())
+
+
+def run(arguments: Sequence[str] | None, stop: Stop) -> int:
+    """``main``, with what has the process's signals."""
+    out: Any = Output(sys.stdout)
+    errors: Any = Output(sys.stderr)
+    with redirect_stdout(out), redirect_stderr(errors):
+        try:
+            parsed = _parser().parse_args(arguments)
+            stop.advice = lambda: _goes_on(parsed)
+            return _run(parsed, stop)
+        finally:
+            out.close_down()
+            if out.failure is not None and not isinstance(out.failure, BrokenPipeError):
+                print(f"cbkernels: stdout: {_sentence(out.failure)}; what was printed is not whole", file=errors)
+            errors.close_down()
+
+
+def _run(parsed: argparse.Namespace, stop: Stop) -> int:
     try:
         code: int = parsed.run(parsed)
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # Python flushes stdout once more on exit; that must not complain either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_BROKEN_PIPE
-    except (ImportError, MemoryError, OSError, TypeError, ValueError) as error:
-        print(f"cbkernels: error: {shown(_sentence(error))}", file=sys.stderr)
-        return EXIT_ERROR
-    return code
+        return code
+    except BaseException as error:
+        if stop.is_asked_for or isinstance(error, KeyboardInterrupt):  # imports make other errors of an interrupt
+            print(stop.line(), end="", file=sys.stderr)
+            return stop.exit_code
+        if not isinstance(error, (ImportError, MemoryError, OSError, RuntimeError, TypeError, ValueError)):
+            raise
+        is_memory = isinstance(error, MemoryError) or (
+            isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error))
+        )
+        said = _of_memory(str(error), parsed.less_memory) if is_memory else _sentence(error)
+    print(f"cbkernels: error: {shown(said)}", file=sys.stderr)
+    return EXIT_ERROR
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.set_defaults(goes_on=None, less_memory="give it less to do at once")
     parser.add_argument("--version", action="version", version=f"cbkernels {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for module in (info, measure, train, autotune, remove, repr, report, demo):
@@ -79,11 +105,23 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _goes_on(parsed: argparse.Namespace) -> str:
+    """How to go on with what was interrupted, where a command says so and has begun."""
+    if parsed.goes_on is None or parsed.out is None:
+        return ""
+    begun, advice = parsed.goes_on
+    return advice.format(out=parsed.out) if Path(parsed.out, begun).exists() else ""
+
+
+def _of_memory(said: str, less: str) -> str:
+    size = re.search(r"allocate (\d\S* \w+)", said)
+    return f"not enough memory{f' for {size[1]}' if size else ''}; {less}"
+
+
 def _sentence(error: Exception) -> str:
     """The error on one line, with the file's name where the system knows it."""
-    if isinstance(error, MemoryError):
-        return f"not enough memory: {error}" if str(error) else "not enough memory"
     if isinstance(error, OSError) and error.strerror:
         named = f"{error.filename}: " if error.filename is not None else ""
         return f"{named}{error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+    said = str(error).partition("\nException raised from ")[0]  # torch goes on with its own stack
+    return " ".join(said.split()) or type(error).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,9 @@ from typing import Any
 
 import torch
 from torch import distributed
+
+_OF_A_CONNECTION = re.compile("connection|gloo|nccl", re.IGNORECASE)
+"""In what torch says of ranks that are gone, which is mostly a plain RuntimeError."""
 
 
 @dataclass(frozen=True)
@@ -108,13 +112,14 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    ranks = joined_ranks()
     try:
-        yield ranks
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        yield joined_ranks()
     except RuntimeError as error:
-        if ranks.is_first or "onnection" not in str(error):
+        if not isinstance(error, distributed.DistError) and not _OF_A_CONNECTION.search(str(error)):
             raise
-        raise ConnectionError(f"rank {ranks.rank} lost the other ranks; see what the first that ended says") from error
+        told = f"rank {os.environ.get('RANK', '0')} lost the other ranks; see what the first that ended says"
+        raise ConnectionError(told) from error
     finally:
-        distributed.destroy_process_group()
+        if distributed.is_initialized():
+            distributed.destroy_process_group()

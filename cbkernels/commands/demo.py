@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files.folders import output_path
+from ..runs.schema import CONFIG
 from ..training.config import AutotuneConfig, from_dict, to_dict
 from ..training.policies import POLICIES
 from .autotune import text
@@ -54,7 +55,10 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of weights and batches (default 0)")
     parser.add_argument("--json", action="store_true", help="print result.json instead of a table")
-    parser.set_defaults(config=None, resume=False, overwrite=True)
+    parser.set_defaults(
+        config=None, resume=False, overwrite=True, less_memory="take --model fnn",
+        goes_on=(CONFIG, "cbkernels autotune --resume --out {out} goes on after the last complete epoch"),
+    )  # fmt: skip
     return parser
 
 

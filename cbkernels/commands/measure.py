@@ -39,7 +39,7 @@ In the JSON an entropy of null is NaN (a row holds one), a margin of null means 
 there is only one label, bits of null that the margin is 0 or null.
 
 exit codes: 0 measured; 1 an error, wrong usage included (one sentence on stderr);
-2 measured, and a layer is above --fail-above or NaN; 130 interrupted."""
+2 measured, and a layer is above --fail-above or NaN; 130 interrupted, 143 terminated."""
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -71,6 +71,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--fail-above", type=_threshold, metavar="X",
                         help="exit code 2 if a layer's entropy is NaN or above X nats")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(less_memory="pass --stream, with a smaller --chunk-rows if that is not enough")
     return parser
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from typing import Any
 
@@ -30,6 +32,7 @@ class Progress:
         """Replace the line by ``status``."""
         status = shown(status)
         if self._terminal:
+            status = status[: _columns() - 1]  # a longer one is broken, and only its last line replaced
             print(f"\r{status.ljust(self._shown)}", end="", file=sys.stderr, flush=True)
             self._shown = len(status)
         elif self._log:
@@ -60,6 +63,14 @@ class Progress:
         if self._shown:
             print("\r" + " " * self._shown + "\r", end="", file=sys.stderr, flush=True)
             self._shown = 0
+
+
+def _columns() -> int:
+    """Of the terminal that stderr is; stdout may be a file."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns
+    except OSError:
+        return shutil.get_terminal_size().columns
 
 
 def _tqdm() -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files.folders import output_path
-from ..runs.schema import REMOVAL
+from ..runs.schema import CONFIG, REMOVAL
 from ..tables import definition_note, format_table, shown, wrapped
 from ..training.config import RemoveConfig
 from ..training.networks.architecture import Architecture
@@ -36,7 +36,10 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     again.add_argument("--overwrite", action="store_true", help="delete the removal in DIR")
     parser.add_argument("--json", action="store_true", help="print result.json instead of tables")
     add_config_options(parser, RemoveConfig)
-    parser.set_defaults(config=None)
+    parser.set_defaults(
+        config=None, goes_on=(CONFIG, "the same command with --resume goes on"),
+        less_memory="make --probe-size or --study-size smaller, or train RUN with a smaller --batch-size",
+    )  # fmt: skip
     return parser
 
 

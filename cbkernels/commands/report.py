@@ -27,6 +27,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--pictures", metavar="DIR",
                         help="folder for its PNG and SVG files (default report_files, beside the page)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(less_memory="name fewer runs")
     return parser
 
 

@@ -14,7 +14,7 @@ from ..tables import format_table, shown, wrapped
 from ..training.config import TrainConfig, from_dict
 from .config_options import add_config_options, given_options
 from .progress import Progress
-from .training_command import require_torch_for, tell
+from .training_command import LESS_MEMORY, require_torch_for, tell
 
 DEFAULTS: dict[str, Any] = {"model": "cnn", "depth": 3, "width": 32, "epochs": 100}
 """The paper's small network; options that are named go first."""
@@ -38,6 +38,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "--seeds", type=int, default=3, metavar="N", help="number of seeds, counted upward from --seed (default 3)"
     )
     parser.add_argument("--json", action="store_true", help="print comparison.json instead of tables")
+    parser.set_defaults(
+        goes_on=("", "the same command goes on: what is trained is not trained again"), less_memory=LESS_MEMORY
+    )
     add_config_options(parser, TrainConfig)
     return parser
 

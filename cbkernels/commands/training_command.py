@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from ..files.folders import output_path
+from ..runs.schema import CONFIG
 from ..tables import shown
 from ..training.config import from_dict
 from .config_options import add_config_options, given_options
 from .progress import Progress
 
 EXIT_DIVERGED = 1
+LESS_MEMORY = "make --batch-size, --probe-size or the network smaller"
 
 
 def add_run_options(parser: argparse.ArgumentParser, kind: type[Any], out: str) -> None:
@@ -31,6 +33,10 @@ def add_run_options(parser: argparse.ArgumentParser, kind: type[Any], out: str) 
     again.add_argument("--resume", action="store_true", help="go on with the run in DIR after its last complete epoch")
     again.add_argument("--overwrite", action="store_true", help="delete the run in DIR")
     run.add_argument("--json", action="store_true", help="print result.json instead of a table")
+    parser.set_defaults(
+        goes_on=(CONFIG, "the same command with --resume goes on after the last complete epoch"),
+        less_memory=LESS_MEMORY,
+    )
     add_config_options(parser, kind)
 
 

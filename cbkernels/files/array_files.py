@@ -12,8 +12,8 @@ import math
 import os
 import re
 import struct
+import warnings
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -110,8 +110,20 @@ def _sentences(path: str) -> Iterator[None]:
         raise
     except _Refused as error:
         raise ValueError(f"{path} {error}") from error
-    except (ValueError, EOFError, OverflowError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # whatever NumPy, zipfile and the parsers under them make of it
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
         raise ValueError(f"{path} is damaged or truncated: {error}") from error
+
+
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """Without NumPy's and Python's warnings about a header that Python 2 wrote, or that looks like one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 class _Refused(Exception):
@@ -180,12 +192,11 @@ def _npy_header(file: IO[bytes]) -> _NpyHeader:
     if start[:6] != b"\x93NUMPY":
         kind = "a pickle, which is never loaded" if start[:1] == b"\x80" else "not a NumPy array"
         raise _Refused("is empty" if not start else f"is {kind}")
-    if start[6:] == b"\x01\x00":
-        header = _NpyHeader(*np.lib.format.read_array_header_1_0(file))
-    elif start[6:] == b"\x02\x00":
-        header = _NpyHeader(*np.lib.format.read_array_header_2_0(file))
-    else:
+    readers = {b"\x01\x00": np.lib.format.read_array_header_1_0, b"\x02\x00": np.lib.format.read_array_header_2_0}
+    if start[6:] not in readers:
         raise _Refused(f"has the .npy version {list(start[6:])}, which is for records, not for numbers")
+    with _unwarned():
+        header = _NpyHeader(*readers[start[6:]](file))
     if header.dtype.hasobject:
         raise _Refused("holds pickled Python objects, which are never loaded; save numbers instead")
     if any(extent < 0 for extent in header.shape):
@@ -235,7 +246,7 @@ def _npz_member(path: str, member: str, header: _NpyHeader, most: int) -> Stored
 
     def read() -> Array:
         require(max(header.num_bytes, _BYTES_A_ROW * math.prod(header.shape[:1])))
-        with zipfile.ZipFile(path) as archive, archive.open(member) as file:
+        with zipfile.ZipFile(path) as archive, archive.open(member) as file, _unwarned():
             array: Array = np.lib.format.read_array(file, allow_pickle=False)
             return array
 

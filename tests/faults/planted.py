@@ -182,7 +182,7 @@ FAULTS = [
         "        pass\n",
         "files: one that could not be written is left beside its target",
         (
-            "training/procedures/test_autotune_killed.py",
+            "hostile/test_kills.py",
             "findings/test_layer_report.py",
             "commands/test_command_line.py",
             "training/procedures/test_train.py",

@@ -34,7 +34,7 @@ ORDER = (
     ("page",),
     ("commands",),
     ("integrations",),
-    ("command_line", "__main__", "cbkernels"),
+    ("stopping", "command_line", "__main__", "cbkernels"),
 )
 """Rooms and root modules, lowest first; imports point to the same line or a lower one. "cbkernels": its __init__.py."""
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}

@@ -126,6 +126,14 @@ def test_what_fails_on_rank_zero_is_said_on_all(root: Path, told: Any) -> None:
     assert "No space left on device" in disk
 
 
+def test_the_first_rank_says_in_one_sentence_that_the_other_one_died(tmp_path: Path) -> None:
+    done = on_forked_ranks(2, SCRIPTS / "dying_rank.py", tmp_path / "run")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    (said,) = [line for line in done.stderr.splitlines() if "error" in line]
+    assert said == "cbkernels: error: rank 0 lost the other ranks; see what the first that ended says"
+
+
 # --- the command line -------------------------------------------------------------------------------
 
 

@@ -60,11 +60,15 @@ def load_exported(folder: str | os.PathLike[str], device: str | torch.device = "
         ValueError: one sentence that names the file that is missing, damaged or of another network.
         ImportError: safetensors is missing.
     """
-    content = _read(Path(folder) / FILE)
-    model: nn.Module = build_network(
-        Architecture.from_dict(content["architecture"]), tuple(content["image_shape"]), content["num_classes"],
-        generator=torch.Generator(),
-    )  # fmt: skip
+    path = Path(folder) / FILE
+    content = _read(path)
+    try:
+        model: nn.Module = build_network(
+            Architecture.from_dict(content["architecture"]), tuple(content["image_shape"]), content["num_classes"],
+            generator=torch.Generator(),
+        )  # fmt: skip
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
     Surgery.load(folder, model)
     return model.to(device).eval()
 

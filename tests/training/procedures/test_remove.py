@@ -598,6 +598,11 @@ def test_the_exported_network_is_the_same_in_a_fresh_process(
         ("network.json", b"{", "holds no JSON"),
         ("network.json", b"[]", "its format is not"),
         ("network.json", b'{"format": "cbkernels network 1"}', "'architecture' is None"),
+        (
+            "network.json",
+            b'{"format": "cbkernels network 1", "architecture": {"widt": 1}, "image_shape": [1], "num_classes": 2}',
+            "is not an architecture",
+        ),
         ("surgery.json", b"\x80\x04.", "holds no JSON"),
         ("model.safetensors", b"", "checksum"),
     ],
