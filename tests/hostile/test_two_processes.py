@@ -18,11 +18,8 @@ OTHERS: dict[str, list[str]] = {
     "train": ["--seed=1", "--overwrite"], "autotune": ["--seed=1", "--overwrite"], "repr compare": ["--threads=1"]
 }  # fmt: skip
 """Command -> options of the second process; the first one is the small run of that command."""
-KNOWN = True
-"""Mixed today: False once a run locks its folder."""
 
 
-@pytest.mark.xfail(KNOWN, reason="a run does not lock its folder yet", strict=False)
 @pytest.mark.parametrize("command", OTHERS)
 def test_two_processes_on_one_folder(command: str, run: Run, tmp_path: Path, record: Record) -> None:
     undisturbed = [tmp_path / "one", tmp_path / "two"]
