@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,21 @@ Task = tuple[TrainConfig, Path]
 
 
 def run_all(tasks: list[Task], workers: int) -> list[dict[str, Any]]:
-    """The results of all tasks, in their order; one process and one thread each."""
+    """The results of all tasks, in their order; several workers are processes of one thread each."""
     todo = [task for task in tasks if not (task[1] / "result.json").exists()]
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    with ProcessPoolExecutor(workers) as pool:
-        for done, future in enumerate(as_completed([pool.submit(_run, *task) for task in todo]), 1):
-            print(f"{done} of {len(todo)}: {future.result()}", file=sys.stderr, flush=True)
+    if workers == 1:
+        _tell((_run(*task) for task in todo), len(todo))
+    else:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        with ProcessPoolExecutor(workers) as pool:
+            started = [pool.submit(_run, *task) for task in todo]
+            _tell((future.result() for future in as_completed(started)), len(todo))
     return [json.loads((folder / "result.json").read_text()) for _, folder in tasks]
+
+
+def _tell(lines: Iterable[str], count: int) -> None:
+    for done, line in enumerate(lines, 1):
+        print(f"{done} of {count}: {line}", file=sys.stderr, flush=True)
 
 
 def _run(config: TrainConfig, folder: Path) -> str:
