@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 from cbkernels.training.config import AutotuneConfig, TrainConfig
 
 Task = tuple[TrainConfig, Path]
+SECONDS = "seconds.json"
+"""What a run took of a processor, which what else runs on the machine hardly changes; in its folder."""
 
 
 def run_all(tasks: list[Task], workers: int) -> list[dict[str, Any]]:
@@ -36,11 +39,13 @@ def _tell(lines: Iterable[str], count: int) -> None:
 def _run(config: TrainConfig, folder: Path) -> str:
     from cbkernels.training import autotune_configured, train
 
+    began = time.process_time()
     tunes = isinstance(config, AutotuneConfig)
     result = (
         autotune_configured(config, folder, overwrite=True)
         if isinstance(config, AutotuneConfig)
         else train(config, folder, overwrite=True)
     )
+    (folder / SECONDS).write_text(json.dumps({"process_seconds": time.process_time() - began}))
     last = result["after"] if tunes else result
     return f"{folder}: {result['status']}, {'-' if last is None else last['test_accuracy']}"

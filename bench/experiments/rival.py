@@ -28,7 +28,7 @@ from cbkernels.training.config import AutotuneConfig, TrainConfig
 from cbkernels.training.trained_run import load_trained
 
 from .autotune_goal import DATA, GOAL, NETWORKS, options_of
-from .many_runs import Task, run_all
+from .many_runs import SECONDS, Task, run_all
 
 POLICY = "added"
 HELD_BACK = 0.2
@@ -107,14 +107,20 @@ def row_of(data: str, network: str, seed: int, tasks: dict[str, Task], data_dir:
     for name, cost in costs_in_turns(folders, data_dir).items():
         networks[name] = {**networks[name], **cost}
     rounds = tuned["rounds"]
-    searched = [result for name, result in results.items() if name != "before"]
+    searched = {name: result for name, result in results.items() if name != "before"}
     return {
         "data": data, "network": network, "seed": seed, "status": tuned["status"],
         "rounds": ["-".join(map(str, each["architecture"]["blocks"])) for each in rounds],
         "networks": networks, "search": search,
         "took": {
-            "tuned": took(len(rounds), sum(each["epochs"] for each in rounds), [tuned], measuring=True),
-            "chosen": took(len(searched), sum(each["epochs"] for each in searched), searched, measuring=False),
+            "tuned": took(
+                [tasks["tuned"]], [tuned], len(rounds), sum(each["epochs"] for each in rounds),
+                "training", "measuring", "evaluating",
+            ),
+            "chosen": took(
+                [tasks[name] for name in searched], list(searched.values()), len(searched),
+                sum(each["epochs"] for each in searched.values()), "training", "evaluating",
+            ),
         },
     }  # fmt: skip
 
@@ -129,11 +135,14 @@ def described(result: dict[str, Any], folder: Path, cost: dict[str, Any]) -> dic
     }  # fmt: skip
 
 
-def took(networks: int, epochs: int, results: list[dict[str, Any]], *, measuring: bool) -> dict[str, Any]:
-    """Networks, epochs and seconds of a search; what is measured of the layers counts where it is needed."""
-    parts = ("training", "evaluating", *["measuring"] * measuring)
-    seconds = sum(result[f"seconds_{part}"] for result in results for part in parts)
-    return {"networks": networks, "epochs": epochs, "seconds": round(seconds, 2)}
+def took(tasks: list[Task], results: list[dict[str, Any]], networks: int, epochs: int, *needed: str) -> dict[str, Any]:
+    """Networks, epochs and processor seconds of a search; of its runs only the share of what it needs counts."""
+    seconds = 0.0
+    for (_, folder), result in zip(tasks, results, strict=True):
+        spent = {part: result[f"seconds_{part}"] for part in ("training", "measuring", "evaluating")}
+        share = sum(spent[part] for part in needed) / sum(spent.values())
+        seconds += share * float(json.loads((folder / SECONDS).read_text())["process_seconds"])
+    return {"networks": networks, "epochs": epochs, "process_seconds": round(seconds, 2)}
 
 
 def costs_in_turns(folders: dict[str, Path], data_dir: str | None) -> dict[str, dict[str, Any]]:
@@ -186,7 +195,7 @@ def markdown(rows: list[dict[str, Any]]) -> list[str]:
                 f"{mean(each['latency_ms'] for each in found):.2f}",
                 f"{mean(each['peak_memory_bytes'] for each in found) / 1000:,.0f}",
                 f"{mean(each['epochs'] for each in search):.0f}" if search else "",
-                f"{mean(each['seconds'] for each in search):.1f}" if search else "",
+                f"{mean(each['process_seconds'] for each in search):.1f}" if search else "",
             ]) + " |")  # fmt: skip
     return lines
 
