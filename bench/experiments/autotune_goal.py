@@ -63,10 +63,9 @@ def main() -> None:
     keys = list(product(given.data, given.networks, range(given.seeds), given.policies))
     tasks: list[Task] = [
         (
-            AutotuneConfig(**{
-                "dataset": data, **DATA[data], **NETWORKS[network], **SMALLER.get((data, network), {}), "seed": seed,
-                "policy": policy, "data_dir": given.data_dir, "baseline": False, "threads": 1, "device": "cpu",
-            }),
+            AutotuneConfig(
+                **options_of(data, network), seed=seed, policy=policy, data_dir=given.data_dir, baseline=False
+            ),
             given.out / f"{data}-{network.replace(' ', '-')}-seed{seed}-{policy}",
         )
         for data, network, seed, policy in keys
@@ -85,6 +84,12 @@ def main() -> None:
     shown = ["data", "network", "seed", "policy", "status", "blocks", "test_accuracy"]
     print(format_table(shown, [[str(row[name]) for name in shown] for row in rows]))
     print(json.dumps(content["policies"], indent=1))
+
+
+def options_of(data: str, network: str) -> dict[str, Any]:
+    """Data, network and recipe of a starting point, as options of a ``TrainConfig``."""
+    smaller = SMALLER.get((data, network), {})
+    return {"dataset": data, **DATA[data], **NETWORKS[network], **smaller, "threads": 1, "device": "cpu"}
 
 
 def row_of(data: str, network: str, seed: int, policy: str, result: dict[str, Any]) -> dict[str, Any]:
