@@ -438,7 +438,7 @@ def test_fingerprints_where_the_input_lives(half: CudaHalf, dtype: str) -> None:
 
 
 def test_zero_fingerprints_of_integers_are_no_nan(half: CudaHalf, monkeypatch: pytest.MonkeyPatch) -> None:
-    def zeros(acts: int, shape: Any, strides: Any, dtype: int, grid: Any, to: int, device: int, stream: int) -> None:
+    def zeros(acts: int, shape: Any, strides: Any, dtype: int, grid: Any, key: Any, to: int, *where: int) -> None:
         ctypes.memset(to, 0, 16 * shape[0])
 
     monkeypatch.setattr(half, "row_fingerprints", zeros)

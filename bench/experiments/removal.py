@@ -1,7 +1,7 @@
 """Removal from trained residual networks, several seeds: every ranking, with healing and without, and the margins.
 
 After "Auto-tuning of Deep Neural Networks by Conflicting Layer Removal" (arXiv 2103.04331). The runs are made by
-``cbkernels train --margin`` and ``cbkernels remove``; this file gathers every RUN/removal* into tables and pictures.
+``cbkernels train --margin`` and ``cbkernels remove``; this file gathers RUN/removal and RUN-* into tables and pictures.
     python -m bench.experiments.removal runs/resnet-seed0 runs/resnet-seed1 runs/resnet-seed2 --out runs/removal-study
 """
 
@@ -53,7 +53,8 @@ def main() -> None:
 def one_run(run: Path) -> dict[str, Any]:
     """The numbers of one seed."""
     trained = _json(run / "result.json")
-    removals = [_json(path) for path in sorted(run.glob("removal*/result.json"))]
+    folders = [run / "removal", *sorted(run.parent.glob(f"{run.name}-*"))]
+    removals = [_json(folder / "result.json") for folder in folders if (folder / "result.json").exists()]
     studied = next(removal for removal in removals if removal["study"] is not None)
     blocks, before = studied["blocks"], studied["study"]["accuracy"]
     costs = {block["branch"]: before - block["accuracy_without"] for block in blocks}

@@ -80,27 +80,28 @@ def _require_plain(value: Any, finite: bool) -> None:
     raise RecursionError
 
 
-def json_object(text: bytes | str, what: object) -> dict[str, Any]:
+def json_object(text: bytes | str, what: object, *, finite: bool = True) -> dict[str, Any]:
     """The object that a text holds; a ValueError, as of ``json_value``, when it is another value."""
-    content = json_value(text, what)
+    content = json_value(text, what, finite=finite)
     if not isinstance(content, dict):
         raise ValueError(f"{what} is damaged: it holds a {type(content).__name__}, not a JSON object")
     return content
 
 
-def read_json_object(path: str | os.PathLike[str], most: int | None = None) -> dict[str, Any]:
+def read_json_object(path: str | os.PathLike[str], most: int | None = None, *, finite: bool = True) -> dict[str, Any]:
     """The object of a file.
 
     Args:
         path: the file.
         most: bytes; a larger file is not read.
+        finite: as in ``json_value``.
 
     Raises:
         FileNotFoundError: there is none.
         OSError: it cannot be read.
         ValueError: it is too large, no JSON, or holds another value.
     """
-    return json_object(read_bytes(path, most), path)
+    return json_object(read_bytes(path, most), path, finite=finite)
 
 
 def read_bytes(path: str | os.PathLike[str], most: int | None = None) -> bytes:

@@ -12,6 +12,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -79,7 +80,7 @@ def read_run(folder: str | os.PathLike[str], *, tables: bool = True) -> RunRecor
         raise ValueError(f"{os.fspath(path / CONFIG)}: command is {command!r}; "
                          f"a report can be made of {', '.join(schema.RESULTS)}")  # fmt: skip
     notes: list[str] = []
-    written = _optional(path / RESULT, notes, read_json_object) or {}
+    written = _optional(path / RESULT, notes, partial(read_json_object, finite=False)) or {}
     if written.get("command", command) != command:
         notes.append(f"{RESULT} is left out: it is of the command {text(written.get('command'))}, not of {command}.")
         written = {}
@@ -126,7 +127,7 @@ def _history(path: Path, notes: list[str]) -> list[Epoch]:
             continue
         wrong: list[str] = []
         try:
-            epoch = typed(Epoch, json_object(line, path.name), wrong, f"line {position}: ")
+            epoch = typed(Epoch, json_object(line, path.name, finite=False), wrong, f"line {position}: ")
         except ValueError:
             epoch = Epoch()
         if epoch.epoch is None:

@@ -28,12 +28,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         folder,
     )  # fmt: skip
-    for name, heal, study in (("removal", "each", True), ("removal-unhealed", "none", False)):
+    for out, heal, study in (("resnet/removal", "each", True), ("resnet-unhealed", "none", False)):
         config = RemoveConfig(
             heal=heal, heal_epochs=1, max_drop=1.0, target=0.5, compare=("margin", "random"), study=study, draws=1,
             study_size=20, probe_size=16, threads=1, device="cpu",
         )  # fmt: skip
-        training.remove_blocks(training.load_trained(folder, device="cpu"), config, folder / name)
+        training.remove_blocks(training.load_trained(folder, device="cpu"), config, folder.parent / out)
     return folder
 
 

@@ -271,16 +271,19 @@ def test_a_run_that_has_just_begun(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("undrawn")
 def test_numbers_that_are_none_are_shown_as_such(tmp_path: Path) -> None:
     folder = copied("autotune", tmp_path / "a")
-    odd = {"test_accuracy": math.nan, "parameters": math.inf, "macs": None, "flops": "many", "latency_ms": 10**400,
+    odd = {"test_accuracy": math.nan, "parameters": math.inf, "macs": None, "flops": "many", "latency_ms": math.inf,
            "peak_memory_bytes": [1]}  # fmt: skip
     page = page_of(changed(folder, before=odd, after={**odd, "test_accuracy": 0.5}))
-    assert page.row("test accuracy") == ["NaN", "50.0 %", "\u2013"]
+    assert page.row("test accuracy") == ["\u2013", "50.0 %", "\u2013"]
     assert page.row("parameters") == ["inf", "inf", "\u2013"]
     assert page.row("MACs") == ["\u2013", "\u2013", "\u2013"]
     assert page.row("latency, median")[0] == "inf ms"
     for wrong in ("FLOPs", "peak memory"):  # of no type that such a value can have: said above the page, and left out
         assert page.row(wrong) == ["\u2013", "\u2013", "\u2013"]
-    assert "result.json: before.flops is 'many', not a number; it, and 3 more such values are left out." in page.words
+    said = "result.json: before.test_accuracy is nan, not in 0 to 1; it, and 4 more such values are left out."
+    assert said in page.words
+    page = page_of(changed(folder, before={"latency_ms": 10**400}))
+    assert "result.json is left out: it is damaged: it holds no JSON (1000000000000" in page.words
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -133,7 +133,10 @@ def test_a_comparison_trains_nothing_again(tmp_path: Path, capsys: pytest.Captur
     given = [f"--{name.replace('_', '-')}={options[name]}" for name in names]
     command = ["repr", "compare", *given, "--criteria", "standard", "random", "--seeds", "2", "--out", str(folder)]
     assert main([*command, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["rows"] == content_of(FOLDERS / "repr_compare/comparison.json")["rows"]
+    found = json.loads(capsys.readouterr().out)["rows"]
+    for row, old in zip(found, content_of(FOLDERS / "repr_compare/comparison.json")["rows"], strict=True):
+        assert row.pop("verdict").startswith("within the spread") == old.pop("verdict").startswith("within the spread")
+        assert row == old  # the words of a verdict are new ones
 
 
 def test_a_report_of_layers_is_loaded() -> None:
