@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -56,7 +57,8 @@ def run(arguments: Sequence[str] | None, stop: Stop) -> int:
     """``main``, with what has the process's signals."""
     out: Any = Output(sys.stdout)
     errors: Any = Output(sys.stderr)
-    with redirect_stdout(out), redirect_stderr(errors):
+    with redirect_stdout(out), redirect_stderr(errors), warnings.catch_warnings():
+        warnings.showwarning = _warned
         try:
             parsed = _parser().parse_args(arguments)
             stop.advice = lambda: _goes_on(parsed)
@@ -84,6 +86,11 @@ def _run(parsed: argparse.Namespace, stop: Stop) -> int:
         said = _of_memory(str(error), parsed.less_memory) if is_memory else _sentence(error)
     print(f"cbkernels: error: {shown(said)}", file=sys.stderr)
     return EXIT_ERROR
+
+
+def _warned(message: Warning | str, *_: Any, **__: Any) -> None:
+    """A line like that of an error, without the place in the code."""
+    print(f"cbkernels: warning: {shown(' '.join(str(message).split()))}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 import cbkernels as cb
 from cbkernels.command_line import main
+from cbkernels.commands import info
 from cbkernels.commands.progress import Progress
 from cbkernels.tables import format_table, shown, wrapped
 
@@ -74,3 +76,14 @@ def test_progress(monkeypatch: pytest.MonkeyPatch) -> None:
             progress.epoch(NASTY, 1, 2)
         assert "\x1b[2J" not in stream.getvalue()
         assert SPELT in stream.getvalue()
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_warning_is_a_line_without_the_place_in_the_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = warnings.showwarning
+    monkeypatch.setattr(info, "run", lambda arguments: warnings.warn(f"two\n  lines {NASTY}", stacklevel=1) or 0)  # type: ignore[func-returns-value]
+    assert main(["info"]) == 0
+    assert capsys.readouterr().err == f"cbkernels: warning: two lines {SPELT.replace(chr(92) + 'n', ' ')}\n"
+    assert warnings.showwarning is before
