@@ -31,11 +31,13 @@ def main() -> None:
     """Gather, print, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("--healings", type=int, default=0, metavar="N",
+                        help="also heal the whole network so often, as if blocks had been removed")  # fmt: skip
     parser.add_argument("--json", type=Path, help="default: summary.json in --out")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    seeds = [one_run(run) for run in given.runs]
+    seeds = [{**one_run(run), "nothing_removed": nothing_removed(run, given.healings)} for run in given.runs]
     content = {
         "command": shlex.join(["python", "-m", "bench.experiments.removal", *sys.argv[1:]]),
         "commit": commit(), "machine": machine(), "versions": versions(), "runs": seeds,
@@ -44,7 +46,8 @@ def main() -> None:
     draw_curves(seeds, given.out / "removal-curves.png")
     draw_margins(seeds, given.out / "margins.png")
     for seed in seeds:
-        shown = ("test_accuracy", "num_conflicting", "cheap_alone", "spearman_margin", "spearman_similarity")
+        shown = ("test_accuracy", "nothing_removed", "num_conflicting", "cheap_alone", "spearman_margin",
+                 "spearman_similarity", "spearman_position")  # fmt: skip
         print(seed["run"], json.dumps({name: seed[name] for name in shown}))
         rows = [row_of(pruning, seed["num_blocks"]) for pruning in seed["prunings"]]
         print(format_table(list(rows[0]), [[str(value) for value in row.values()] for row in rows]))
@@ -70,6 +73,7 @@ def one_run(run: Path) -> dict[str, Any]:
         "cheap_alone": sum(cost < WITHIN for cost in costs.values()),
         "spearman_margin": spearman([block["margin_bits"] for block in blocks], list(costs.values())),
         "spearman_similarity": spearman([-block["similarity"] for block in blocks], list(costs.values())),
+        "spearman_position": spearman([-i for i in range(len(blocks))], list(costs.values())),  # the last one first
         "epochs": list(margins),
         "margins": {branch: [found[branch] for found in margins.values()] for branch in costs},
         "spearman_margin_at": {
@@ -79,6 +83,19 @@ def one_run(run: Path) -> dict[str, Any]:
         "study": {"samples": studied["study"]["samples"], "accuracy": before, "curves": studied["curves"]},
         "prunings": [pruning for removal in removals for pruning in prunings_of(removal)],
     }
+
+
+def nothing_removed(run: Path, healings: int) -> list[float]:
+    """Test accuracies of the whole network after each of so many healings of its removal's length."""
+    from cbkernels.training.trained_run import accuracy_of, fit, load_trained
+
+    trained = load_trained(run, device="cpu")
+    epochs = _json(run / "removal" / "config.json")["heal_epochs"]
+    found = []
+    for seed in range(healings):
+        fit(trained.model, trained, epochs=epochs, seed=seed)
+        found.append(accuracy_of(trained.model, *trained.samples.test, trained.preparation))
+    return found
 
 
 def margins_of(run: Path) -> dict[int, dict[str, float | None]]:

@@ -40,7 +40,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_removals_are_gathered(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["removal", str(run), str(run), "--out", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["removal", str(run), str(run), "--healings", "1", "--out", str(tmp_path)])
     removal.main()
     content = json.loads((tmp_path / "summary.json").read_text())
     assert len(content["runs"]) == 2
@@ -53,6 +53,9 @@ def test_removals_are_gathered(
     }
     assert seed["prunings"][0]["parameters"] == [stored["before"]["parameters"], stored["after"]["parameters"]]
     assert set(seed["spearman_margin_at"]) == {"0", "1"}
+    (trained_on,) = seed["nothing_removed"]
+    assert 0 <= trained_on <= 1
+    assert seed["nothing_removed"] == content["runs"][1]["nothing_removed"], "the run itself is left as it is"
     assert "2 of 4" in capsys.readouterr().out
     for name in ("removal-curves.png", "margins.png"):
         assert (tmp_path / name).stat().st_size > 10_000
