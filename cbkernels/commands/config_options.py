@@ -6,7 +6,9 @@ Defaults are the dataclass's: an option that was not given is absent, so that ``
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection, Mapping
 from dataclasses import fields
+from types import MappingProxyType
 from typing import Any
 
 from ..choices import Choices
@@ -20,14 +22,24 @@ _TITLES = {
 }  # fmt: skip
 
 
-def add_config_options(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
-    """An option for every field of a config, in the groups of its fields' metadata."""
+def add_config_options(
+    parser: argparse.ArgumentParser, kind: type[Any], defaults: Mapping[str, Any] = MappingProxyType({}),
+    decided: Collection[str] = (),
+) -> None:  # fmt: skip
+    """An option for every field of a config, in the groups of its fields' metadata.
+
+    Args:
+        parser: of a subcommand.
+        kind: of config.
+        defaults: those that the subcommand has in place of the config's.
+        decided: fields that it decides itself; their options are not shown.
+    """
     groups: dict[str, Any] = {}
     for field in fields(kind):
         title = _TITLES[field.metadata["group"]]
         if title not in groups:
             groups[title] = parser.add_argument_group(title)
-        _add_option(groups[title], field)
+        _add_option(groups[title], field, defaults.get(field.name, field.default), field.name not in decided)
     if _TITLES["repr"] in groups:
         told = " ".join(preset.told for preset in PRESETS.values())
         says = f"Values for those of these options that are not named themselves. {told}"
@@ -43,8 +55,8 @@ def given_options(arguments: argparse.Namespace, kind: type[Any]) -> dict[str, A
     return {**{f"repr_{name}": value for name, value in preset.items()}, **named}
 
 
-def _add_option(group: Any, field: Any) -> None:
-    rules, default = field.metadata, field.default
+def _add_option(group: Any, field: Any, default: Any, is_shown: bool) -> None:
+    rules = field.metadata
     flag, *older = [f"--{name.replace('_', '-')}" for name in (field.name, rules.get("was")) if name]
     table = rules.get("offers", rules.get("choices"))
     explained = isinstance(table, Choices) and rules.get("explained", True)
@@ -52,7 +64,8 @@ def _add_option(group: Any, field: Any) -> None:
     common: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS}
     if isinstance(default, bool):
         shown = "" if "default" in says else f" (default {'yes' if default else 'no'})"
-        group.add_argument(flag, action=argparse.BooleanOptionalAction, help=says + shown, **common)
+        text = says + shown if is_shown else argparse.SUPPRESS
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, help=text, **common)
         return
     several = isinstance(default, tuple)
     if several:
@@ -63,4 +76,5 @@ def _add_option(group: Any, field: Any) -> None:
         common["metavar"] = rules["metavar"]
     words = " ".join(map(str, default)) if several else default
     shown = "" if "default" in rules["help"] or default in (None, ()) else f" (default {words})"
-    group.add_argument(flag, *older, type=kind_of(field), help=(says + shown).replace("%", "%%"), **common)
+    text = (says + shown).replace("%", "%%") if is_shown else argparse.SUPPRESS
+    group.add_argument(flag, *older, type=kind_of(field), help=text, **common)

@@ -18,6 +18,7 @@ from .training_command import LESS_MEMORY, require_torch_for, tell
 
 DEFAULTS: dict[str, Any] = {"model": "cnn", "depth": 3, "width": 32, "epochs": 100}
 """The paper's small network; options that are named go first."""
+_DECIDED = ("repr", "repr_criterion")
 _DESCRIPTION = """\
 Train the same network with equal numbers of epochs: standard, and with RePr dropping random filters, those of small
 weights and those that overlap, with several seeds each. The tables say when a difference is within the spread.
@@ -27,8 +28,9 @@ By default three convolutions of 32 filters train for 100 epochs. Runs that are 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Declare the subcommand."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
-        "repr", help="compare RePr with standard training on a network", description=_DESCRIPTION
-    )
+        "repr", help="compare RePr with standard training on a network", description=_DESCRIPTION,
+        usage="cbkernels repr compare [options]",
+    )  # fmt: skip
     parser.add_argument("what", choices=("compare",), help="the comparison")
     parser.add_argument("--out", default="runs/repr", metavar="DIR", help="folder to write (default runs/repr)")
     usual = f"{' '.join(COMPARED)} and the preset's, {TrainConfig.repr_criterion} where none is named"
@@ -41,14 +43,14 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.set_defaults(
         goes_on=("", "the same command goes on: what is trained is not trained again"), less_memory=LESS_MEMORY
     )
-    add_config_options(parser, TrainConfig)
+    add_config_options(parser, TrainConfig, DEFAULTS, _DECIDED)
     return parser
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train all, write table and picture, print."""
     require_torch_for("repr compare")
-    for name in ("repr", "repr_criterion"):
+    for name in _DECIDED:
         if hasattr(arguments, name):
             raise ValueError(f"--{name.replace('_', '-')} is decided by --criteria here; leave it out")
     config = from_dict(TrainConfig, {**DEFAULTS, **given_options(arguments, TrainConfig)})
