@@ -539,9 +539,10 @@ def test_many_small_bundles(seed: int, rows_of_a_block: int) -> None:
 @pytest.mark.parametrize("key", [(0x243F6A8885A308D3, 0), (0xCD613E30D8F16ADF, 0x1027C4D1C386BBC4), None])
 @pytest.mark.parametrize("order", range(12))
 def test_small_bundles_in_many_orders(order: int, key: tuple[int, int] | None) -> None:
-    """A grouping with fewer waits was wrong in one order of thirty here, and right in every other test. Under other keys
-    than the first one a row took over its leader's NaN in a quarter of the orders, when another warp found it to differ
-    meanwhile.
+    """A grouping with fewer waits was wrong in one order of thirty here, and right in every other test.
+
+    Under other keys than the first one a row took over its leader's NaN in a quarter of the orders, when another warp
+    found it to differ meanwhile.
     """
     acts = small_bundles(67, 200)
     core.use_routing_key(key)

