@@ -64,7 +64,7 @@ class HeldRows:
             held = f"the {self.num_rows} rows" if self.num_rows else "the key="
             raise ValueError(
                 f"{whose} was made under another key than {held} of this metric; pass the same key= to all metrics "
-                "whose rows meet, or begin anew with a metric that has neither rows nor key="
+                "whose rows meet, such as BundleEntropy(key=first.key), where workers make them too"
             )
 
     def add(self, rows: Rows, labels: Labels, grid: UpdateGrid | None, backend: backends.Backend) -> None:

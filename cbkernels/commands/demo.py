@@ -82,15 +82,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _require_demo(out: Path) -> None:
     """Refuse to replace a run that no demo made: without an option that asks for it only what costs a minute goes."""
-    from ..runs.stored_runs import stored_config
+    from ..runs.stored_runs import MACHINE, stored_config
 
     stored = stored_config(out, "autotune")
-    presets = ({**preset, "dataset": "digits"} for preset in PRESETS.values())
+    free = ("epochs", "policy", "probe_size", "seed", *MACHINE)
+    demos = [to_dict(from_dict(AutotuneConfig, preset)) for preset in PRESETS.values()]
     if stored is not None and not any(
-        all(stored.get(name) == value for name, value in to_dict(from_dict(AutotuneConfig, preset)).items()
-            if name in preset and name not in ("epochs", "policy"))
-        for preset in presets
-    ):  # fmt: skip
+        all(stored.get(name, value) == value for name, value in of_demo.items() if name not in free)
+        for of_demo in demos
+    ):
         raise ValueError(f"{out} holds an auto-tune that is no demo; name another --out")
 
 

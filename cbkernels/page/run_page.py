@@ -17,7 +17,7 @@ from ..drawing.figures import require_matplotlib
 from ..files.folders import make_folder, output_path
 from ..files.whole_files import write_whole
 from ..runs.clean_text import lines_of
-from ..runs.reader import read_run
+from ..runs.reader import is_drawn, read_run
 from ..runs.record import RunRecord
 from ..runs.schema import CONFIG, RESULT
 from .facts import facts_of, outcome_of, status_of
@@ -25,8 +25,6 @@ from .sections import Figure, Section, comparison_of, sections_of
 
 MOST_BYTES = 1_900_000
 """Of the page."""
-_MARKS = (b'content="cbkernels ', b"Software\0cbkernels", b"<dc:title>cbkernels")
-"""One of them is near the beginning of every page and picture of this package."""
 _MOST_LETTERS = 20_000
 """Of a file that is shown as it is."""
 
@@ -102,13 +100,7 @@ def write_report(
 
 def _require_ours(path: Path) -> None:
     """Refuse to replace what is not of a report."""
-    if not os.path.lexists(path):
-        return
-    begins = b""
-    if path.is_file():
-        with open(path, "rb") as file:
-            begins = file.read(4096)
-    if not any(mark in begins for mark in _MARKS):
+    if os.path.lexists(path) and not is_drawn(path):
         raise ValueError(f"{path} is not of a report of cbkernels; move it away, or name another --out or --pictures")
 
 

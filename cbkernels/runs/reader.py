@@ -95,6 +95,15 @@ def read_run(folder: str | os.PathLike[str], *, tables: bool = True) -> RunRecor
     return RunRecord(path, command, config, environment, result, written, history, layers, tuple(notes))
 
 
+def is_drawn(path: Path) -> bool:
+    """Whether a file is a page or a picture of this package."""
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        begins = file.read(4096)
+    return any(mark in begins for mark in schema.MARKS)
+
+
 # --- files ----------------------------------------------------------------------------------------
 
 
@@ -194,7 +203,11 @@ def _rows(path: Path, table: Table, notes: list[str]) -> Iterator[dict[str, Any]
     if content is None:
         return
     reader = csv.DictReader(io.StringIO(content.replace("\0", ""), newline=""))
-    header = list(reader.fieldnames or [])
+    try:
+        header = list(reader.fieldnames or [])
+    except csv.Error as error:
+        notes.append(f"{path.name} is left out: {text(error)}.")
+        return
     lacking = [column.name for column in table.columns if column.is_needed and column.name not in header]
     if lacking:
         of_report = header == list(REPORT_COLUMNS)

@@ -158,6 +158,8 @@ FILES: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Command -> what it writes beside ``config.json`` or ``comparison.json``, and what a new run deletes of an older one,
 in this order. All else in a folder is somebody else's. Pictures of a report are replaced, not deleted."""
+MARKS = (b'content="cbkernels ', b"Software\0cbkernels", b"<dc:title>cbkernels")
+"""One of them is near the beginning of every page and picture of this package."""
 DRAWN = (REPORT, COMPARISON_PICTURE, *PICTURES)
 """What is written without the folder's lock: anybody who may read a run may draw it."""
 

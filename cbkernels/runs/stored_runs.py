@@ -17,7 +17,7 @@ from ..files.folder_lock import FolderInUse, held
 from ..files.folders import delete_files, named_files, sweep
 from ..files.json_files import read_json_object
 from .folder import RunFolder
-from .reader import read_config
+from .reader import is_drawn, read_config
 from .schema import COMPARISON, CONFIG, DRAWN, FILES, KIND, REMOVAL, RESULTS
 
 MACHINE = ("device", "threads", "tensorboard", "data_dir", "unpack_up_to")
@@ -104,6 +104,7 @@ def _is_of_run(config: Mapping[str, Any]) -> bool:
 
 def _holds_run(path: Path, command: str, config: Mapping[str, Any], resume: bool, overwrite: bool) -> bool:
     """Whether the run that is meant is there; what is neither that nor room for a new one is refused."""
+    _require_no_links(path, command)
     stored = stored_config(path, command)
     if stored is None:
         _require_no_files(path, command, CONFIG)
@@ -114,9 +115,19 @@ def _holds_run(path: Path, command: str, config: Mapping[str, Any], resume: bool
     return stored is not None
 
 
+def _require_no_links(path: Path, command: str) -> None:
+    """Refuse a folder in the run that is a link: what is behind it is somebody else's."""
+    for folder in sorted({name.split("/")[0] for name in FILES[command] if "/" in name}):
+        if (path / folder).is_symlink():
+            raise ValueError(
+                f"{path / folder} is a link to another folder, which is not written to; "
+                "remove the link or name another --out"
+            )
+
+
 def _require_no_files(path: Path, command: str, missing: str) -> None:
     for file in named_files(path, FILES[command]):
-        if os.path.lexists(file):
+        if os.path.lexists(file) and not is_drawn(file):  # anybody who may read a run may draw it
             raise ValueError(
                 f"{path} holds {os.fspath(file.relative_to(path))!r} and no {missing} of cbkernels to go with it; "
                 "move that away or name another --out"

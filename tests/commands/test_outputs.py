@@ -160,9 +160,12 @@ def test_the_demo_replaces_no_folder_but_a_demos(
     for name in ("config.json", "checkpoint.safetensors", "result.json", "report.html"):
         (tmp_path / "theirs" / name).write_text('{"architectures": ["BertModel"]}')
     own = to_dict(AutotuneConfig(depth=50, epochs=500))
-    with open_folder(tmp_path / "own", "autotune", own, resume=False):
-        pass
-    for name, said in (("theirs", "is not that of a run of cbkernels"), ("own", "holds an auto-tune that is no demo")):
+    near = {**to_dict(from_dict(AutotuneConfig, demo.PRESETS["fnn"])), "train_size": 150, "weight_decay": 0.3}
+    for name, config in (("own", own), ("near", near)):
+        with open_folder(tmp_path / name, "autotune", config, resume=False):
+            pass
+    refused = "holds an auto-tune that is no demo"
+    for name, said in (("theirs", "is not that of a run of cbkernels"), ("own", refused), ("near", refused)):
         before = files_of(tmp_path)
         assert said in refusal(capsys, "demo", "--out", tmp_path / name)
         assert files_of(tmp_path) == before

@@ -107,12 +107,9 @@ def test_overwriting_deletes_what_the_schema_names_and_the_removal(tmp_path: Pat
 
 def test_overwriting_follows_no_link(tmp_path: Path) -> None:
     run = made(tmp_path / "run")
-    write(tmp_path, "events/events.out.tfevents.1")
-    (run / "tensorboard").symlink_to(tmp_path / "events")
     (run / "removal").symlink_to(made(tmp_path / "kept", "remove", "result.json"))
     with open_folder(run, "train", CONFIG, resume=False, overwrite=True):
         pass
-    assert (tmp_path / "events" / "events.out.tfevents.1").exists()
     assert (tmp_path / "kept" / "result.json").exists()
 
 
@@ -224,3 +221,27 @@ def test_every_file_of_every_run_is_one_that_the_schema_names(real_runs: dict[st
         assert files <= set(named_files(run, names)), name
         seen |= {path.name for path in files}
     assert {"model.safetensors", "surgery.json", "network.json", "progress.json", "margins.csv"} <= seen
+
+
+@pytest.mark.parametrize(("command", "inside"), [("remove", "model"), ("remove", "pruning"), ("train", "tensorboard")])
+def test_a_folder_in_a_run_that_is_a_link_is_not_written_into(tmp_path: Path, command: str, inside: str) -> None:
+    """What is behind it is somebody else's: a network.json there was replaced."""
+    theirs, run = tmp_path / "theirs", tmp_path / "run"
+    theirs.mkdir()
+    (theirs / "network.json").write_text("{}")
+    run.mkdir()
+    (run / inside).symlink_to(theirs)
+    with (
+        pytest.raises(ValueError, match=f"{inside} is a link to another folder"),
+        open_folder(run, command, {"seed": 0, "probe_size": 1}, resume=False),
+    ):
+        pass
+    assert [file.name for file in theirs.iterdir()] == ["network.json"]
+    assert [file.name for file in run.iterdir()] == [inside]
+
+
+def test_a_comparison_goes_on_beside_a_page_that_somebody_drew_meanwhile(tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text('<meta name="generator" content="cbkernels 0.1.0">')
+    with open_comparison(tmp_path):
+        pass
+    assert (tmp_path / "report.html").exists()

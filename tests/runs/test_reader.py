@@ -255,3 +255,9 @@ def test_where_data_were_found_is_told_of_the_same_data_set_only(tmp_path: Path)
         (tmp_path / "env.json").write_text(content)
         assert data_found_at(tmp_path, "mnist") == found
         assert data_found_at(tmp_path, "svhn") is None
+
+
+def test_a_header_that_is_no_line_of_a_table_is_noted(tmp_path: Path) -> None:
+    folder = copied("train_resnet", tmp_path / "a")
+    (folder / "layers.csv").write_text("x" * 200_000 + "\n")
+    assert "layers.csv is left out: field larger than field limit (131072)." in read_run(folder).notes
