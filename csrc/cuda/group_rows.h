@@ -50,8 +50,8 @@ CBKERNELS_DEVICE void tile_item(const Layer& layer, int64_t item, bool is_scan) 
     if (at >= list_size || (!is_scan && (work.leader[rows[r]] != leader || read_now(work.differs + rows[r])))) continue;
     is_open |= 1u << r;
   }
-  // The same for all lanes of a row: another warp may have found it to differ between their looks, and then some of them
-  // would read the leader in its place, whose NaN is not the row's.
+  // The same for all lanes of a row: another warp may have found it to differ between their looks, and then some of
+  // them would read the leader in its place, whose NaN is not the row's.
   is_open = __shfl_sync(whole_warp, is_open, lane_index() / width * width);
   if (!__any_sync(whole_warp, is_open != 0)) return;
 #pragma unroll
