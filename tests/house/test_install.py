@@ -230,7 +230,7 @@ def test_wheel_is_complete_and_holds_nothing_else() -> None:
     assert required == ["numpy"]
     assert metadata["Version"] == cbkernels.__version__
     assert metadata["Requires-Python"] == ">=3.10"
-    assert "cbkernels = cbkernels.command_line:main" in scripts.replace("=cb", "= cb")
+    assert "cbkernels = cbkernels.__main__:main" in scripts.replace("=cb", "= cb")
 
 
 def test_source_archive_is_complete_and_holds_nothing_else() -> None:
