@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torch")
-pytest.importorskip("scipy")
-pytest.importorskip("matplotlib")
+from . import experiment
 
-from bench.experiments import removal
-from cbkernels import training
-from cbkernels.training.config import RemoveConfig, TrainConfig
+removal = experiment("removal")
+
+from cbkernels import training  # noqa: E402
+from cbkernels.training.config import RemoveConfig, TrainConfig  # noqa: E402
 
 
 @pytest.fixture(scope="module")

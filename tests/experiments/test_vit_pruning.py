@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-pytest.importorskip("torch", reason="bench.experiments: NOT TESTED HERE (no torch)")
-for package in ("matplotlib", "safetensors", "scipy", "xxhash"):
-    pytest.importorskip(package, reason=f"bench.experiments: NOT TESTED HERE (no {package})")
-pytestmark = pytest.mark.skipif(not (ROOT / "bench").is_dir(), reason="bench: NOT TESTED HERE (no source tree)")
+from . import experiment
 
+vit_pruning = experiment("vit_pruning")
 RANKINGS = ["margin", "similarity", "random"]
 TINY = [
     "--dataset=digits", "--train-size=120", "--test-size=60", "--image-size=8", "--patch=4", "--width=8", "--blocks=2",
@@ -22,22 +18,16 @@ TINY = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-def experiment(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(ROOT))
-    return importlib.import_module("bench.experiments.vit_pruning")
-
-
-def summary(experiment: Any, out: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> Any:
+def summary(out: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> Any:
     monkeypatch.setattr("sys.argv", ["vit_pruning", *TINY, *more, "--out", str(out)])
-    experiment.main()
+    vit_pruning.main()
     return json.loads((out / "summary.json").read_text())
 
 
 def test_it_measures_every_ranking_and_goes_on(
-    experiment: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = summary(experiment, tmp_path, monkeypatch)
+    found = summary(tmp_path, monkeypatch)
     assert found["seeds"] == [0, 1]
     assert {"command", "commit", "date", "machine", "versions"} <= found.keys()
     names = [f"blocks.{i}" for i in range(2)]
@@ -65,27 +55,27 @@ def test_it_measures_every_ranking_and_goes_on(
     assert (tmp_path / "vit-pruning.png").read_bytes().startswith(b"\x89PNG")
     assert capsys.readouterr().out.count(" of 2") == 2 * len(RANKINGS)
     # a copy was pruned, and what is there is not made again
-    monkeypatch.setattr(experiment, "Experiment", None)
-    assert summary(experiment, tmp_path, monkeypatch)["results"] == found["results"]
+    monkeypatch.setattr(vit_pruning, "Experiment", None)
+    assert summary(tmp_path, monkeypatch)["results"] == found["results"]
     with pytest.raises(SystemExit, match=r"seed0\.json is of the options .*; name another folder by --out"):
-        summary(experiment, tmp_path, monkeypatch, "--epochs", "2")
+        summary(tmp_path, monkeypatch, "--epochs", "2")
 
 
-def test_guard_probe_and_test_are_of_different_samples(experiment: Any) -> None:
+def test_guard_probe_and_test_are_of_different_samples() -> None:
     """The guard's samples are neither trained on, nor ranked on, nor tested on."""
-    samples = experiment.samples_of(
-        experiment.cb.training.load_data_set("digits", train_size=120, test_size=60),
-        experiment.TrainConfig(train_size=120, test_size=60, validation_share=0.1, batch_size=32),
-        experiment.torch.device("cpu"),
+    samples = vit_pruning.samples_of(
+        vit_pruning.cb.training.load_data_set("digits", train_size=120, test_size=60),
+        vit_pruning.TrainConfig(train_size=120, test_size=60, validation_share=0.1, batch_size=32),
+        vit_pruning.torch.device("cpu"),
     )
     held_back = set(samples.validation_indices.tolist())
     assert held_back.isdisjoint(samples.train_indices.tolist())
     assert held_back.isdisjoint(samples.probe_indices.tolist())
 
 
-def test_of_the_steps_within_the_guard_the_one_without_most_blocks_counts(experiment: Any) -> None:
+def test_of_the_steps_within_the_guard_the_one_without_most_blocks_counts() -> None:
     healed = [0.8, 0.7, 0.79, 0.78]
     log = {"steps": [{"num_removed": i, "accuracy_healed": accuracy} for i, accuracy in enumerate(healed)]}
-    assert experiment.within_the_guard(log, 0.01)["num_removed"] == 2
-    assert experiment.within_the_guard(log, 0.0)["num_removed"] == 0
-    assert experiment.within_the_guard(log, 0.02)["num_removed"] == 3
+    assert vit_pruning.within_the_guard(log, 0.01)["num_removed"] == 2
+    assert vit_pruning.within_the_guard(log, 0.0)["num_removed"] == 0
+    assert vit_pruning.within_the_guard(log, 0.02)["num_removed"] == 3
