@@ -351,6 +351,7 @@ class _Tuning:
         after = None if accuracies is None else {**self._network(self.architecture, model), **accuracies}
         status, reason = self.ended
         assert self.before is not None
+        reason += "" if after is None else self.samples.chance_note(after["test_accuracy"])
         return {
             "command": "autotune", "version": __version__, "status": status, "reason": reason,
             "seed": self.config.seed, "dataset": self.samples.name, "policy": self._policy.name, "rounds": self.rounds,
