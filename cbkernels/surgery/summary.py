@@ -7,7 +7,7 @@ from typing import Any
 
 from ..latencies import Latency, latency_change
 from ..models.cost import Cost
-from ..tables import format_table, wrapped
+from ..tables import format_table, html_table, wrapped
 
 _COSTS = {
     "parameters": "parameters", "MACs": "macs", "FLOPs": "flops", "latency, median (ms)": "latency_ms",
@@ -18,7 +18,7 @@ _MANY = 1 / 3
 """Share of the blocks beyond which a removal at once is worth a sentence."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SurgerySummary:
     """Blocks and cost of a model before and after; ``print`` shows a table."""
 
@@ -45,14 +45,27 @@ class SurgerySummary:
         }
 
     def __str__(self) -> str:
-        if not self.removed:
-            rows = [["residual blocks", self.blocks_before], *([x, getattr(self.before, y)] for x, y in _COSTS.items())]
-            return format_table(["", "the model"], rows) + "\nNo block was removed."
-        pairs = [("residual blocks", self.blocks_before, self.blocks_after)]
+        header, rows = self._table()
+        return "\n".join([format_table(header, rows), *map(wrapped, self._below())])
+
+    def __repr__(self) -> str:
+        ends = f"{self.blocks_before} -> {self.blocks_after} blocks"
+        return f"SurgerySummary({ends}, {self.before.parameters} -> {self.after.parameters} parameters)"
+
+    def _repr_html_(self) -> str:
+        return html_table(f"Without {', '.join(self.removed) or 'nothing'}", *self._table(), self._below())
+
+    def _table(self) -> tuple[list[str], list[list[object]]]:
+        pairs: list[tuple[str, float, float]] = [("residual blocks", self.blocks_before, self.blocks_after)]
         pairs += [(title, getattr(self.before, field), getattr(self.after, field)) for title, field in _COSTS.items()]
-        rows = [[title, b, a, self._change(title, b, a)] for title, b, a in pairs]
-        table = format_table(["", "before", "after", "change"], rows)
-        return "\n".join([table, *([] if self.was_evaluated else [wrapped(self._unchecked())])])
+        if not self.removed:
+            return ["", "the model"], [[title, before] for title, before, _ in pairs]
+        return ["", "before", "after", "change"], [[title, b, a, self._change(title, b, a)] for title, b, a in pairs]
+
+    def _below(self) -> list[str]:
+        if not self.removed:
+            return ["No block was removed."]
+        return [] if self.was_evaluated else [self._unchecked()]
 
     def _change(self, title: str, before: float, after: float) -> str:
         if title.startswith("latency"):

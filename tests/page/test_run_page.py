@@ -165,7 +165,8 @@ def test_a_removal_that_removed_nothing_shows_no_smaller_network(runs: Path, tmp
     (folder / "result.json").write_text(json.dumps(result))
     page = page_of(folder)
     assert "None of the 2 residual blocks was removed; test accuracy 15.0 %." in page.words
-    assert "healed" not in page.row("parameters") and len(page.row("parameters")) == 1
+    assert "healed" not in page.row("parameters")
+    assert len(page.row("parameters")) == 1
     assert not any("test accuracy, healed" in row for row in page.rows)
 
 

@@ -540,8 +540,10 @@ def test_an_older_name_of_an_option_is_read(folder: Path, tmp_path: Path, capsys
     stored = json.loads((tmp_path / "config.json").read_text())
     assert (stored["heal_epochs"], stored["heal"], stored["strategy"]) == (2, "none", "one")
     said = capsys.readouterr().out
-    assert "No block was removed." in said and "Network, whole: " in said
-    assert "healed" not in said and "Smaller network" not in said
+    assert "No block was removed." in said
+    assert "Network, whole: " in said
+    assert "healed" not in said
+    assert "Smaller network" not in said
 
 
 # --- what is written --------------------------------------------------------------------------------------
