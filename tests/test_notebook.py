@@ -74,6 +74,7 @@ def test_a_pruning_and_its_summary(probe: tuple[torch.Tensor, torch.Tensor]) -> 
     summary = surgery.summary(probe[0], repeats=1)
     assert repr(summary) == "SurgerySummary(4 -> 2 blocks, 90 -> 50 parameters)"
     assert cells(summary)[:8] == ["before", "after", "change", "residual blocks", "4", "2", "-50.0 %", "parameters"]
+    assert repr(log).startswith("PruneLog(2 of 4 blocks removed by random; ")
     assert "2 of 4" in cells(log)
     assert "kept" in cells(log)
 

@@ -50,7 +50,7 @@ class PruneStep:
     peak_memory_bytes: Count | None = None
 
 
-@dataclass
+@dataclass(repr=False)
 class PruneLog:
     """All steps of one ``prune_blocks``; ``print`` shows a table.
 
@@ -158,6 +158,9 @@ class PruneLog:
 
     def __str__(self) -> str:
         return f"{format_table(*self._table())}\n{shown(self._told())}"
+
+    def __repr__(self) -> str:
+        return f"PruneLog({self._told()})"
 
     def _repr_html_(self) -> str:
         return html_table(f"Pruning of {self.num_blocks} blocks", *self._table(), [self._told()])
