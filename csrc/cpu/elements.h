@@ -169,6 +169,22 @@ struct GridRounded {
 using GridFloat16 = GridRounded<false>;
 using GridBfloat16 = GridRounded<true>;
 
+// Two vectors become canonical at once. Where the words of a NaN stay one, a single comparison answers for both.
+template <class Numbers, class E>
+inline void canonical_numbers(const E& element, Words (&two)[2], Words& nan) {
+  Words unused{};
+  for (Words& words : two) words = element.canonical(words, unused);
+  nan |= unordered((Numbers)two[0], (Numbers)two[1]);
+}
+template <class E>
+inline void canonical_pair(const E& element, Words (&two)[2], Words& nan) {
+  for (Words& words : two) words = element.canonical(words, nan);
+}
+inline void canonical_pair(const Float32& e, Words (&w)[2], Words& nan) { canonical_numbers<Floats>(e, w, nan); }
+inline void canonical_pair(const Float64& e, Words (&w)[2], Words& nan) { canonical_numbers<Doubles>(e, w, nan); }
+inline void canonical_pair(const GridFloat32& e, Words (&w)[2], Words& nan) { canonical_numbers<Floats>(e, w, nan); }
+inline void canonical_pair(const GridFloat64& e, Words (&w)[2], Words& nan) { canonical_numbers<Doubles>(e, w, nan); }
+
 }  // namespace
 }  // namespace simd
 }  // namespace cbkernels
