@@ -127,17 +127,17 @@ inline Words pair_sums(const E& element, const std::byte* piece, int64_t num_byt
     for (int s = 0; s < S; ++s) total[s] += multiply_pairs(words + load(keys + at + s * shift_bytes));
   };
   int64_t at = 0;
-  for (; at + 2 * vector_bytes <= num_bytes; at += 2 * vector_bytes) {
-    Words two[2] = {load(piece + at), load(piece + at + vector_bytes)};
-    canonical_pair(element, two, nan);
-    for (int s = 0; s < S; ++s)
-      total[s] += multiply_pairs(two[0] + load(keys + at + s * shift_bytes)) +
-                  multiply_pairs(two[1] + load(keys + at + vector_bytes + s * shift_bytes));
+  constexpr int together = 4;  // vectors; they share some of the keys
+  for (; at + together * vector_bytes <= num_bytes; at += together * vector_bytes) {
+    Words words[together];
+    for (int i = 0; i < together; ++i) words[i] = load(piece + at + i * vector_bytes);
+    for (int i = 0; i < together; i += 2) canonical_pair(element, words + i, nan);
+    for (int i = 0; i < together; i += 2)
+      for (int s = 0; s < S; ++s)
+        for (int j = i; j < i + 2; ++j)
+          total[s] += multiply_pairs(words[j] + load(keys + at + j * vector_bytes + s * shift_bytes));
   }
-  if (at + vector_bytes <= num_bytes) {
-    add(element.canonical(load(piece + at), nan), at);
-    at += vector_bytes;
-  }
+  for (; at + vector_bytes <= num_bytes; at += vector_bytes) add(element.canonical(load(piece + at), nan), at);
   if (at < num_bytes) {
     const Words mask = tail_mask(num_bytes - at);
     Words nan_in_tail{};
