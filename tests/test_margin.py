@@ -14,6 +14,7 @@ from cbkernels import _core, backends
 
 from .all_of import all_of
 from .inputs import FLOATS, INTEGERS, LAYOUTS, place, typed
+from .random_inputs import BOTH_TAILS, rows_in_both_tails
 
 ROWS, COLUMNS = 512, 16384
 
@@ -203,6 +204,12 @@ def test_many_rows(
     acts = make(rng, shape)
     acts = np.rint(1000 * np.nan_to_num(acts, posinf=9)).astype(dtype) if dtype == "int64" else acts.astype(dtype)
     labels = rng.integers(num_labels, size=len(acts))
+    assert cb.conflict_margin(acts, labels, backend="cpu") == brute_force(acts, labels)
+
+
+@pytest.mark.parametrize("seed", BOTH_TAILS)
+def test_a_row_may_lie_in_both_tails_of_a_column(instruction_set: str, seed: int) -> None:
+    acts, labels = rows_in_both_tails(seed)
     assert cb.conflict_margin(acts, labels, backend="cpu") == brute_force(acts, labels)
 
 

@@ -15,12 +15,12 @@ if not __package__:  # run as a file
 
 import cbkernels as cb
 from cbkernels import backends
-from cbkernels.arrays import as_rows
+from cbkernels.arrays import as_labels, as_rows
 from tests import emulation
 from tests.cases import CASES
 from tests.fuzz import check, same_counts
 from tests.inputs import place
-from tests.random_inputs import random_case
+from tests.random_inputs import BOTH_TAILS, random_case, rows_in_both_tails
 
 NAME = emulation.NAME
 SHAPES = [(0, 0), (3, 64), (2, 96), (3, 256), (1, 32)]
@@ -101,6 +101,21 @@ def fingerprints_and_margins() -> None:
         require(same, f"fingerprints of a stream {number}")
 
 
+def margins_on_the_cpu() -> None:
+    rng = np.random.default_rng(0)
+    hardly_apart = np.repeat(rng.permutation(120)[:, None] * -(2.0**-30), 240, axis=1).astype(np.float32)
+    hardly_apart[np.arange(120), np.arange(120) * 2] = 1
+    cases = [rows_in_both_tails(seed) for seed in BOTH_TAILS]
+    cases.append((hardly_apart, np.arange(120)))
+    for number in range(2):  # in more than two groups that are not far from each other
+        cases.append((rng.normal(size=(1100, 7)) * ([20 + number] + [1] * 6), rng.integers(3, size=1100)))
+    for number, (points, names) in enumerate(cases):
+        found = backends.TABLE["cpu"].conflict_margin(as_rows(points), as_labels(names, as_rows(points)))
+        columns = [np.abs(np.subtract.outer(column, column)) for column in points.T.astype(np.float64)]
+        apart = np.where(names == names[:, None], np.inf, np.maximum.reduce(columns))
+        require(found == apart.min(), f"margin on the CPU {number}")
+
+
 def named_cases() -> None:
     for number, case in enumerate(CASES):
         if len(case.ids) > 300:
@@ -117,7 +132,9 @@ def main() -> int:
     if core is None:
         raise SystemExit(f"{NAME}: {missing}")
     backends.TABLE[NAME] = backends.Cuda(NAME, core.cuda)
-    for part in (random_inputs, many_rows, layers_of_one_launch, fingerprints_and_margins, named_cases):
+    backends.TABLE["cpu"] = type(backends.TABLE["cpu"])("cpu", core.cpu)
+    parts = (random_inputs, many_rows, layers_of_one_launch, fingerprints_and_margins, margins_on_the_cpu, named_cases)
+    for part in parts:
         part()
     print(f"probe: {emulation.launches()} kernel launches emulated, no difference")
     return 0
