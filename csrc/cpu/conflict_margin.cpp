@@ -2,7 +2,7 @@
 // are sorted by one column: neighbours give a good first bound, and pairs too far apart in it are never opened. Up to
 // 512 rows at a time are read column by column, and a column closes all pairs that are too far apart in it at once
 // (open_pairs.h). When comparing the pairs that are left takes less time than going on, they are compared, and given up
-// as soon as one component exceeds the best. Which column sorts is guessed from a few rows; only the cost depends on it.
+// once a component reaches the best. Which column sorts is guessed from a few rows, and only the cost depends on it.
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -350,8 +350,8 @@ class Search {
     comparisons_ += compared;
   }
 
-  // The kernels round differences to Value, which keeps their order: where one reaches the rounded bound, the exact ones
-  // are asked.
+  // The kernels round differences to Value, which keeps their order: where one reaches the rounded bound, the exact
+  // ones are asked.
   bool are_apart(const Value* a, const Value* b, int64_t count, D best, int64_t& compared) const {
     const Value bound = static_cast<Value>(best);
     for (int64_t k = 0; k < count;) {

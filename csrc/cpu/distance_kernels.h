@@ -10,7 +10,7 @@ constexpr int64_t values_at_once = 256 / sizeof(Value);
 
 template <class Value>
 struct DistanceKernels {
-  // Where the first values_at_once lie of which some |a[k] - b[k]|, rounded to Value, is at least the bound; else count.
+  // Where the first values_at_once lie of which an |a[k] - b[k]|, rounded to Value, is at least the bound; else count.
   int64_t (*apart)(const Value* a, const Value* b, int64_t count, Value bound);
   // Writes value k of eight rows to columns + k * stride, side by side.
   void (*turn)(const Value* const* rows, int64_t count, Value* columns, int64_t stride);
