@@ -146,3 +146,13 @@ def rows_in_both_tails(seed: int) -> tuple[np.ndarray, np.ndarray]:
     acts = acts + rng.choice([0, 0.5, 0.25], size=acts.shape)
     acts[:, 0] = np.sort(rng.random(num_rows)) * rng.choice([10, 40, 80])
     return acts, np.arange(num_rows) if rng.random() < 0.5 else rng.integers(3, size=num_rows)
+
+
+def rows_of_one_close_pair(first: int, second: int) -> tuple[np.ndarray, float]:
+    """1,100 rows of which the two with these numbers, counted along the widest column, are the closest by far; and
+    how far apart they are."""
+    rng = np.random.default_rng(first)
+    acts = rng.random((1100, 60))
+    acts[second] = acts[first]
+    acts[:, 7] = np.arange(1100) * 0.002
+    return acts[rng.permutation(1100)], float(acts[second, 7] - acts[first, 7])

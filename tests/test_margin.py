@@ -14,7 +14,7 @@ from cbkernels import _core, backends
 
 from .all_of import all_of
 from .inputs import FLOATS, INTEGERS, LAYOUTS, place, typed
-from .random_inputs import BOTH_TAILS, rows_in_both_tails
+from .random_inputs import BOTH_TAILS, rows_in_both_tails, rows_of_one_close_pair
 
 ROWS, COLUMNS = 512, 16384
 
@@ -205,6 +205,12 @@ def test_many_rows(
     acts = np.rint(1000 * np.nan_to_num(acts, posinf=9)).astype(dtype) if dtype == "int64" else acts.astype(dtype)
     labels = rng.integers(num_labels, size=len(acts))
     assert cb.conflict_margin(acts, labels, backend="cpu") == brute_force(acts, labels)
+
+
+@pytest.mark.parametrize("pair", [(250, 260), (254, 513), (700, 950), (1098, 1099)], ids=str)
+def test_the_closest_pair_may_lie_in_two_groups_of_rows(instruction_set: str, pair: tuple[int, int]) -> None:
+    acts, apart = rows_of_one_close_pair(*pair)
+    assert cb.conflict_margin(acts, np.arange(1100), backend="cpu") == apart
 
 
 @pytest.mark.parametrize("seed", BOTH_TAILS)

@@ -15,12 +15,12 @@ if not __package__:  # run as a file
 
 import cbkernels as cb
 from cbkernels import backends
-from cbkernels.arrays import as_labels, as_rows
+from cbkernels.arrays import as_rows
 from tests import emulation
 from tests.cases import CASES
 from tests.fuzz import check, same_counts
 from tests.inputs import place
-from tests.random_inputs import BOTH_TAILS, random_case, rows_in_both_tails
+from tests.random_inputs import BOTH_TAILS, random_case, rows_in_both_tails, rows_of_one_close_pair
 
 NAME = emulation.NAME
 SHAPES = [(0, 0), (3, 64), (2, 96), (3, 256), (1, 32)]
@@ -102,18 +102,15 @@ def fingerprints_and_margins() -> None:
 
 
 def margins_on_the_cpu() -> None:
-    rng = np.random.default_rng(0)
-    hardly_apart = np.repeat(rng.permutation(120)[:, None] * -(2.0**-30), 240, axis=1).astype(np.float32)
+    hardly_apart = np.repeat(np.random.default_rng(0).permutation(120)[:, None] * -(2.0**-30), 240, axis=1)
     hardly_apart[np.arange(120), np.arange(120) * 2] = 1
-    cases = [rows_in_both_tails(seed) for seed in BOTH_TAILS]
-    cases.append((hardly_apart, np.arange(120)))
-    for number in range(2):  # in more than two groups that are not far from each other
-        cases.append((rng.normal(size=(1100, 7)) * ([20 + number] + [1] * 6), rng.integers(3, size=1100)))
+    cases = [*map(rows_in_both_tails, BOTH_TAILS), (hardly_apart.astype(np.float32), np.arange(120))]
     for number, (points, names) in enumerate(cases):
-        found = backends.TABLE["cpu"].conflict_margin(as_rows(points), as_labels(names, as_rows(points)))
-        columns = [np.abs(np.subtract.outer(column, column)) for column in points.T.astype(np.float64)]
-        apart = np.where(names == names[:, None], np.inf, np.maximum.reduce(columns))
-        require(found == apart.min(), f"margin on the CPU {number}")
+        right = cb.conflict_margin(points, names, backend="reference")
+        require(cb.conflict_margin(points, names, backend="cpu") == right, f"margin on the CPU {number}")
+    for pair in ((250, 260), (254, 513)):
+        points, apart = rows_of_one_close_pair(*pair)
+        require(cb.conflict_margin(points, np.arange(1100), backend="cpu") == apart, f"margin of the pair {pair}")
 
 
 def named_cases() -> None:
