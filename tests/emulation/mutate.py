@@ -156,17 +156,19 @@ FAULTS = [
         "tolerance: the next leader is forgotten",
     ),
     Fault(
-        "conflict_margin.cu",
+        "pair_tiles.h",
         "while (__syncthreads_or(open != 0)) {",
         "while (__any_sync(whole_warp, open != 0)) {",
         "margin: barrier behind writing a tile",
     ),
     Fault(
-        "conflict_margin.cu",
+        "pair_tiles.h",
         "Kind::pattern(worst[k]) < limit",
         "Kind::pattern(worst[k]) < limit / 2",
         "margin: gives up too early",
     ),
+    Fault("margin_cut.h", "parts(columns, cut.span)", "columns / cut.span", "margin: the last span of a tile"),
+    Fault("margin_cut.h", "parts(num_rows, tile_rows)", "num_rows / tile_rows", "margin: the last rows of all"),
     Fault(
         "group_keys.h",
         "if (row < row_of_first) atomicMin(slots + slot_of_first, row);",
