@@ -1,13 +1,14 @@
 // Smallest L-infinity distance of two rows with different labels: a first bound from neighbours (margin_neighbours.h),
 // then all pairs (margin_pairs.h), in three to six launches. This file chooses how values are compared, cuts the work
 // and launches it.
-#include <cmath>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <type_traits>
 
 #include "margin_neighbours.h"
 #include "margin_pairs.h"
+#include "pinned.h"
 
 namespace cbkernels::cuda {
 namespace margin {
@@ -50,7 +51,7 @@ void search_cut_tiles(const Problem& p, const Stream& stream) {
 }
 
 template <class Exact, class Kind>
-Best search(Problem p, const Stream& stream) {
+std::shared_ptr<Pinned> search(Problem p, const Stream& stream) {
   static_cast<Cut&>(p) = cut_for<Exact, Kind>(p.rows, stream);
   const int64_t num_rows = p.rows.num_rows, maxima = p.num_spans > 1 ? p.num_tiles * pairs_of_a_tile : 0;
   const bool compares_again = Kind::is_rounded && !p.is_exact;
@@ -78,12 +79,12 @@ Best search(Problem p, const Stream& stream) {
     launch(kernel, shape_of_tiles(reinterpret_cast<const void*>(kernel), p.num_tiles, stream), shared_bytes, stream,
            false, p);
   }
-  Best found;
-  copy_to_host(&found, p.best, sizeof found, stream);
-  synchronise(stream);
+  const auto found = std::make_shared<Pinned>(sizeof(Best), stream);
+  found->copy_to_host(p.best, sizeof(Best));
   return found;
 }
 
+bool is_long(DType dtype) { return dtype == DType::int64 || dtype == DType::uint64; }
 // Which values are compared in float32 first, and which differences need no second look.
 bool fits_float32(DType dtype) {
   switch (dtype) {
@@ -116,24 +117,33 @@ To same_bits(From from) {
   return to;
 }
 
-double margin_of(const RowsView& rows, const LabelsView& labels, const Stream& stream) {
+double margin_of(const Best& found, DType dtype) {
+  if (!found.has_pair) return std::numeric_limits<double>::infinity();
+  if (is_long(dtype)) return static_cast<double>(found.distance);
+  const uint32_t rounded = found.rounded - 1;
+  // In patterns: the caller may have made this thread take subnormals for zero. No exact difference is one.
+  return fits_float32(dtype) && (is_exact_in_float32(dtype) || rounded == 0)
+             ? static_cast<double>(same_bits<float>(rounded))
+             : same_bits<double>(found.distance);
+}
+
+Reader<double> queue(const RowsView& rows, const LabelsView& labels, const Stream& stream) {
+  last_work() = Work{};
   Problem p{};
   p.rows = lay_out(rows, ColumnOrder::any);
   p.labels = labels_of(labels);
   p.takes_chunks = tiles_take_chunks(p.rows);
   p.is_exact = is_exact_in_float32(rows.dtype);
-  const double none = std::numeric_limits<double>::infinity();
-  if (rows.dtype == DType::int64 || rows.dtype == DType::uint64) {
-    const Best found = search<Integers, Integers>(p, stream);
-    return found.has_pair ? static_cast<double>(found.distance) : none;
-  }
-  const bool is_rounded = fits_float32(rows.dtype);
-  const Best found = is_rounded ? search<Doubles, Floats>(p, stream) : search<Doubles, Doubles>(p, stream);
-  if (!found.has_pair) return none;
-  const uint32_t rounded = found.rounded - 1;
-  // In patterns: the caller may have made this thread take subnormals for zero. No exact difference is one.
-  return is_rounded && (p.is_exact || rounded == 0) ? static_cast<double>(same_bits<float>(rounded))
-                                                    : same_bits<double>(found.distance);
+  const auto found = is_long(rows.dtype)        ? search<Integers, Integers>(p, stream)
+                     : fits_float32(rows.dtype) ? search<Doubles, Floats>(p, stream)
+                                                : search<Doubles, Doubles>(p, stream);
+  return [found, dtype = rows.dtype, work = last_work()] {
+    last_work() = work;
+    found->wait();
+    Best best;
+    std::memcpy(&best, found->memory(), sizeof best);
+    return margin_of(best, dtype);
+  };
 }
 
 }  // namespace
@@ -142,8 +152,14 @@ double margin_of(const RowsView& rows, const LabelsView& labels, const Stream& s
 double conflict_margin(const RowsView& rows, const LabelsView& labels, const Stream& stream) {
   const DeviceGuard guard(stream);
   refuse_capture(stream);
-  last_work() = Work{};
-  return margin::margin_of(rows, labels, stream);
+  return margin::queue(rows, labels, stream)();
+}
+Reader<double> queue_margin(const RowsView& rows, const LabelsView& labels, const Stream& stream) {
+  const DeviceGuard guard(stream);
+  return [read = margin::queue(rows, labels, stream), stream] {
+    const DeviceGuard there(stream);
+    return read();
+  };
 }
 
 }  // namespace cbkernels::cuda

@@ -1,6 +1,6 @@
-// All pairs of rows with different labels, a tile a block. Where there are few tiles, each is cut into spans of columns,
-// so that all multiprocessors work at any shape; the maxima of the spans meet in global memory, and the kernels at the
-// end of this file take the smallest of them. The best is shared by all blocks.
+// All pairs of rows with different labels, a tile a block. Where there are few tiles, each is cut into spans of
+// columns, so that all multiprocessors work at any shape; the maxima of the spans meet in global memory, where the
+// kernels at the end of this file take the smallest of them. The best so far is shared by all blocks.
 #pragma once
 #include "pair_tiles.h"
 

@@ -1,5 +1,5 @@
-// Tiles of 64 x 64 pairs of rows: a block has 128 bytes of each row in shared memory at a time, two buffers by turns, and
-// compares all pairs of them, until none can be the best any more.
+// Tiles of 64 x 64 pairs of rows: a block has 128 bytes of each row in shared memory at a time, two buffers by turns,
+// and compares all pairs of them, until none can be the best any more.
 #pragma once
 #include "margin_problem.h"
 #include "row_distance.h"

@@ -187,6 +187,25 @@ FAULTS = [
         "return before + inclusive;",
         "adding up over a warp: the lane counts itself",
     ),
+    Fault(
+        "pinned.cu",
+        'check(cudaEventSynchronize(piece_.copied), "waiting for results");',
+        "",
+        "reading: does not wait for the copy",
+    ),
+    Fault(
+        "pinned.cu",
+        "piece.bytes == size && is_idle(piece)",
+        "piece.bytes == size",
+        "pinned memory: what a reader needs is given away",
+    ),
+    Fault("pinned.cu", "  ++piece.owners;\n", "", "pinned memory: a graph owns nothing"),
+    Fault(
+        "conflict_margin.cu",
+        "is_exact_in_float32(dtype) || rounded == 0",
+        "true",
+        "margin: a rounded distance is taken for an exact one",
+    ),
     Fault("layer_work.h", "take(work.order, num_rows);", "take(work.order, num_rows / 2);", "memory: half a list"),
 ]
 
