@@ -263,6 +263,8 @@ class Cuda:
     def queue_layers(
         self, layers: Sequence[Rows], labels: Labels, grid: UpdateGrid | None, check_nan: bool
     ) -> Callable[[], list[BundleCounts]]:
+        if not layers:
+            return list
         num_rows = layers[0].num_rows
         read = self._run(
             self._functions.queue_bundles, [_memory(rows) for rows in layers], labels.pointer, labels.stride,

@@ -221,6 +221,8 @@ def test_layers_go_in_one_call(half: CudaHalf) -> None:
 def test_no_layer_no_call(half: CudaHalf) -> None:
     assert cb.bundle_entropy_layers({}, LABELS, backend=NAME) == {}
     assert backends.TABLE[NAME].count_layers([], as_labels(LABELS, as_rows(ROWS)), None, True) == []
+    for name in (NAME, "cpu"):
+        assert backends.TABLE[name].queue_layers([], as_labels(LABELS, as_rows(ROWS)), None, True)() == []
     assert not half.calls
 
 
