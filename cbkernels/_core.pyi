@@ -4,7 +4,7 @@ Addresses are plain integers, shapes and strides tuples (strides in bytes), type
 ``arrays.DTYPES``. A grid is ``UpdateGrid.parameters``. No argument is checked here again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -91,7 +91,20 @@ class _Cuda:
         device: int,
         stream: int,
     ) -> list[_Counts]:
-        """Layers are (acts, shape, strides, dtype); one launch for all; waits for the stream once."""
+        """Layers are (acts, shape, strides, dtype); one launch for all; waits for the numbers once."""
+
+    def queue_bundles(
+        self,
+        layers: Sequence[tuple[int, Sequence[int], Sequence[int], int]],
+        labels: int,
+        label_stride: int,
+        label_dtype: int,
+        grid: _Grid,
+        check_nan: bool,
+        device: int,
+        stream: int,
+    ) -> Callable[[], list[_Counts]]:
+        """The same, never waiting; what comes back waits and reads, any number of times, after a graph's replay too."""
 
     def bundle_ids(
         self,
@@ -138,6 +151,20 @@ class _Cuda:
         device: int,
         stream: int,
     ) -> float: ...
+    def queue_margin(
+        self,
+        acts: int,
+        shape: Sequence[int],
+        strides: Sequence[int],
+        dtype: int,
+        labels: int,
+        label_stride: int,
+        label_dtype: int,
+        device: int,
+        stream: int,
+    ) -> Callable[[], float]:
+        """The same, never waiting; see ``queue_bundles``."""
+
     def wait_for(self, device: int, stream: int, producer: int) -> None:
         """Queues on ``stream``: nothing more before what the stream ``producer`` holds now."""
 

@@ -147,6 +147,17 @@ void bind_cpu(py::module_ module) {
 using LayerArgument = std::tuple<uintptr_t, std::vector<int64_t>, std::vector<int64_t>, int>;
 
 cuda::Stream stream_of(int device, uintptr_t stream) { return {device, at<void>(stream)}; }
+std::vector<RowsView> views_of(std::vector<LayerArgument>&& layers) {
+  std::vector<RowsView> views;
+  for (auto& [acts, shape, strides, dtype] : layers)
+    views.push_back(rows_of(acts, std::move(shape), std::move(strides), dtype));
+  return views;
+}
+py::list list_of(std::vector<BundleCounts>&& counts) {
+  py::list tuples;
+  for (BundleCounts& of_layer : counts) tuples.append(tuple_of(std::move(of_layer)));
+  return tuples;
+}
 
 void bind_cuda(py::module_ module) {
   module.def("bundle_ids", [](uintptr_t acts, std::vector<int64_t> shape, std::vector<int64_t> strides, int dtype,
@@ -161,18 +172,21 @@ void bind_cuda(py::module_ module) {
   module.def("count_bundles", [](std::vector<LayerArgument> layers, uintptr_t labels, int64_t label_stride,
                                  int label_dtype, const GridArgument& grid, const ToleranceArgument& tolerance,
                                  bool check_nan, int device, uintptr_t stream) {
-    std::vector<BundleCounts> counts = without_gil([&] {
+    return list_of(without_gil([&] {
       const auto near = tolerance_of(tolerance);
-      std::vector<RowsView> views;
-      for (auto& [acts, shape, strides, dtype] : layers)
-        views.push_back(rows_of(acts, std::move(shape), std::move(strides), dtype));
-      return cuda::count_bundles(views, labels_of(labels, label_stride, label_dtype), grid_of(grid),
-                                 near ? &*near : nullptr, check_nan, stream_of(device, stream));
-    });
-    py::list tuples;
-    for (BundleCounts& of_layer : counts) tuples.append(tuple_of(std::move(of_layer)));
-    return tuples;
+      return cuda::count_bundles(views_of(std::move(layers)), labels_of(labels, label_stride, label_dtype),
+                                 grid_of(grid), near ? &*near : nullptr, check_nan, stream_of(device, stream));
+    }));
   });
+  module.def("queue_bundles",
+             [](std::vector<LayerArgument> layers, uintptr_t labels, int64_t label_stride, int label_dtype,
+                const GridArgument& grid, bool check_nan, int device, uintptr_t stream) {
+               auto read = without_gil([&] {
+                 return cuda::queue_bundles(views_of(std::move(layers)), labels_of(labels, label_stride, label_dtype),
+                                            grid_of(grid), check_nan, stream_of(device, stream));
+               });
+               return py::cpp_function([read = std::move(read)] { return list_of(without_gil(read)); });
+             });
   module.def("row_fingerprints", [](uintptr_t acts, std::vector<int64_t> shape, std::vector<int64_t> strides, int dtype,
                                     const GridArgument& grid, const KeyArgument& key, uintptr_t fingerprints,
                                     int device, uintptr_t stream) {
@@ -196,6 +210,14 @@ void bind_cuda(py::module_ module) {
                                               labels_of(labels, label_stride, label_dtype), stream_of(device, stream));
                });
              });
+  module.def("queue_margin", [](uintptr_t acts, std::vector<int64_t> shape, std::vector<int64_t> strides, int dtype,
+                                uintptr_t labels, int64_t label_stride, int label_dtype, int device, uintptr_t stream) {
+    auto read = without_gil([&] {
+      return cuda::queue_margin(rows_of(acts, std::move(shape), std::move(strides), dtype),
+                                labels_of(labels, label_stride, label_dtype), stream_of(device, stream));
+    });
+    return py::cpp_function([read = std::move(read)] { return without_gil(read); });
+  });
   module.def("wait_for", [](int device, uintptr_t stream, uintptr_t producer) {
     cuda::wait_for(stream_of(device, stream), at<void>(producer));
   });

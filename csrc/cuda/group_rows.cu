@@ -148,12 +148,12 @@ Layer plan(const RowsView& rows, const UpdateGrid& grid, int64_t rows_of_all_lay
 class Grouping {
  public:
   Grouping(const std::vector<RowsView>& views, const UpdateGrid& grid, const LabelsView* labels, bool scan_for_nan,
-           int64_t* ids, const Stream& stream)
+           int64_t* ids, const Stream& stream, bool reads_later = false)
       : stream_(stream), workspace_(stream) {
     const int64_t num_rows = views[0].num_rows(), num_layers = static_cast<int64_t>(views.size());
     for (const RowsView& view : views) layers_.push_back(plan(view, grid, num_rows * num_layers));
     layers_[0].ids = ids;
-    results_.reserve(workspace_, num_layers, num_rows);
+    results_.reserve(workspace_, num_layers, num_rows, reads_later);
     const size_t table = num_layers > 1 ? workspace_.reserve<Layer>(num_layers) : 0;
     const int64_t wanted_warps = this->wanted_warps();
     const size_t shared_bytes = keys_and_scan_bytes + shared_table_bytes();
@@ -180,7 +180,11 @@ class Grouping {
     launch(group_rows_kernel, shape, shared_bytes, stream, true, arguments, layers_[0]);
   }
 
-  std::vector<BundleCounts> fetch() {
+  std::vector<BundleCounts> fetch() const { return results_.fetch(workspace_, row_bytes(), stream_); }
+  Reader<std::vector<BundleCounts>> queue() const { return results_.queue(workspace_, row_bytes(), stream_); }
+
+ private:
+  std::vector<int64_t> row_bytes() const {  // of every layer; counts what was sampled
     std::vector<int64_t> row_bytes;
     Work& work = last_work();
     for (const Layer& layer : layers_) {
@@ -191,10 +195,8 @@ class Grouping {
       work.bytes_touched += rows.num_rows * std::min(row_bytes.back(), sampled);
       work.rows_sampled += rows.num_rows;
     }
-    return results_.fetch(workspace_, row_bytes, stream_);
+    return row_bytes;
   }
-
- private:
   size_t shared_table_bytes() const {
     int64_t rows = 0;
     for (const Layer& layer : layers_)
@@ -243,6 +245,13 @@ std::vector<BundleCounts> count_bundles(const std::vector<RowsView>& layers, con
     return counts;
   }
   return Grouping(layers, grid, &labels, check_nan, nullptr, stream).fetch();
+}
+
+Reader<std::vector<BundleCounts>> queue_bundles(const std::vector<RowsView>& layers, const LabelsView& labels,
+                                                const UpdateGrid& grid, bool check_nan, const Stream& stream) {
+  const DeviceGuard guard(stream);
+  last_work() = Work{};
+  return Grouping(layers, grid, &labels, check_nan, nullptr, stream, true).queue();
 }
 
 }  // namespace cbkernels::cuda

@@ -161,17 +161,19 @@ FAULTS = [
         "tolerance: the next leader is forgotten",
     ),
     Fault(
-        "conflict_margin.cu",
+        "pair_tiles.h",
         "while (__syncthreads_or(open != 0)) {",
         "while (__any_sync(whole_warp, open != 0)) {",
         "margin: barrier behind writing a tile",
     ),
     Fault(
-        "conflict_margin.cu",
+        "pair_tiles.h",
         "Kind::pattern(worst[k]) < limit",
         "Kind::pattern(worst[k]) < limit / 2",
         "margin: gives up too early",
     ),
+    Fault("margin_cut.h", "parts(columns, cut.span)", "columns / cut.span", "margin: the last span of a tile"),
+    Fault("margin_cut.h", "parts(num_rows, tile_rows)", "num_rows / tile_rows", "margin: the last rows of all"),
     Fault(
         "group_keys.h",
         "if (row < row_of_first) atomicMin(slots + slot_of_first, row);",
@@ -189,6 +191,25 @@ FAULTS = [
         "return before + inclusive - amount;",
         "return before + inclusive;",
         "adding up over a warp: the lane counts itself",
+    ),
+    Fault(
+        "pinned.cu",
+        'check(cudaEventSynchronize(piece_.copied), "waiting for results");',
+        "",
+        "reading: does not wait for the copy",
+    ),
+    Fault(
+        "pinned.cu",
+        "piece.bytes == size && is_idle(piece)",
+        "piece.bytes == size",
+        "pinned memory: what a reader needs is given away",
+    ),
+    Fault("pinned.cu", "  ++piece.owners;\n", "", "pinned memory: a graph owns nothing"),
+    Fault(
+        "conflict_margin.cu",
+        "is_exact_in_float32(dtype) || rounded == 0",
+        "true",
+        "margin: a rounded distance is taken for an exact one",
     ),
     Fault("layer_work.h", "take(work.order, num_rows);", "take(work.order, num_rows / 2);", "memory: half a list"),
     Fault(
