@@ -19,15 +19,16 @@ from .config_options import add_config_options, given_options
 from .progress import Progress
 
 EXIT_DIVERGED = 1
+REQUIRED = ("torch", "safetensors")
 LESS_MEMORY = "make --batch-size, --probe-size or the network smaller"
 
 
 def add_run_options(parser: argparse.ArgumentParser, kind: type[Any], out: str) -> None:
     """The options of a config, and where its run goes."""
     run = parser.add_argument_group("the run")
-    run.add_argument("--out", default=out, metavar="DIR", help=f"folder to write (default {out})")
+    run.add_argument("--out", default=out, metavar="DIR", help=f"the folder to write (default {out})")
     run.add_argument(
-        "--config", metavar="FILE", help="config.json to take options from; options on the command line win"
+        "--config", metavar="FILE", help="the config.json to take options from; options on the command line win"
     )
     again = run.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on with the run in DIR after its last complete epoch")
@@ -88,7 +89,7 @@ def require_torch_for(command: str) -> None:
     Raises:
         ImportError: torch or safetensors is missing.
     """
-    missing = [name for name in ("torch", "safetensors") if importlib.util.find_spec(name) is None]
+    missing = [name for name in REQUIRED if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(f"cbkernels {command} trains networks and needs {missing[0]}: pip install torch safetensors")
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...arrays import not_numbered
 from ...models.evaluation import device_of
 from ..config import TrainConfig
 from .augmentation import AUGMENTATIONS, AUTO
@@ -124,11 +125,16 @@ def divided(
 
 
 def _pair(given: tuple[Any, Any], name: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    images, labels = (torch.as_tensor(each) for each in given)
+    images, labels = (each if isinstance(each, torch.Tensor) else np.asarray(each) for each in given)
+    if not isinstance(labels, torch.Tensor) and labels.dtype.kind not in "biu":
+        raise not_numbered(f"{name} has labels of", labels.dtype)
+    images, labels = torch.as_tensor(images), torch.as_tensor(labels)
     if len(images) != len(labels) or labels.ndim != 1:
         raise ValueError(f"{name} has {len(images)} samples and labels of shape {tuple(labels.shape)}; one label each")
-    if labels.is_floating_point() or (len(labels) and int(labels.min()) < 0):
-        raise ValueError(f"{name} has labels of {labels.dtype} from {labels.min()}; they must count from 0")
+    if labels.is_floating_point() or labels.is_complex():
+        raise not_numbered(f"{name} has labels of", labels.dtype)
+    if len(labels) and int(labels.min()) < 0:
+        raise ValueError(f"{name} has labels from {labels.min()}; they must count from 0")
     return images.to(device), labels.to(device, torch.int64)
 
 

@@ -67,7 +67,7 @@ def _warmed_up(update: int, warmup: int) -> float:
 SCHEDULES = Choices("schedule", [
     Schedule("constant", "the same learning rate in all epochs, as in the papers", _constant),
     Schedule("cosine", "half a cosine, from the learning rate down to 0", _cosine),
-    Schedule("onecycle", "up from 1/25 of the learning rate, then down to 1/250,000", _onecycle, warmup_share=0.3),
+    Schedule("onecycle", "a rise from 1/25 of the learning rate, a fall to 1/250,000", _onecycle, warmup_share=0.3),
 ])  # fmt: skip
 
 
