@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ._version import __version__
-from .commands import autotune, demo, info, measure, remove, report, repr, train
+from .commands import autotune, demo, info, measure, remove, report, repr, scan, train
 from .commands.output import Output
 from .stopping import Stop
 from .tables import shown
@@ -102,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(goes_on=None, less_memory="give it less to do at once")
     parser.add_argument("--version", action="version", version=f"cbkernels {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (info, measure, train, autotune, remove, repr, report, demo):
+    for module in (info, measure, scan, train, autotune, remove, repr, report, demo):
         subparser = module.add_parser(commands)
         subparser.set_defaults(run=module.run, usage=subparser.format_help)
         if subparser.epilog is None:
