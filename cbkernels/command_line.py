@@ -126,10 +126,8 @@ def _as_typed(said: str, usage: str) -> str:
     """
     for option in sorted(set(re.findall(r"--(?!no-)[a-z][a-z-]*", usage)), key=len, reverse=True):
         name = option[2:].replace("-", "_")
-        places = (
-            rf"(?<![\w./'\"-]){name}(?![\w./'\"-])" if "_" in name else rf"^{name}(?= is )|(?<=a run with ){name}\b"
-        )
-        said = re.sub(places, option, said)
+        places = rf"^{name}(?= is )|(?<=a run with ){name}\b|(?<=only ){name}(?= may)"
+        said = re.sub(rf"(?<![\w./'\"-]){name}(?![\w./'\"-])" if "_" in name else places, option, said)
     return said
 
 

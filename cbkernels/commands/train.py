@@ -19,7 +19,10 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "train", help="train a network and measure every layer after every epoch", description=_DESCRIPTION
     )
-    add_run_options(parser, TrainConfig, "runs/train")
+    resume = (
+        "go on with the run in DIR after its last complete epoch; of what decides its numbers only --epochs may be "
+    )
+    add_run_options(parser, TrainConfig, "runs/train", f"{resume}larger, with a constant schedule")
     return parser
 
 

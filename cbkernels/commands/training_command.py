@@ -23,7 +23,10 @@ REQUIRED = ("torch", "safetensors")
 LESS_MEMORY = "make --batch-size, --probe-size or the network smaller"
 
 
-def add_run_options(parser: argparse.ArgumentParser, kind: type[Any], out: str) -> None:
+def add_run_options(
+    parser: argparse.ArgumentParser, kind: type[Any], out: str,
+    resume: str = "go on with the run in DIR after its last complete epoch",
+) -> None:  # fmt: skip
     """The options of a config, and where its run goes."""
     run = parser.add_argument_group("the run")
     run.add_argument("--out", default=out, metavar="DIR", help=f"the folder to write (default {out})")
@@ -31,7 +34,7 @@ def add_run_options(parser: argparse.ArgumentParser, kind: type[Any], out: str) 
         "--config", metavar="FILE", help="the config.json to take options from; options on the command line win"
     )
     again = run.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="go on with the run in DIR after its last complete epoch")
+    again.add_argument("--resume", action="store_true", help=resume)
     again.add_argument("--overwrite", action="store_true", help="delete the run in DIR")
     run.add_argument("--json", action="store_true", help="print result.json instead of a table")
     parser.set_defaults(

@@ -23,6 +23,7 @@ from ..loop.epochs import Training
 from ..loop.measured_epochs import MeasuredTraining, progress_line, times
 from ..loop.measuring import cost_of
 from ..loop.repr_cycles import cycles_of
+from ..loop.schedules import SCHEDULES
 from ..trained_run import teacher_of
 
 Show = Callable[[str, int, int], None]
@@ -43,7 +44,8 @@ def train(
     Args:
         config: what and how.
         out: the run folder; made if it is missing.
-        resume: go on after the last epoch that was written; the result is that of an undisturbed run.
+        resume: go on after the last epoch that was written; the result is that of an undisturbed run. The config may
+            have more epochs than before where its schedule does not depend on their number.
         overwrite: delete the run that is in the folder.
         sisters: folders of other runs on the same data, which are looked for where these found them.
         show: called after every epoch, on rank 0, with a line of progress, the epoch, and the number of epochs.
@@ -68,7 +70,9 @@ def train(
         with ranks.failing_together():
             if ranks.is_first:
                 stored = to_dict(config)
-                folder = opened.enter_context(open_folder(out, "train", stored, resume=resume, overwrite=overwrite))
+                folder = opened.enter_context(
+                    open_folder(out, "train", stored, resume=resume, overwrite=overwrite, grows=_grows(config))
+                )
                 folder.write_json("env.json", environment(samples))
             log = RunLog(folder, tensorboard=config.tensorboard)
             content = log.load() if resume else None
@@ -88,6 +92,12 @@ def train(
         if folder is not None:
             folder.write_json("result.json", result)
     return result
+
+
+def _grows(config: TrainConfig) -> dict[str, str]:
+    """The epochs of a run may become more, unless what it has done already would have been different."""
+    depends = SCHEDULES[config.schedule].ends
+    return {"epochs": f"the schedule {config.schedule} depends on their number" if depends else ""}
 
 
 def _result(config: TrainConfig, measured: MeasuredTraining, log: RunLog) -> dict[str, Any]:
