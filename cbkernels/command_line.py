@@ -7,6 +7,7 @@ runs, not even NumPy, so ``--help`` is quick.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 import warnings
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ._version import __version__
-from .commands import autotune, demo, info, measure, remove, report, repr, scan, train
+from .commands import autotune, completion, demo, info, measure, remove, report, repr, scan, train
 from .commands.output import Output
 from .stopping import Stop
 from .tables import shown
@@ -59,7 +60,10 @@ def run(arguments: Sequence[str] | None, stop: Stop) -> int:
     with redirect_stdout(out), redirect_stderr(errors), warnings.catch_warnings():
         warnings.showwarning = _warned
         try:
-            parsed = _parser().parse_args(arguments)
+            parser = _parser()
+            if "_ARGCOMPLETE" in os.environ:  # a shell asks
+                completion.complete(parser)
+            parsed = parser.parse_args(arguments)
             stop.advice = lambda: _goes_on(parsed)
             return _run(parsed, stop)
         finally:
@@ -102,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(goes_on=None, less_memory="give it less to do at once")
     parser.add_argument("--version", action="version", version=f"cbkernels {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (info, measure, scan, train, autotune, remove, repr, report, demo):
+    for module in (info, measure, scan, train, autotune, remove, repr, report, demo, completion):
         subparser = module.add_parser(commands)
         subparser.set_defaults(run=module.run, usage=subparser.format_help)
         if subparser.epilog is None:

@@ -12,7 +12,7 @@ from cbkernels.command_line import main
 from cbkernels.commands.training_command import REQUIRED
 from cbkernels.training.policies import POLICIES
 
-COMMANDS = ("", "info", "measure", "scan", "train", "autotune", "remove", "repr", "report", "demo")
+COMMANDS = ("", "info", "measure", "scan", "train", "autotune", "remove", "repr", "report", "demo", "completion")
 NO_NOUN = re.compile(r"(of|as|at|by|with|without|in|also|from|for|see|where|to|too|inside|often|only|overlap)\b")
 """How a phrase begins that lacks what it speaks of."""
 
