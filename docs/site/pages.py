@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -50,7 +49,7 @@ def on_page_markdown(markdown: str, **_: object) -> str:
 def help_of(command: str) -> str:
     """A command's help, as a section."""
     done = subprocess.run(
-        [sys.executable, "-m", *command.split(), "--help"], cwd=ROOT, env={**os.environ, "COLUMNS": "100"},
+        [*command.split(), "--help"], cwd=ROOT, env={**os.environ, "COLUMNS": "100"},
         stdout=subprocess.PIPE, text=True, check=True,
     )  # fmt: skip
     return f"## {command}\n\n```text\n{done.stdout.rstrip()}\n```"
