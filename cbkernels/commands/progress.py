@@ -53,6 +53,11 @@ class Progress:
         self._bar.update(epoch - self._bar.n)
         self._bar.refresh()
 
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        self._close_bar()
+        print(shown(line), file=sys.stderr, flush=True)
+
     def _close_bar(self) -> None:
         if self._bar is not None:
             self._bar.close()

@@ -46,9 +46,9 @@ def add_run_options(
 
 def run_training(
     arguments: argparse.Namespace, command: str, kind: type[Any], run: Callable[..., dict[str, Any]],
-    text: Callable[[dict[str, Any]], str],
+    text: Callable[[dict[str, Any]], str], *, says: bool = False,
 ) -> int:  # fmt: skip
-    """Run ``run(config, out, ...)`` and print what came of it.
+    """Run ``run(config, out, ...)`` and print what came of it; with ``says`` it says more than a line an epoch.
 
     Returns:
         0; 1 when the training diverged.
@@ -59,7 +59,8 @@ def run_training(
     config = config_of(arguments, command, kind)
     is_first = is_first_process()
     with Progress(log=is_first) as progress:
-        result = run(config, arguments.out, resume=arguments.resume, overwrite=arguments.overwrite, show=progress.epoch)
+        told: dict[str, Any] = {"show": progress.epoch, **({"say": progress.say} if says else {})}
+        result = run(config, arguments.out, resume=arguments.resume, overwrite=arguments.overwrite, **told)
     if is_first:
         tell(result, text, arguments.json, Path(arguments.out))
         if result["status"] == "diverged":

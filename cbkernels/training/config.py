@@ -6,8 +6,9 @@ A field's ``metadata`` holds what the command line says of it; ``commands/config
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from difflib import get_close_matches
 from functools import partial
 from operator import ge, gt, le, lt
 from typing import Any, TypeVar
@@ -28,6 +29,8 @@ from .networks.weights import WEIGHTS
 from .policies import POLICIES, Policy, Removes, policy_of
 
 WHAT_IF = ("bfloat16", "float16")
+_DEPTH = "the number of layers in a network of one stage (fnn, cnn)"
+_WIDTH = "the number of units or filters in each of these layers"
 Config = TypeVar("Config")
 
 
@@ -75,8 +78,8 @@ class TrainConfig:
         below=2**32,
     )
     model: str = _network("fnn", "the kind of network", choices=MODELS)
-    depth: int = _network(50, "the number of layers in a network of one stage (fnn, cnn)", "N", least=1)
-    width: int = _network(10, "the number of units or filters in each of these layers", "N", least=1)
+    depth: int = _network(3, _DEPTH, "N", least=1)
+    width: int = _network(64, _WIDTH, "N", least=1)
     blocks: tuple[int, ...] = _network(
         (3, 12, 41, 3),
         "the number of blocks in each stage of a network of several stages (vgg, resnet)",
@@ -165,6 +168,8 @@ class TrainConfig:
 class AutotuneConfig(TrainConfig):
     """``cbkernels autotune``: train, remove what conflicts early on, start again."""
 
+    depth: int = _network(50, _DEPTH, "N", least=1)
+    width: int = _network(10, _WIDTH, "N", least=1)
     probe_size: int | None = _measuring(  # type: ignore[assignment]
         None, "the number of training samples that are measured (default: what the policy says)", "N", least=2
     )
@@ -302,6 +307,17 @@ def from_dict(kind: type[Config], content: Mapping[str, Any]) -> Config:
     known = {each.name for each in fields(kind)}  # type: ignore[arg-type]
     now = {each.metadata.get("was"): each.name for each in fields(kind)}  # type: ignore[arg-type]
     content = {now.get(name, name): value for name, value in content.items()}
-    if unknown := sorted(set(content) - known):
-        raise ValueError(f"{unknown[0]!r} is not an option of {kind.__name__}; it has {', '.join(sorted(known))}")
+    require_known(content, known, kind.__name__)
     return kind(**content)
+
+
+def require_known(options: Iterable[str], known: Collection[str], owner: str) -> None:
+    """Refuse the first name that is none of those that are known, with the nearest of these.
+
+    Raises:
+        ValueError: there is such a name.
+    """
+    if unknown := sorted(set(options) - set(known)):
+        near = get_close_matches(unknown[0], known, n=1)
+        hint = f"do you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(known))}"
+        raise ValueError(f"{unknown[0]!r} is not an option of {owner}; {hint}")

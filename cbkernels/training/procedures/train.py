@@ -20,6 +20,7 @@ from ..config import TrainConfig, to_dict
 from ..configured import data_set_of, environment, network_of, require_apart_from_data, settled, threads_of
 from ..data.samples import samples_of
 from ..loop.epochs import Training
+from ..loop.estimate import Estimate
 from ..loop.measured_epochs import MeasuredTraining, progress_line, times
 from ..loop.measuring import cost_of
 from ..loop.repr_cycles import cycles_of
@@ -38,6 +39,7 @@ def train(
     overwrite: bool = False,
     sisters: Sequence[str | os.PathLike[str]] = (),
     show: Show = lambda status, epoch, epochs: None,
+    say: Callable[[str], object] = lambda line: None,
 ) -> dict[str, Any]:
     """Train one network, measure it after every epoch, write the run folder.
 
@@ -49,6 +51,7 @@ def train(
         overwrite: delete the run that is in the folder.
         sisters: folders of other runs on the same data, which are looked for where these found them.
         show: called after every epoch, on rank 0, with a line of progress, the epoch, and the number of epochs.
+        say: called once, on rank 0, with how long the training will take, after its first batches.
 
     Returns:
         What ``result.json`` holds, on every rank.
@@ -79,7 +82,10 @@ def train(
         content = ranks.told_by_first(content)
         if content is not None:
             measured.load_state(content["measured"])
+        began = measured.epoch
         while measured.goes_on(config.epochs):
+            if ranks.is_first and measured.epoch == max(0, began):
+                training.after_batch = _estimate(measured, config, say)
             line = measured.next_epoch(log)
             if not measured.has_diverged:  # the last good weights stay
                 with ranks.failing_together():
@@ -92,6 +98,11 @@ def train(
         if folder is not None:
             folder.write_json("result.json", result)
     return result
+
+
+def _estimate(measured: MeasuredTraining, config: TrainConfig, say: Callable[[str], object]) -> Estimate:
+    beside = (measured.seconds["measuring"] + measured.seconds["evaluating"]) / (measured.epoch + 1)
+    return Estimate(config.epochs - measured.epoch, beside, measured.training.samples.device, say)
 
 
 def _grows(config: TrainConfig) -> dict[str, str]:
