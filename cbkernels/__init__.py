@@ -25,6 +25,7 @@ except ImportError as error:
 
 from . import lazy
 from ._version import __version__
+from .runs.ending import AT_END as _at_end
 
 if _core.version != __version__:
     raise ImportError(
@@ -32,7 +33,24 @@ if _core.version != __version__:
         "run `pip install .` in the source folder again"
     )
 
+
+def _draw(folder: Path) -> None:
+    """The page of a run; without what draws it the run is whole all the same."""
+    import warnings
+
+    from .page.run_page import write_report
+
+    try:
+        write_report([folder], folder / "report.html")
+    except (ImportError, ValueError) as error:
+        warnings.warn(f"{folder} has no report: {error}", stacklevel=2)
+
+
+_at_end.append(_draw)
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from . import integrations, training
     from .bundle import bundle_entropy, bundle_entropy_layers, bundle_rows, conflict_margin
     from .distributed import compute_across_ranks

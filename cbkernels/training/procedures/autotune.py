@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from functools import partial
@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
 from ..._version import __version__
 from ...files.folders import output_path
@@ -24,13 +25,14 @@ from ...files.json_files import finite_or_none
 from ...findings.layer_report import LayerReport
 from ...ranks import Ranks, device_named, joined
 from ...result import BundleResult
+from ...runs.ending import AT_END
 from ...runs.log import RunLog
 from ...runs.stored_runs import open_folder
 from ...tables import html_table
-from ..config import AutotuneConfig, TrainConfig, to_dict
+from ..config import AutotuneConfig, TrainConfig, require_known, to_dict
 from ..configured import data_set_of, environment, network_of, require_apart_from_data, settled, threads_of
 from ..data.samples import AsGiven, Samples, divided, samples_of
-from ..loop.epochs import Training
+from ..loop.epochs import Recipe, Training
 from ..loop.measured_epochs import MeasuredTraining, progress_line, times
 from ..loop.measuring import cost_of
 from ..networks.architecture import Architecture
@@ -71,12 +73,15 @@ class Autotuned:
 def autotune(
     build: Build,
     architecture: Architecture | tuple[int, ...],
-    train_data: tuple[Any, Any],
-    test_data: tuple[Any, Any] | None = None,
+    train_data: tuple[Any, Any] | Dataset[Any] | DataLoader[Any],
+    test_data: tuple[Any, Any] | Dataset[Any] | DataLoader[Any] | None = None,
     *,
     out: str | os.PathLike[str] | None = None,
     block_names: Callable[[nn.Module], BlockNames] | None = None,
     policy: str | Policy | Removes = "all",
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+    optimizer: str | Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = AutotuneConfig.optimizer,
+    schedule: str | Callable[[torch.optim.Optimizer, int], Any] = AutotuneConfig.schedule,
     resume: bool = False,
     overwrite: bool = False,
     show: Show = lambda status, epoch, epochs: None,
@@ -88,11 +93,15 @@ def autotune(
         build: makes a network with the blocks per stage of ``architecture.blocks``; called once a round, after
             ``torch.manual_seed(seed)``.
         architecture: where to start, an ``Architecture`` or the blocks per stage.
-        train_data: samples (N, ...), which the network takes as they are, and labels (N,), integers from 0.
+        train_data: samples (N, ...), which the network takes as they are, and labels (N,), integers from 0; or a
+            ``Dataset`` or ``DataLoader`` of such pairs, which is read once and kept in memory, augmentation included.
         test_data: the same, for the accuracies; None: there are none.
-        out: run folder; None: nothing is written.
+        out: run folder, in which ``report.html`` is the page of the run; None: nothing is written.
         block_names: names the network's blocks, stage by stage; None: the network's method ``block_names()`` does.
         policy: a name of ``policies.POLICIES``, a ``Policy`` of your own, or its function alone.
+        loss: (logits, labels) -> a scalar; None: cross-entropy.
+        optimizer: (parameters) -> a new optimizer; or a name of ``--optimizer``, made by the options.
+        schedule: (optimizer, updates of a round) -> a scheduler, stepped after every update; or a name.
         resume, overwrite: go on with, or delete, the run in ``out``.
         show: called after every epoch with a line of progress, the epoch, and the number of epochs.
         options: fields of ``AutotuneConfig`` but those of data and network: epochs, seed, probe_size, ...
@@ -117,7 +126,11 @@ def autotune(
     """
     start = architecture if isinstance(architecture, Architecture) else Architecture(architecture)
     chosen = policy_of(policy)
-    config, described = _own_config(start, {"policy": chosen, **options})
+    own = {"loss": loss, "optimizer": optimizer, "schedule": schedule}
+    brought: dict[str, Any] = {name: value for name, value in own.items() if callable(value)}
+    named = {name: value for name, value in own.items() if name not in brought and value is not None}
+    config, described = _own_config(start, {"policy": chosen, **named, **options})
+    described |= {name: getattr(f, "__qualname__", type(f).__qualname__) for name, f in brought.items()}
     device, out = device_named(config.device), None if out is None else output_path(out, config.distill_from)
 
     def built(wanted: Architecture) -> nn.Module:
@@ -126,8 +139,12 @@ def autotune(
 
     with joined(device) as ranks, settled(config.threads):
         samples = divided(train_data, test_data, AsGiven(), config, device)
-        tuning = _Tuning(config, start, samples, ranks, built, block_names, chosen, show)
-        return tuning.run(out, described, resume, overwrite)
+        tuning = _Tuning(config, start, samples, ranks, built, block_names, chosen, show, Recipe(**brought))
+        tuned = tuning.run(out, described, resume, overwrite)
+        if out is not None and ranks.is_first:
+            for done in AT_END:
+                done(out)
+        return tuned
 
 
 def _own_config(architecture: Architecture, options: dict[str, Any]) -> tuple[AutotuneConfig, dict[str, Any]]:
@@ -138,6 +155,8 @@ def _own_config(architecture: Architecture, options: dict[str, Any]) -> tuple[Au
         raise ValueError(
             f"{refused[0]} is {options[refused[0]]!r}; it is decided by build and train_data, leave it out"
         )
+    known = {f.name for f in fields(AutotuneConfig)} - of_network | {"validation_share"}
+    require_known(options, known, "autotune")
     config = AutotuneConfig(**options)
     described = {name: value for name, value in to_dict(config).items() if name not in of_network}
     return config, described | {"architecture": architecture.to_dict()}
@@ -177,7 +196,7 @@ class _Tuning:
 
     def __init__(
         self, config: AutotuneConfig, architecture: Architecture, samples: Samples, ranks: Ranks, build: Build,
-        block_names: Callable[[nn.Module], BlockNames] | None, policy: Policy, show: Show,
+        block_names: Callable[[nn.Module], BlockNames] | None, policy: Policy, show: Show, recipe: Recipe | None = None,
     ) -> None:  # fmt: skip
         if config.repr:
             raise ValueError("repr is True; auto-tune trains without RePr, take cbkernels train --repr")
@@ -194,6 +213,7 @@ class _Tuning:
         self.equality = ""
         self._teacher = teacher_of(config, samples.device)
         self._build, self._names, self._policy, self._show = build, block_names, policy, show
+        self._recipe = recipe
 
     def run(
         self, out: str | os.PathLike[str] | None, described: dict[str, Any], resume: bool, overwrite: bool
@@ -233,7 +253,7 @@ class _Tuning:
 
     def _measured_training(self) -> MeasuredTraining:
         model = self._build(self.architecture)
-        training = Training(model, self.config, self.samples, self.ranks, self._teacher)
+        training = Training(model, self.config, self.samples, self.ranks, self._teacher, self._recipe)
         names = self._block_names(training.model)
         counts = tuple(len(stage) for stage in names)
         if counts != self.architecture.blocks:
