@@ -34,14 +34,14 @@ if _core.version != __version__:
     )
 
 
-def _draw(folder: Path) -> None:
+def _draw(folder: str) -> None:
     """The page of a run; without what draws it the run is whole all the same."""
     import warnings
 
     from .page.run_page import write_report
 
     try:
-        write_report([folder], folder / "report.html")
+        write_report([folder], f"{folder}/report.html")
     except (ImportError, ValueError) as error:
         warnings.warn(f"{folder} has no report: {error}", stacklevel=2)
 
@@ -49,8 +49,6 @@ def _draw(folder: Path) -> None:
 _at_end.append(_draw)
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from . import integrations, training
     from .bundle import bundle_entropy, bundle_entropy_layers, bundle_rows, conflict_margin
     from .distributed import compute_across_ranks

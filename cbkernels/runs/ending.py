@@ -6,6 +6,5 @@ The root of the package puts the drawing of its page here: a training knows no p
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
-AT_END: list[Callable[[Path], object]] = []
+AT_END: list[Callable[[str], object]] = []

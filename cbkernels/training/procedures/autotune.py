@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from functools import partial
@@ -79,9 +79,6 @@ def autotune(
     out: str | os.PathLike[str] | None = None,
     block_names: Callable[[nn.Module], BlockNames] | None = None,
     policy: str | Policy | Removes = "all",
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
-    optimizer: str | Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = AutotuneConfig.optimizer,
-    schedule: str | Callable[[torch.optim.Optimizer, int], Any] = AutotuneConfig.schedule,
     resume: bool = False,
     overwrite: bool = False,
     show: Show = lambda status, epoch, epochs: None,
@@ -99,12 +96,10 @@ def autotune(
         out: run folder, in which ``report.html`` is the page of the run; None: nothing is written.
         block_names: names the network's blocks, stage by stage; None: the network's method ``block_names()`` does.
         policy: a name of ``policies.POLICIES``, a ``Policy`` of your own, or its function alone.
-        loss: (logits, labels) -> a scalar; None: cross-entropy.
-        optimizer: (parameters) -> a new optimizer; or a name of ``--optimizer``, made by the options.
-        schedule: (optimizer, updates of a round) -> a scheduler, stepped after every update; or a name.
         resume, overwrite: go on with, or delete, the run in ``out``.
         show: called after every epoch with a line of progress, the epoch, and the number of epochs.
-        options: fields of ``AutotuneConfig`` but those of data and network: epochs, seed, probe_size, ...
+        options: fields of ``AutotuneConfig`` but those of data and network, such as epochs or seed; loss, optimizer
+            and schedule may be functions, as in ``Recipe``.
 
     Returns:
         The network, its architecture, and what happened.
@@ -125,30 +120,26 @@ def autotune(
         ('trained', True)
     """
     start = architecture if isinstance(architecture, Architecture) else Architecture(architecture)
-    chosen = policy_of(policy)
-    own = {"loss": loss, "optimizer": optimizer, "schedule": schedule}
-    brought: dict[str, Any] = {name: value for name, value in own.items() if callable(value)}
-    named = {name: value for name, value in own.items() if name not in brought and value is not None}
-    config, described = _own_config(start, {"policy": chosen, **named, **options})
-    described |= {name: getattr(f, "__qualname__", type(f).__qualname__) for name, f in brought.items()}
+    config, recipe, described = _own_config(start, {"policy": (chosen := policy_of(policy)), **options})
     device, out = device_named(config.device), None if out is None else output_path(out, config.distill_from)
-
-    def built(wanted: Architecture) -> nn.Module:
-        torch.manual_seed(config.seed)
-        return build(wanted)
-
     with joined(device) as ranks, settled(config.threads):
         samples = divided(train_data, test_data, AsGiven(), config, device)
-        tuning = _Tuning(config, start, samples, ranks, built, block_names, chosen, show, Recipe(**brought))
+        again = partial(_seeded, build, config.seed)
+        tuning = _Tuning(config, start, samples, ranks, again, block_names, chosen, show, recipe)
         tuned = tuning.run(out, described, resume, overwrite)
-        if out is not None and ranks.is_first:
-            for done in AT_END:
-                done(out)
-        return tuned
+    for done in AT_END if out is not None and ranks.is_first else ():
+        done(str(out))
+    return tuned
 
 
-def _own_config(architecture: Architecture, options: dict[str, Any]) -> tuple[AutotuneConfig, dict[str, Any]]:
-    """The config of a network of one's own, and what ``config.json`` holds of it."""
+def _seeded(build: Build, seed: int, wanted: Architecture) -> nn.Module:
+    torch.manual_seed(seed)
+    return build(wanted)
+
+
+def _own_config(architecture: Architecture, options: dict[str, Any]) -> tuple[AutotuneConfig, Recipe, dict[str, Any]]:
+    """The config of a network of one's own, what is no config of it, and what ``config.json`` holds of both."""
+    recipe = Recipe(**{f.name: options.pop(f.name) for f in fields(Recipe) if callable(options.get(f.name))})
     of_network = {f.name for f in fields(TrainConfig) if f.metadata["group"] in ("data", "network")}
     refused = sorted(of_network & set(options) - {"validation_share"})
     if refused:
@@ -159,7 +150,9 @@ def _own_config(architecture: Architecture, options: dict[str, Any]) -> tuple[Au
     require_known(options, known, "autotune")
     config = AutotuneConfig(**options)
     described = {name: value for name, value in to_dict(config).items() if name not in of_network}
-    return config, described | {"architecture": architecture.to_dict()}
+    brought = {f.name: value for f in fields(Recipe) if (value := getattr(recipe, f.name)) is not f.default}
+    described |= {name: getattr(value, "__qualname__", type(value).__qualname__) for name, value in brought.items()}
+    return config, recipe, described | {"architecture": architecture.to_dict()}
 
 
 def autotune_configured(

@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from ..._version import __version__
 from ...files.folders import output_path
 from ...ranks import device_named, joined
+from ...runs.folder import RunFolder
 from ...runs.log import RunLog
 from ...runs.stored_runs import open_folder
 from ..config import TrainConfig, to_dict
@@ -69,17 +71,7 @@ def train(
         model = network_of(config, config.architecture, samples)
         training = Training(model, config, samples, ranks, teacher_of(config, device))
         measured = MeasuredTraining("train", 0, training, model.block_names(), overlap=True)
-        folder, content = None, None
-        with ranks.failing_together():
-            if ranks.is_first:
-                stored = to_dict(config)
-                folder = opened.enter_context(
-                    open_folder(out, "train", stored, resume=resume, overwrite=overwrite, grows=_grows(config))
-                )
-                folder.write_json("env.json", environment(samples))
-            log = RunLog(folder, tensorboard=config.tensorboard)
-            content = log.load() if resume else None
-        content = ranks.told_by_first(content)
+        folder, log, content = _opened(opened, out, config, measured, resume, overwrite)
         if content is not None:
             measured.load_state(content["measured"])
         began = measured.epoch
@@ -98,6 +90,23 @@ def train(
         if folder is not None:
             folder.write_json("result.json", result)
     return result
+
+
+def _opened(
+    opened: ExitStack, out: Path, config: TrainConfig, measured: MeasuredTraining, resume: bool, overwrite: bool
+) -> tuple[RunFolder | None, RunLog, dict[str, Any] | None]:
+    """The run folder (rank 0's), its log, and the last checkpoint of a run that goes on."""
+    folder, content, ranks = None, None, measured.training.ranks
+    with ranks.failing_together():
+        if ranks.is_first:
+            stored, grows = to_dict(config), _grows(config)
+            folder = opened.enter_context(
+                open_folder(out, "train", stored, resume=resume, overwrite=overwrite, grows=grows)
+            )
+            folder.write_json("env.json", environment(measured.training.samples))
+        log = RunLog(folder, tensorboard=config.tensorboard)
+        content = log.load() if resume else None
+    return folder, log, ranks.told_by_first(content)
 
 
 def _estimate(measured: MeasuredTraining, config: TrainConfig, say: Callable[[str], object]) -> Estimate:
