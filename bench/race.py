@@ -35,6 +35,8 @@ class Contender:
     """None: as the case is."""
     is_peer: bool = False
     estimate_s: float = 0.0
+    absent: str = ""
+    """Why it cannot run here."""
     acts: Any = None
     """None: those of the case."""
     small: Any = None
@@ -82,7 +84,9 @@ class Race:
         for c in contenders:
             limit = limits().loop_skip_s if c.name == "pairwise loop" else limits().peer_skip_s
             limit = min(limit, 0.1) if late else limit
-            if c.is_peer and c.estimate_s > limit:
+            if c.absent:
+                skipped[c.name] = c.absent
+            elif c.is_peer and c.estimate_s > limit:
                 skipped[c.name] = f"estimated {c.estimate_s:.1f} s, limit {limit:g} s"
             else:
                 racing.append(c)

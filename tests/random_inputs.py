@@ -132,3 +132,27 @@ def small_bundles(seed: int, num_rows: int) -> np.ndarray:
     for row in rng.integers(num_rows, size=num_rows // 10):
         rows[row, rng.integers(num_columns)] = rng.choice([np.nan, 0.0, 7.0])
     return rows
+
+
+BOTH_TAILS = (206, 434, 455, 953, 1280, 1839)
+"""Seeds of `rows_in_both_tails` whose closest pair is lost without a look at which of two rows is the higher one."""
+
+
+def rows_in_both_tails(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and labels; in every column most rows are far from some higher and from some lower row."""
+    rng = np.random.default_rng(seed)
+    num_rows, num_columns = int(rng.integers(12, 70)), int(rng.integers(2, 7))
+    acts = rng.integers(0, rng.integers(2, 12), (num_rows, num_columns)) * rng.choice([1.0, 2, 5], size=num_columns)
+    acts = acts + rng.choice([0, 0.5, 0.25], size=acts.shape)
+    acts[:, 0] = np.sort(rng.random(num_rows)) * rng.choice([10, 40, 80])
+    return acts, np.arange(num_rows) if rng.random() < 0.5 else rng.integers(3, size=num_rows)
+
+
+def rows_of_one_close_pair(first: int, second: int) -> tuple[np.ndarray, float]:
+    """1,100 rows of which the two with these numbers, counted along the widest column, are the closest by far; and
+    how far apart they are."""
+    rng = np.random.default_rng(first)
+    acts = rng.random((1100, 60))
+    acts[second] = acts[first]
+    acts[:, 7] = np.arange(1100) * 0.002
+    return acts[rng.permutation(1100)], float(acts[second, 7] - acts[first, 7])

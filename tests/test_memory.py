@@ -87,6 +87,14 @@ def test_sixty_four_bytes_a_row_when_every_row_conflicts() -> None:
     assert extra_bytes_a_row(ROWS["one_column"], "cb.bundle_entropy(acts, own_labels)") <= 64
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_sixty_four_bytes_a_row_for_the_margin(threads: int) -> None:
+    acts = "np.random.default_rng(0).standard_normal((500_000, 1))"  # so many groups as rows
+    assert extra_bytes_a_row(acts, "cb.conflict_margin(acts, labels)", threads) <= 64
+    acts = "np.random.default_rng(0).standard_normal((500_000, 2), np.float32) * (1, 1e-9)"
+    assert extra_bytes_a_row(acts, "cb.conflict_margin(acts, own_labels)", threads) <= 64
+
+
 def test_wide_rows_cost_no_more_than_narrow_ones() -> None:
     """250 MB of rows that are read to the end: the kernel keeps none of them."""
     acts = "np.zeros((1000, 62_500), np.float32) + np.arange(1000, dtype=np.float32)[:, None] // 10"

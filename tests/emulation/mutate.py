@@ -1,4 +1,4 @@
-"""Plant faults in csrc/cuda, one at a time: does a short run on the emulated devices notice?
+"""Plant faults in csrc/cuda and csrc/cpu, one at a time: does a short run on the emulated devices and the CPU notice?
 
 ``make mutate`` prints caught / planted; fewer than nine in ten is a failure. A fault is a text and what takes its
 place, compiled in a copy of csrc; ``probe.py`` is what every faulty module has to survive, and the right one does.
@@ -26,11 +26,16 @@ MOST_SECONDS = 120
 
 
 class Fault(NamedTuple):
-    file: str  # in csrc/cuda
+    file: str  # in csrc/, below `half`
     text: str
     replacement: str
     what: str
     occurrence: int = 1
+    half: str = "cuda"
+
+    @property
+    def path(self) -> str:
+        return f"csrc/{self.half}/{self.file}"
 
 
 FAULTS = [
@@ -186,6 +191,41 @@ FAULTS = [
         "adding up over a warp: the lane counts itself",
     ),
     Fault("layer_work.h", "take(work.order, num_rows);", "take(work.order, num_rows / 2);", "memory: half a list"),
+    Fault(
+        "conflict_margin.cpp",
+        "close_far(low, high, [&](Value l, Value h) { return l < h && ",
+        "close_far(low, high, [&](Value l, Value h) { return ",
+        "margin: a row in both tails counts as high when it is low",
+        half="cpu",
+    ),
+    Fault(
+        "conflict_margin.cpp",
+        "bounds[is_near(g + 1) ? g + 2 : g + 1]",
+        "bounds[g + 1]",
+        "margin: rows of two groups beside each other are not compared",
+        half="cpu",
+    ),
+    Fault(
+        "conflict_margin.cpp",
+        "for (int64_t next = g + 2; is_near(next); ++next)",
+        "for (int64_t next = g + 3; is_near(next); ++next)",
+        "margin: a group behind the next one is not compared",
+        half="cpu",
+    ),
+    Fault(
+        "conflict_margin.cpp",
+        "if (distance(a[u], b[u]) >= best) return true;",
+        "return true;",
+        "margin: a pair is given up on a rounded difference",
+        half="cpu",
+    ),
+    Fault(
+        "open_pairs.h",
+        "for (int k = from.size; k-- > 0;) {",
+        "for (int k = 0; k < from.size; ++k) {",
+        "margin: what is far from an outer row closes inner ones",
+        half="cpu",
+    ),
 ]
 
 
@@ -209,15 +249,15 @@ def run_probe(module: Path) -> str:
 
 
 def objects_that_read() -> dict[str, list[str]]:
-    """File of csrc/cuda -> the objects of the build that depend on it."""
+    """Path of a file of csrc -> the objects of the build that depend on it."""
     listing = subprocess.run(["ninja", "-C", str(BUILD), "-t", "deps"], capture_output=True, text=True, check=True)
     readers: dict[str, list[str]] = {}
     for entry in listing.stdout.split("\n\n"):
         lines = entry.strip().splitlines()
         target = lines[0].split(":")[0] if lines else ""
-        if "/csrc/cuda/" in target:
+        if "/csrc/" in target:
             for line in lines[1:]:
-                found = re.search(r"/csrc/cuda/([\w.]+)$", line.strip())
+                found = re.search(r"/(csrc/\w+/[\w.]+)$", line.strip())
                 if found:
                     readers.setdefault(found[1], []).append(target)
     return readers
@@ -239,7 +279,7 @@ def faulty_text(fault: Fault, text: str) -> str:
     parts = text.split(fault.text)
     if len(parts) <= fault.occurrence:
         raise SystemExit(
-            f"csrc/cuda/{fault.file} has {len(parts) - 1} times {fault.text!r} and a fault is planned at number "
+            f"{fault.path} has {len(parts) - 1} times {fault.text!r} and a fault is planned at number "
             f"{fault.occurrence}; bring FAULTS in tests/emulation/mutate.py up to date"
         )
     before, after = fault.text.join(parts[: fault.occurrence]), fault.text.join(parts[fault.occurrence :])
@@ -248,11 +288,11 @@ def faulty_text(fault: Fault, text: str) -> str:
 
 def build(fault: Fault, readers: dict[str, list[str]], commands: dict[str, str]) -> Path | None:
     """The module with the fault, or None when it does not compile."""
-    changed = SCRATCH / "csrc" / "cuda" / fault.file
+    changed = SCRATCH / fault.path
     right_text = changed.read_text()
     changed.write_text(faulty_text(fault, right_text))
     objects = {str(path.relative_to(BUILD)): path for path in sorted((BUILD / "CMakeFiles").rglob("*.o"))}
-    for target in readers[fault.file]:
+    for target in readers[fault.path]:
         faulty = SCRATCH / Path(target).name
         command = commands[target].replace(f"{ROOT}/csrc/", f"{SCRATCH}/csrc/").replace(target, str(faulty))
         if subprocess.run(command, shell=True, cwd=BUILD, capture_output=True, check=False).returncode != 0:
@@ -279,7 +319,7 @@ def main() -> int:
     if newest.stat().st_mtime > modules[0].stat().st_mtime:
         raise SystemExit(f"{modules[0]} is older than {newest.relative_to(ROOT)}; run make emulation first")
     for fault in FAULTS:
-        faulty_text(fault, (SCRATCH / "csrc" / "cuda" / fault.file).read_text())
+        faulty_text(fault, (SCRATCH / fault.path).read_text())
     wrong = run_probe(modules[0])
     if wrong:
         raise SystemExit(f"the probe fails without any fault, so it shows nothing: {wrong}")

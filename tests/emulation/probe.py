@@ -20,7 +20,7 @@ from tests import emulation
 from tests.cases import CASES
 from tests.fuzz import check, same_counts
 from tests.inputs import place
-from tests.random_inputs import random_case
+from tests.random_inputs import BOTH_TAILS, random_case, rows_in_both_tails, rows_of_one_close_pair
 
 NAME = emulation.NAME
 SHAPES = [(0, 0), (3, 64), (2, 96), (3, 256), (1, 32)]
@@ -101,6 +101,18 @@ def fingerprints_and_margins() -> None:
         require(same, f"fingerprints of a stream {number}")
 
 
+def margins_on_the_cpu() -> None:
+    hardly_apart = np.repeat(np.random.default_rng(0).permutation(120)[:, None] * -(2.0**-30), 240, axis=1)
+    hardly_apart[np.arange(120), np.arange(120) * 2] = 1
+    cases = [*map(rows_in_both_tails, BOTH_TAILS), (hardly_apart.astype(np.float32), np.arange(120))]
+    for number, (points, names) in enumerate(cases):
+        right = cb.conflict_margin(points, names, backend="reference")
+        require(cb.conflict_margin(points, names, backend="cpu") == right, f"margin on the CPU {number}")
+    for pair in ((250, 260), (254, 513)):
+        points, apart = rows_of_one_close_pair(*pair)
+        require(cb.conflict_margin(points, np.arange(1100), backend="cpu") == apart, f"margin of the pair {pair}")
+
+
 def named_cases() -> None:
     for number, case in enumerate(CASES):
         if len(case.ids) > 300:
@@ -117,7 +129,9 @@ def main() -> int:
     if core is None:
         raise SystemExit(f"{NAME}: {missing}")
     backends.TABLE[NAME] = backends.Cuda(NAME, core.cuda)
-    for part in (random_inputs, many_rows, layers_of_one_launch, fingerprints_and_margins, named_cases):
+    backends.TABLE["cpu"] = type(backends.TABLE["cpu"])("cpu", core.cpu)
+    parts = (random_inputs, many_rows, layers_of_one_launch, fingerprints_and_margins, margins_on_the_cpu, named_cases)
+    for part in parts:
         part()
     print(f"probe: {emulation.launches()} kernel launches emulated, no difference")
     return 0

@@ -247,8 +247,8 @@ FAULTS = [
     # --- what is told
     Fault(
         "findings/tables.py",
-        "if result.num_conflicting or result.num_nan_rows else",
-        "if result.num_conflicting else",
+        "is_marked = result.num_conflicting or result.num_nan_rows",
+        "is_marked = result.num_conflicting",
         "report tables: a diverged layer looks healthy in a notebook",
         ("findings/test_layer_report.py",),
     ),

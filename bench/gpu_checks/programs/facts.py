@@ -11,7 +11,18 @@ from typing import Any
 import cbkernels
 from cbkernels import _core
 
-PACKAGES = ("numpy", "torch", "pytest", "pytest-timeout", "hypothesis", "cupy-cuda13x", "jax", "numba", "xxhash")
+PACKAGES = (
+    "numpy",
+    "torch",
+    "pytest",
+    "pytest-timeout",
+    "hypothesis",
+    "cupy-cuda13x",
+    "cudf-cu13",
+    "jax",
+    "numba",
+    "xxhash",
+)
 
 
 def version_of(package: str) -> str | None:

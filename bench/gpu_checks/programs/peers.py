@@ -1,4 +1,4 @@
-"""The peers on a GPU, ``torch.unique(dim=0)`` and ``cupy.unique(axis=0)``, beside ours in the same process.
+"""The peers on a GPU, ``torch.unique(dim=0)``, ``cupy.unique(axis=0)`` and cuDF, beside ours in the same process.
 
 ``python peers.py OUT SECONDS``. A peer whose call is expected to take long is not called, and the record says so.
 """
@@ -24,6 +24,8 @@ Json = dict[str, Any]
 LONGEST_S = 4.0
 ROUNDS = 7
 GOAL = 20.0
+MOST_COLUMNS = 1024
+"""Of a data frame."""
 
 
 def torch_unique(x: Any) -> Any:
@@ -36,7 +38,21 @@ def cupy_unique(x: Any) -> Any:
     return torch.from_dlpack(cupy.unique(cupy.from_dlpack(x), axis=0, return_inverse=True)[1])
 
 
-PEERS: dict[str, Callable[[Any], Any]] = {"torch.unique(dim=0)": torch_unique, "cupy.unique(axis=0)": cupy_unique}
+def cudf_group_by(x: Any) -> Any:
+    import cudf
+    import cupy
+
+    if x.shape[1] > MOST_COLUMNS:
+        raise ValueError(f"a data frame of {x.shape[1]} columns takes its time for them, not for their values")
+    frame = cudf.DataFrame(cupy.from_dlpack(x))
+    return torch.from_dlpack(frame.groupby(list(frame.columns), sort=False).ngroup().values)
+
+
+PEERS: dict[str, Callable[[Any], Any]] = {
+    "torch.unique(dim=0)": torch_unique,
+    "cupy.unique(axis=0)": cupy_unique,
+    "cudf ngroup": cudf_group_by,
+}
 ONE_COMPARISON_AT_A_TIME = cupy_unique
 """It sorts on the host and asks the device for every comparison."""
 
