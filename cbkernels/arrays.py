@@ -132,7 +132,7 @@ def as_labels_of_layers(labels: object, layers: Sequence[Rows], called: Sequence
     """
     view = _view(labels, "labels")
     if view.dtype in _FLOATS:
-        raise TypeError(f"labels has dtype {view.dtype}; {NUMBERED}")
+        raise not_numbered("labels has", view.dtype)
     for layer, rows in zip(called, layers, strict=True):
         if len(view.shape) != 1:
             raise ValueError(f"labels has shape {view.shape}; it must be ({rows.shape[0]},), one label per row")
@@ -143,7 +143,11 @@ def as_labels_of_layers(labels: object, layers: Sequence[Rows], called: Sequence
     return Labels(*view)
 
 
-NUMBERED = "class labels must be integers; number the classes with np.unique(labels, return_inverse=True)[1]"
+def not_numbered(labels: str, dtype: object) -> TypeError:
+    """The refusal of labels ("labels has") that are no integers; ``dtype`` is NumPy's, torch's or a name."""
+    kind = "str" if isinstance(dtype, np.dtype) and dtype.kind == "U" else str(dtype).removeprefix("torch.")
+    must = "class labels must be integers; number the classes with np.unique(labels, return_inverse=True)[1]"
+    return TypeError(f"{labels} dtype {kind}; {must}")
 
 
 def _view(x: object, name: str) -> Rows:
@@ -188,8 +192,9 @@ def _rare_type(kind: np.dtype[Any], name: str) -> tuple[str, int]:
     if not kind.isnative:
         raise TypeError(f"{name} has dtype {kind.str}; convert it to this machine's byte order first")
     if kind.name not in _CODE:
-        must = NUMBERED if name == "labels" else "it must be real: float, integer or bool"
-        raise TypeError(f"{name} has dtype {kind.name}; {must}")
+        if name == "labels":
+            raise not_numbered("labels has", kind)
+        raise TypeError(f"{name} has dtype {kind.name}; it must be real: float, integer or bool")
     return kind.name, _CODE[kind.name]
 
 
