@@ -276,6 +276,7 @@ PYBIND11_MODULE(_core, module) {
     use_routing_key(chosen);
   });
   module.def("last_work", &last_work_of_this_thread);
+  module.def("address_of", [](const py::array& array) { return reinterpret_cast<uintptr_t>(array.data()); });
   module.def("read_bytes", &read_bytes);
 #ifdef CBKERNELS_EMULATED
   bind_emulation(module);
