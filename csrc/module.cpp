@@ -235,6 +235,7 @@ py::dict last_work_of_this_thread() {
   counters["bytes_total"] = work.bytes_total;
   counters["bytes_touched"] = work.bytes_touched;
   counters["rows_sampled"] = work.rows_sampled;
+  counters["keys_in_tables"] = work.keys_in_tables;
   counters["rows_compared"] = work.rows_compared;
   counters["rows_fingerprinted"] = work.rows_fingerprinted;
   counters["rows_searched"] = work.rows_searched;
