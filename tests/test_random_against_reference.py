@@ -141,7 +141,7 @@ def test_more_rows_than_one_table_holds(
 ) -> None:
     """Keys that are alone, rows that are twice there, NaN and zeros of both signs; few bits make all keys doubtful."""
     rng = np.random.default_rng(bits)
-    palette = rng.standard_normal((60_000, 3), np.float32)
+    palette = rng.standard_normal((60_000, 16), np.float32)  # wide enough for several threads
     palette[::7, 0] = 0
     acts = palette[rng.integers(len(palette), size=140_000)]
     acts[::5, 0] *= -1
@@ -154,6 +154,20 @@ def test_more_rows_than_one_table_holds(
         assert np.array_equal(cb.bundle_rows(acts), right), threads
         found = cb.bundle_entropy(acts, np.arange(len(acts)) % 3)
         assert (found.num_bundles, found.num_nan_rows) == (entropy.num_bundles, entropy.num_nan_rows), threads
+
+
+def test_rows_may_begin_anywhere_in_a_line_of_the_cache() -> None:
+    memory = np.zeros(64 + 1500 * 256, np.uint8)
+    rng = np.random.default_rng(0)
+    palette = rng.standard_normal((1000, 64), np.float32)
+    for offset in range(0, 64, 4):
+        for num_different, columns in ((40, 64), (1000, 64), (1000, 16), (1000, 32)):
+            acts = memory[offset:][: 1500 * columns * 4].view(np.float32).reshape(1500, columns)
+            acts[:] = palette[rng.integers(num_different, size=1500), :columns]
+            right = np.unique(acts, axis=0, return_index=True, return_inverse=True)
+            first = right[1][right[2].ravel()]  # of each row the first one that is equal to it
+            ids = cb.bundle_rows(acts)
+            assert np.array_equal(np.unique(first, return_inverse=True)[1], ids), (offset, num_different, columns)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

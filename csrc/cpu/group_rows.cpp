@@ -134,7 +134,7 @@ int64_t Grouper::sample_all_rows() {
   const int64_t samples = rows_.row_bytes() >= 16 * block_bytes ? 2 : 1;
   const int64_t sampled_bytes = samples * std::min(line_bytes, rows_.row_bytes());
   std::vector<int64_t> offsets;
-  for (int64_t s = 0; s < samples; ++s) offsets.push_back(sample_offset(s, samples));
+  for (int64_t s = 0; s < samples; ++s) offsets.push_back(on_a_line(rows_, sample_offset(s, samples)));
   last_work().rows_sampled += n;
   last_work().bytes_touched += n * sampled_bytes;
   const int threads = threads_for(4 * n * sampled_bytes);

@@ -23,6 +23,7 @@ class Pass {
     sample_bytes_ = std::min<int64_t>(64, rows.row_bytes());
     sample_from_ = rows.row_bytes() / 64 / 2 * 64;
     if (sample_from_ + sample_bytes_ > rows.row_bytes()) sample_from_ = 0;
+    sample_from_ = on_a_line(rows, sample_from_);
   }
 
   ~Pass() {  // also of a pass that was given up
