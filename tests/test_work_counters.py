@@ -168,10 +168,11 @@ def test_equal_rows_are_read_once_and_little_more(num_columns: int) -> None:
 @pytest.mark.parametrize("num_columns", [3, 16, 64, 200, 512, 1024])
 def test_rows_of_few_bundles_go_straight_to_their_leaders(num_columns: int) -> None:
     """Only a leader is looked at twice; what follows it is read beside it, once."""
-    acts = normal(50, num_columns)[np.random.default_rng(3).integers(50, size=5000)]
+    acts = normal(120, num_columns)[np.random.default_rng(3).integers(120, size=5000)]
+    assert np.array_equal(cb.bundle_rows(acts), cb.bundle_rows(acts, backend="reference")), "some share a slot"
     work, pilots = work_of(lambda: cb.bundle_rows(acts)), 512 * 64
     assert work["bytes_touched"] <= 2.02 * work["bytes_total"] + pilots
-    assert work["rows_sampled"] <= 55
+    assert work["rows_sampled"] <= 130
 
 
 @pytest.mark.parametrize("num_rows", [70_000, 300_000])
