@@ -1,7 +1,7 @@
 // Groups positions by a 64-bit key: each gets the first position of its key as its leader. Of many keys those that
-// share no slot of a bitmap with another one are alone and go no further. The others are split into buckets whose tables
-// fit an L2 cache, and the buckets shared out to the threads. The order within a bucket is the order of the positions,
-// so first ones win. Cost at 10^6 keys: about 4 ns for a key that is alone, 18 for another one.
+// share no slot of a bitmap with another one are alone and go no further. The others are split into buckets whose
+// tables fit an L2 cache, and the buckets shared out to the threads. The order within a bucket is the order of the
+// positions, so first ones win. Cost at 10^6 keys: about 4 ns for a key that is alone, 18 for another one.
 #pragma once
 #include <algorithm>
 #include <atomic>
