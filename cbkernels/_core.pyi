@@ -201,7 +201,10 @@ def use_routing_key(key: _Key | None) -> None:
 
 def last_work() -> dict[str, int]:
     """Counters of this thread's last call: bytes_touched, bytes_total, rows_sampled, rows_compared,
-    rows_fingerprinted, rows_searched, collisions, comparisons, threads, parallel_regions, launches."""
+    keys_in_tables, rows_fingerprinted, rows_searched, collisions, comparisons, threads, parallel_regions, launches."""
+
+def address_of(array: npt.NDArray[Any]) -> int:
+    """Of its first value; ``ctypes.data`` takes a microsecond."""
 
 def read_bytes(address: int, num_bytes: int, num_threads: int) -> int:
     """One plain read of memory, the yardstick of the benchmarks: the exclusive or of its 64-bit words."""

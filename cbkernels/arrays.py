@@ -184,7 +184,7 @@ def _numpy_view(x: npt.NDArray[Any], name: str) -> Rows:
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array; fill it first, for example with .filled(0)")
     dtype, code = _NUMPY.get(x.dtype) or _rare_type(x.dtype, name)
-    return Rows(x.ctypes.data, x.shape, x.strides, dtype, code, "cpu", x)
+    return Rows(_core.address_of(x), x.shape, x.strides, dtype, code, "cpu", x)
 
 
 def _rare_type(kind: np.dtype[Any], name: str) -> tuple[str, int]:
@@ -232,10 +232,16 @@ def _torch_view(torch: Any, x: Any, name: str) -> Rows:
     dtype, code, itemsize = known
     pointer, shape, strides = x.data_ptr(), tuple(x.shape), tuple([s * itemsize for s in x.stride()])
     if 0 not in shape:
-        last = x.storage_offset() * itemsize + sum([(n - 1) * s for n, s in zip(shape, strides, strict=True)])
-        _require_memory(name, last + itemsize, x.untyped_storage().nbytes() if pointer else 0)
+        # without gaps this is their number of bytes, which is asked for in a quarter of the time
+        span = x.nbytes if x.is_contiguous() else _span(shape, strides) + itemsize
+        _require_memory(name, x.storage_offset() * itemsize + span, x.untyped_storage().nbytes() if pointer else 0)
     index = 0 if device == "cpu" else x.get_device()
     return Rows(pointer, shape, strides, dtype, code, device, x, index)
+
+
+def _span(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
+    """Bytes from the first value to the last one."""
+    return sum([(n - 1) * s for n, s in zip(shape, strides, strict=True)])
 
 
 def _require_memory(name: str, reached: int, present: int) -> None:

@@ -134,8 +134,8 @@ class _Cpu(_OnCpu):
         fingerprints = np.empty((rows.num_rows, 2), np.uint64)
         holds_nan = np.empty(rows.num_rows, np.bool_)
         self._functions.row_fingerprints(
-            *_memory(rows), _parameters(grid), _halves(key), fingerprints.ctypes.data, holds_nan.ctypes.data,
-            num_threads(),
+            *_memory(rows), _parameters(grid), _halves(key), _core.address_of(fingerprints),
+            _core.address_of(holds_nan), num_threads(),
         )  # fmt: skip
         return fingerprints, holds_nan
 
@@ -204,7 +204,7 @@ class Cuda:
                 *_memory(rows),
                 _parameters(grid),
                 _halves(key),
-                found.ctypes.data,
+                _core.address_of(found),
                 *where,
             )
             return found, (found == 0).all(axis=1) & may_hold_nan(rows.dtype)
@@ -370,7 +370,7 @@ def num_threads() -> int:
 
 def count_fingerprints(blocks: list[tuple[Array, Array]], num_nan_rows: int) -> BundleCounts:
     """Count labels per bundle of equal fingerprints; ``blocks`` holds ((n, 2) uint64, (n,) int64) pairs."""
-    addresses = [(f.ctypes.data, y.ctypes.data, len(y)) for f, y in blocks]
+    addresses = [(_core.address_of(f), _core.address_of(y), len(y)) for f, y in blocks]
     num_rows = sum(len(y) for _, y in blocks) + num_nan_rows
     bundles, _, conflicting, conflicting_rows, counts, starts = _core.count_fingerprints(addresses, num_threads())
     return BundleCounts(num_rows, bundles + num_nan_rows, num_nan_rows, conflicting, conflicting_rows, counts, starts)

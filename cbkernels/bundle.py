@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from . import backends
 from .arrays import Rows, as_labels, as_labels_of_layers, as_rows
-from .entropy import BundleCounts, entropy_of_counts
+from .entropy import BundleCounts, entropies_of_counts, entropy_of_counts
 from .grid import UpdateGrid
 from .options import Tolerance, check_options
 from .result import BundleResult, result_of
@@ -68,7 +68,7 @@ def bundle_entropy(
     check_options(grid, tolerance, log_epsilon)
     chosen = backends.choose(backend, rows)
     counts = chosen.count_bundles(rows, of_row, grid, tolerance, check_nan)
-    return _result(rows, counts, chosen.name, grid, log_epsilon, tolerance)
+    return _result(entropy_of_counts(counts, log_epsilon), rows, counts, chosen.name, grid, log_epsilon, tolerance)
 
 
 def bundle_rows(
@@ -170,9 +170,10 @@ def results_of_layers(
     log_epsilon: float | None = None,
 ) -> dict[str, BundleResult]:  # fmt: skip
     """The results of layers that the backend of this name has counted: views that ``arrays.py`` made."""
+    entropies = entropies_of_counts(counts, log_epsilon)
     return {
-        name: _result(rows, of_layer, backend, grid, log_epsilon, None)
-        for (name, rows), of_layer in zip(layers.items(), counts, strict=True)
+        name: _result(entropy, rows, of_layer, backend, grid, log_epsilon, None)
+        for (name, rows), of_layer, entropy in zip(layers.items(), counts, entropies, strict=True)
     }
 
 
@@ -204,10 +205,9 @@ def conflict_margin(acts: object, labels: object, *, backend: str = "auto") -> f
 
 
 def _result(
-    rows: Rows, counts: BundleCounts, backend: str, grid: UpdateGrid | None, log_epsilon: float | None,
-    tolerance: Tolerance | None,
+    entropy: float, rows: Rows, counts: BundleCounts, backend: str, grid: UpdateGrid | None,
+    log_epsilon: float | None, tolerance: Tolerance | None,
 ) -> BundleResult:  # fmt: skip
-    entropy = entropy_of_counts(counts, log_epsilon)
     return result_of(
         entropy, counts, rows.num_columns, rows.dtype, rows.device, backend, grid, log_epsilon, tolerance=tolerance
     )

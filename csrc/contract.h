@@ -39,6 +39,7 @@ struct Work {
   int64_t bytes_total = 0;         // the input
   int64_t bytes_touched = 0;       // bytes of rows read, once per pass over them
   int64_t rows_sampled = 0;        // rows hashed at a few places
+  int64_t keys_in_tables = 0;      // hashes that could occur twice and were looked up (cpu)
   int64_t rows_compared = 0;       // rows compared with a leader
   int64_t rows_fingerprinted = 0;  // rows that left their group and were hashed to the end
   int64_t rows_searched = 0;       // rows whose hashes collided and that were compared with every leader

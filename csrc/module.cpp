@@ -257,6 +257,7 @@ py::dict last_work_of_this_thread() {
   counters["bytes_total"] = work.bytes_total;
   counters["bytes_touched"] = work.bytes_touched;
   counters["rows_sampled"] = work.rows_sampled;
+  counters["keys_in_tables"] = work.keys_in_tables;
   counters["rows_compared"] = work.rows_compared;
   counters["rows_fingerprinted"] = work.rows_fingerprinted;
   counters["rows_searched"] = work.rows_searched;
@@ -298,6 +299,7 @@ PYBIND11_MODULE(_core, module) {
     use_routing_key(chosen);
   });
   module.def("last_work", &last_work_of_this_thread);
+  module.def("address_of", [](const py::array& array) { return reinterpret_cast<uintptr_t>(array.data()); });
   module.def("read_bytes", &read_bytes);
 #ifdef CBKERNELS_EMULATED
   bind_emulation(module);

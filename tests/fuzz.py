@@ -37,7 +37,7 @@ PAIRS_TIMES_COLUMNS = 20_000
 """Largest input for which the reference compares every pair of rows (about 1 ms)."""
 
 
-SMALL_BYTES = 1 << 20
+SMALL_BYTES, FEW_ROWS = 1 << 20, 1 << 12
 
 
 def content(case: RandomCase) -> tuple[int, int]:
@@ -97,7 +97,7 @@ def run_one(seed: int, index: int, backends: list[str], sets: list[str]) -> list
     rng = random.Random(f"{seed} {index}")
     case = random_case(seed, index)
     threads, bits, instructions = rng.choice([1, 2, 3]), rng.choice([0, 1, 3, 8, 64, 64, 64]), rng.choice(sets)
-    if case.acts.nbytes >= SMALL_BYTES:
+    if case.acts.nbytes >= SMALL_BYTES or len(case.acts) >= FEW_ROWS:
         bits = 64  # every row compared with every leader would take minutes
     if emulation.NAME in backends:
         case = case._replace(acts=place(case.acts, emulation.NAME), labels=place(case.labels, emulation.NAME))

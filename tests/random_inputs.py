@@ -52,6 +52,8 @@ def _shape(rng: np.random.Generator, itemsize: int) -> tuple[int, int]:
     if kind < 1 / 1000:  # large enough for several threads
         num_columns = int(rng.choice([1, 20, 300, 2000, 9000]))
         return int(rng.choice([5, 9]) * 2**20) // (itemsize * max(8, num_columns)) + 1, num_columns
+    if kind < 4 / 1000:  # so many keys that not all of them go into tables
+        return int(rng.integers(65_537, 80_000)), int(rng.choice([1, 2, 3, 5, 16]))
     if kind < 0.7:
         return int(rng.integers(1, 17)), int(rng.choice(COLUMNS))
     if kind < 0.93:

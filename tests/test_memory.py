@@ -67,6 +67,7 @@ ROWS = {
     "short_few_bundles": "np.arange(8_000_000, dtype=np.int32).reshape(-1, 16) % 160",
     "one_column": "np.arange(500_000, dtype=np.float64)[:, None] % 250_000",
     "distinct": "np.random.default_rng(0).standard_normal((500_000, 40), np.float32)",
+    "short_pairs": "np.arange(8_000_000, dtype=np.int32).reshape(-1, 16)[np.arange(500_000) * 7 % 500_000 // 2]",
     "columns_first": "np.asfortranarray(np.random.default_rng(0).standard_normal((500_000, 40), np.float32))",
 }
 

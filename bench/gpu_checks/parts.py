@@ -20,7 +20,7 @@ FIRST_CAPTURES = ("bundle_rows", "bundle_rows of many rows", "row_fingerprints",
 OWN_FILES = ("test_same_as_cpu", "test_graphs_and_streams", "test_monitor_on_gpu", "test_with_other_libraries")
 SUITE_FILES = ("test_named_cases", "test_update_grid", "test_random_against_reference", "test_streaming",
                "test_chosen_inputs", "test_fingerprint", "test_margin", "test_tolerance", "test_torch_operators",
-               "test_torch_inputs", "test_entropy_identity")  # fmt: skip
+               "test_torch_inputs", "test_entropy_identity", "test_entropy_of_layers")  # fmt: skip
 ALONE = ("test_gpu_memory",)
 """Asks the driver how much memory is free, so nothing else may run beside it."""
 

@@ -78,6 +78,7 @@ class Grouper {
   const uint64_t routing_mask_ = routing_mask();
   const int64_t most_collisions_;       // in vain, before the keys count as known
   int64_t* const leader_;               // of every row; ids in the end
+  bool all_lead_ = false;               // every row is its own leader
   ScratchArray<uint8_t> nan_;           // row holds a NaN that was seen
   std::vector<int32_t> unread_from_;    // blocks before this one hold no NaN (only with check_nan)
   std::vector<int64_t> members_;        // rows that are not their own leader, by leader
@@ -133,13 +134,31 @@ int64_t Grouper::sample_all_rows() {
   const int64_t samples = rows_.row_bytes() >= 16 * block_bytes ? 2 : 1;
   const int64_t sampled_bytes = samples * std::min(line_bytes, rows_.row_bytes());
   std::vector<int64_t> offsets;
-  for (int64_t s = 0; s < samples; ++s) offsets.push_back(sample_offset(s, samples));
-  ScratchArray<uint64_t> keys(n);
+  for (int64_t s = 0; s < samples; ++s) offsets.push_back(on_a_line(rows_, sample_offset(s, samples)));
   last_work().rows_sampled += n;
   last_work().bytes_touched += n * sampled_bytes;
   const int threads = threads_for(4 * n * sampled_bytes);
-  parallel_for(n, 4096, threads, [&](int64_t begin, int64_t end) { sample_rows(begin, end, offsets, keys.data()); });
-  return group_keys(keys.data(), nan_.data(), n, leader_, num_threads_);
+  if (n <= most_keys_in_one_table) {
+    ScratchArray<uint64_t> keys(n);
+    parallel_for(n, 4096, threads, [&](int64_t begin, int64_t end) { sample_rows(begin, end, offsets, keys.data()); });
+    return group_keys(keys.data(), nan_.data(), n, leader_, num_threads_);
+  }
+  uint64_t* const keys = reinterpret_cast<uint64_t*>(leader_);  // whose pages are needed anyway
+  RepeatedKeys repeated(n);
+  parallel_for(n, 4096, threads, [&](int64_t begin, int64_t end) {
+    int64_t stop;
+    for (int64_t at = begin; at < end; at = stop) {
+      stop = std::min(at + 16, end);
+      sample_rows(at, stop, offsets, keys);
+      if (threads > 1) continue;
+      for (int64_t i = at; i < stop; ++i) repeated.prefetch(keys[i]);
+      repeated.add(keys + begin, at - begin);  // what was prefetched a step ago
+      begin = at;
+    }
+    if (threads == 1) repeated.add(keys + begin, end - begin);
+  });
+  if (threads > 1) repeated.add(keys, n, threads);
+  return group_repeated_keys(keys, nan_.data(), n, leader_, num_threads_, equal_keys_suffice, repeated);
 }
 
 // Pilot for short rows: are most of 512 evenly spaced rows not the first of their kind? Decides speed only.
@@ -433,6 +452,7 @@ int64_t Grouper::scan_for_nan() {
 }
 
 int64_t Grouper::number_bundles() {
+  if (all_lead_) return rows_.num_rows();  // ids are leaders already
   int64_t num_bundles = 0;
   for (int64_t i = 0; i < rows_.num_rows(); ++i) leader_[i] = leader_[i] == i ? num_bundles++ : leader_[leader_[i]];
   return num_bundles;
@@ -447,11 +467,13 @@ void Grouper::group_in_one_pass(const uint8_t* skip) {
 
 void Grouper::group_members_of_short_rows() {
   std::vector<uint8_t> is_alone(rows_.num_rows(), 1);
-  for (const int64_t m : members_) is_alone[m] = is_alone[leader_[m]] = 0;
+  for (int64_t i = 0; i < rows_.num_rows(); ++i)
+    if (leader_[i] != i) is_alone[i] = is_alone[leader_[i]] = 0;
   group_in_one_pass(is_alone.data());
 }
 
 void Grouper::group_members_of_long_rows() {
+  list_members();
   separate_large_groups();
   if (!members_.empty()) compare_with_leaders(nullptr);
   if (!fallen_.empty()) regroup_fallen(false);
@@ -466,14 +488,12 @@ Grouping Grouper::run() {
     std::fill(leader_, leader_ + n, 0);
   } else if (short_rows && looks_full_of_duplicates()) {
     group_in_one_pass(nullptr);
+  } else if (sample_all_rows() == 0) {
+    all_lead_ = true;
+  } else if (short_rows) {
+    group_members_of_short_rows();
   } else {
-    if (sample_all_rows() > 0) {
-      list_members();
-      if (short_rows)
-        group_members_of_short_rows();
-      else
-        group_members_of_long_rows();
-    }
+    group_members_of_long_rows();
   }
   const int64_t num_nan_rows = scan_for_nan();
   return {number_bundles(), num_nan_rows};
