@@ -13,7 +13,8 @@
 namespace cbkernels {
 namespace {
 
-constexpr int64_t copied_rows_at_once = 512;  // of a band: 160 KiB
+constexpr int64_t copied_rows_at_once = 512;  // of a band: 160 KiB; fewer break the streams of narrow types
+constexpr int pairs_at_once = 8;
 
 struct Chunk {  // rows of a band that are copied together, or all rows where none is
   int64_t first_row, num_rows;
@@ -102,11 +103,12 @@ int32_t BandComparison::walk(int32_t begin, int32_t end, bool may_stop, Departur
   ScratchArray<std::byte> kept(num_kept * copied_band_stride);
   int64_t num_equal = static_cast<int64_t>(followers_.size()), touched = 0;
   int32_t b = begin;
+  Pace pace;
   for (; b < end && (num_equal > 0 || !may_stop); ++b) {
     Band band{nullptr, 0, rows_.block_length(b)};
     for (const Chunk& chunk : chunks_) {
       if (chunk.from > b) continue;
-      stop_if_asked();
+      pace.after(chunk.num_rows * band.length);
       band.origin = rows_.band(b, chunk.first_row, chunk.num_rows, copy.data(), band.stride);
       for (size_t l = chunk.first_leader; copies && l < chunk.last_leader; ++l)  // leaders come before their followers
         std::memcpy(kept.data() + static_cast<int64_t>(l) * copied_band_stride,
@@ -122,8 +124,8 @@ int32_t BandComparison::walk(int32_t begin, int32_t end, bool may_stop, Departur
 // Returns how many rows left. `leaders`: kept blocks, or null where they are in place.
 int64_t BandComparison::compare_chunk(const Chunk& chunk, const Band& band, int32_t b, const std::byte* leaders,
                                       Departure* departures) const {
-  std::array<const std::byte*, max_rows_at_once> row, leader;
-  std::array<size_t, max_rows_at_once> follower;
+  std::array<const std::byte*, pairs_at_once> row, leader;
+  std::array<size_t, pairs_at_once> follower;
   int count = 0;
   int64_t num_left = 0;
   Pace pace;
@@ -139,7 +141,7 @@ int64_t BandComparison::compare_chunk(const Chunk& chunk, const Band& band, int3
     row[count] = block;
     leader[count] = leaders ? leaders + slots_[f] * copied_band_stride : band.origin + of.leader * band.stride;
     follower[count++] = f;
-    if (count < max_rows_at_once) continue;
+    if (count < pairs_at_once) continue;
     pace.after(count * band.length);
     num_left += compare_pairs(row.data(), leader.data(), follower.data(), count, band.length, b, departures);
     count = 0;
@@ -205,6 +207,7 @@ void scan_bands(const RowBlocks& rows, const std::vector<int64_t>& unread, const
   parallel_for(n, share, num_threads, [&](int64_t begin, int64_t end) {
     ScratchArray<std::byte> copy(copies ? copied_rows_at_once * copied_band_stride : 0);
     int64_t touched = 0;
+    Pace pace;
     for (int32_t b = 0; b < rows.num_blocks(); ++b) {
       const int64_t length = rows.block_length(b);
       const auto wanted = [&](int64_t row) { return from[row] <= b && !nan[row]; };
@@ -212,7 +215,7 @@ void scan_bands(const RowBlocks& rows, const std::vector<int64_t>& unread, const
         const int64_t last = std::min(end, first + copied_rows_at_once);
         const auto listed = position(first), behind = position(last);
         if (std::none_of(listed, behind, wanted)) continue;
-        stop_if_asked();
+        pace.after((last - first) * length);
         int64_t stride = 0;
         const std::byte* band = rows.band(b, first, last - first, copy.data(), stride);
         if (copies) touched += (last - first) * length;

@@ -103,6 +103,7 @@ void RowBlocks::cut_as_the_memory_is() {
   if (spans_are_runs_) {
     span_bytes_ = inner.extent * inner.stride;
     num_spans_ = row_bytes_ / span_bytes_;
+    has_bands_ &= span_bytes_ <= block_bytes;  // longer runs are streams of their own
   } else if (has_bands_) {
     block_size_ = copied_band_bytes;
   }

@@ -191,6 +191,11 @@ struct BitsOf<8> {
   using type = uint64_t;
 };
 
+template <int64_t num_bytes>
+void copy_pieces(const std::byte* from, int64_t row_stride, int64_t num_rows, std::byte* to, int64_t to_stride) {
+  for (int64_t r = 0; r < num_rows; ++r) memcpy(to + r * to_stride, from + r * row_stride, num_bytes);
+}
+
 template <class From, class To>
 void convert_band(const std::byte* from, int64_t row_stride, int64_t num_rows, int64_t stride, int64_t count,
                   std::byte* to, int64_t to_stride) {
@@ -199,6 +204,10 @@ void convert_band(const std::byte* from, int64_t row_stride, int64_t num_rows, i
   if (row_stride == -size)  // backwards is as good as forwards
     return convert_band<From, To>(from + (num_rows - 1) * row_stride, size, num_rows, stride, count,
                                   to + (num_rows - 1) * to_stride, -to_stride);
+  const int64_t copied_bytes = stride == size && __is_same(From, To) ? count * size : 0;
+  if (copied_bytes == 8) return copy_pieces<8>(from, row_stride, num_rows, to, to_stride);
+  if (copied_bytes == 16) return copy_pieces<16>(from, row_stride, num_rows, to, to_stride);
+  if (copied_bytes == 32) return copy_pieces<32>(from, row_stride, num_rows, to, to_stride);
   if (stride == size && count >= values_of_a_run) {
     for (int64_t r = 0; r < num_rows; ++r)
       convert_run<From, To>(from + r * row_stride, stride, count, to + r * to_stride);
