@@ -70,6 +70,20 @@ FAULTS = [
     # --- streams and ranks
     Fault(
         "held_rows.py",
+        "        self._num_nan_rows += num_nan_rows\n",
+        "        self._num_nan_rows = num_nan_rows\n",
+        "streaming: only the last batch's NaN rows count",
+        ("test_streaming.py",),
+    ),
+    Fault(
+        "arrays.py",
+        "self.__array_interface__, self.owner = interface, owner",
+        "self.__array_interface__, self.owner = interface, None",
+        "arrays: a look at memory does not keep its owner",
+        ("test_streaming.py",),
+    ),
+    Fault(
+        "held_rows.py",
         "        after._num_nan_rows += other._num_nan_rows\n",
         "",
         "streaming: merge forgets the other's NaN rows",
@@ -233,8 +247,8 @@ FAULTS = [
     # --- what is told
     Fault(
         "findings/tables.py",
-        "if result.num_conflicting or result.num_nan_rows else",
-        "if result.num_conflicting else",
+        "is_marked = result.num_conflicting or result.num_nan_rows",
+        "is_marked = result.num_conflicting",
         "report tables: a diverged layer looks healthy in a notebook",
         ("findings/test_layer_report.py",),
     ),
