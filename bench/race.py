@@ -19,6 +19,7 @@ import torch
 from cbkernels import _core
 
 from .limits import limits
+from .pages import huge_page_share
 from .regimes import Case
 
 
@@ -152,7 +153,7 @@ def _described(case: Case) -> dict[str, Any]:
     return {
         "name": case.name, "group": case.group, "shape": list(case.shape), "measured_shape": list(case.acts.shape),
         "data": case.data, "layout": case.layout, "dtype": case.dtype, "bytes": case.storage.nbytes,
-        "bundles": int(case.ids.max()) + 1, "hot": case.hot,
+        "bundles": int(case.ids.max()) + 1, "hot": case.hot, "huge_page_share": huge_page_share(case.storage),
     }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .goals import FORMATS, GOALS, OURS, TWO_THREADS_NOISE, Limit, best_peer, median, ratio, speedup
+from .pages import in_words
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 PEERS = ("torch.unique", "np.unique", "xxh3 + dict", "pairwise loop", "polars group_by", "pandas ngroup")
@@ -75,11 +76,12 @@ def tables(result: Entry, source: str) -> str:
 def header(result: Entry, source: str) -> str:
     machine, build, versions = result["machine"], result["build"], result["versions"]
     caches = ", ".join(f"L{c['level']} {c['bytes'] >> 10} KiB" for c in machine["caches"])
+    pages = in_words([case.get("huge_page_share") for case in result["cases"]])
     dirty = " with uncommitted changes" if result["commit"]["dirty"] else ""
     return (
         f"From `{source}` ({result['mode']}{'' if result['complete'] else ', incomplete'}), commit "
         f"`{result['commit']['short']}`{dirty}: {machine['cpu']}, {machine['cores_usable']} cores ({caches}), "
-        f"load {machine['load_average']}; {build.get('compiler')}, `{build.get('flags')}`, instruction set "
+        f"load {machine['load_average']}, {pages}; {build.get('compiler')}, `{build.get('flags')}`, instruction set "
         f"{build.get('instruction_set')}; Python {versions['python']}, NumPy {versions['numpy']}, torch "
         f"{versions['torch']}, xxhash {versions['xxhash']}, polars {versions.get('polars', 'not asked for')}, pandas "
         f"{versions.get('pandas', 'not asked for')}. {result['seconds']:.0f} s."

@@ -58,7 +58,9 @@ def _shape(rng: np.random.Generator, itemsize: int) -> tuple[int, int]:
         return int(rng.integers(1, 17)), int(rng.choice(COLUMNS))
     if kind < 0.93:
         return int(rng.integers(1, 12)), int(rng.choice(MANY_COLUMNS))
-    return int(rng.integers(17, 300)), int(rng.choice(COLUMNS[:16]))
+    if kind < 0.98:
+        return int(rng.integers(17, 300)), int(rng.choice(COLUMNS[:16]))
+    return int(rng.integers(40, 120)), int(rng.choice(MANY_COLUMNS[4:]))
 
 
 def _values(rng: np.random.Generator, dtype: str, count: int) -> np.ndarray:

@@ -248,6 +248,7 @@ FAULTS = [
         "for (int k = 0; k < from.size; ++k) {",
         "margin: what is far from an outer row closes inner ones",
         folder="cpu",
+    ),
     Fault("group_keys.h", "bits.once |= bit;", "bits.once = bit;", "repeated keys: a slot is forgotten", folder="cpu"),
     Fault(
         "group_keys.h",
