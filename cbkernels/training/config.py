@@ -34,7 +34,7 @@ Config = TypeVar("Config")
 def _option(default: Any, says: str, metavar: str | None = None, **more: Any) -> Any:
     """A field. ``choices``: the names it may have, of a table or not; ``besides`` them; ``open``: something checks
     them elsewhere; ``offers``: a table of names that are not the only ones; ``explained``: whether the
-    command line says what each name does; ``was``: an older name of the field.
+    command line says what each name does; ``is_size``: it takes 2G too; ``was``: an older name of the field.
     """
     return field(default=default, metadata={"help": says, "metavar": metavar, **more})
 
@@ -111,7 +111,9 @@ class TrainConfig:
     threads: int | None = _machine(
         None, "torch's threads on a CPU (default 1 for dense networks, else torch's)", "N", least=1, most=MOST_THREADS
     )
-    unpack_up_to: int = _machine(UNPACK_UP_TO, "memory that compressed data may unpack to", "BYTES", least=1)
+    unpack_up_to: int = _machine(
+        UNPACK_UP_TO, "memory that compressed data may unpack to, 2G or 512MiB too", "BYTES", least=1, is_size=True
+    )
     tensorboard: bool = _machine(False, "also write event files, into DIR/tensorboard")
 
     def __post_init__(self) -> None:
