@@ -8,6 +8,7 @@ copied and nothing is written. Below this file there are no checks. Read next: `
 from __future__ import annotations
 
 import math
+import mmap
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -183,6 +184,8 @@ _NUMPY = {np.dtype(name): (name, code) for name, code in _CODE.items() if name n
 def _numpy_view(x: npt.NDArray[Any], name: str) -> Rows:
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array; fill it first, for example with .filled(0)")
+    if isinstance(x, np.memmap) and 0 not in x.shape:
+        _require_file(x, name)
     dtype, code = _NUMPY.get(x.dtype) or _rare_type(x.dtype, name)
     return Rows(_core.address_of(x), x.shape, x.strides, dtype, code, "cpu", x)
 
@@ -250,6 +253,16 @@ def _require_memory(name: str, reached: int, present: int) -> None:
             f"{name} reaches {reached} bytes into memory of {present}, so its values are not there; "
             "pass it before its storage is freed or resized"
         )
+
+
+def _require_file(x: Any, name: str) -> None:
+    """Refuse what is mapped behind the end of a file that was cut short since: to read it would end the process."""
+    if x._mmap is None:  # memory of its own
+        return
+    last = x.ctypes.data + sum(max(0, (n - 1) * s) for n, s in zip(x.shape, x.strides, strict=True)) + x.itemsize
+    begins = x.offset - x.offset % mmap.ALLOCATIONGRANULARITY
+    reached = begins + last - np.frombuffer(x._mmap, np.uint8).ctypes.data
+    _require_memory(name, reached, x._mmap.size())
 
 
 def _dlpack_view(x: Any, name: str) -> Rows:

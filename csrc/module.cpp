@@ -286,7 +286,9 @@ uint64_t read_bytes(uintptr_t address, int64_t num_bytes, int num_threads) {
 
 // What pybind11 makes of the name is called from the way in below.
 #define PyInit__core init_in_main_interpreter
-PYBIND11_MODULE(_core, module) {
+// Python needs no lock here: what calls share is atomic, behind a mutex or of one thread, and the memory that a call
+// reads is its caller's.
+PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
   module.attr("version") = CBKERNELS_VERSION;
   bind_cpu(module.def_submodule("cpu"));
   bind_cuda(module.def_submodule("cuda"));

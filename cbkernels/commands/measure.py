@@ -10,7 +10,6 @@ import argparse
 import json
 import math
 import os
-import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from ..files.json_files import finite_or_none
 from ..files.unpacking import UNPACK_UP_TO
 from ..tables import cell, format_table
 from .progress import Progress
+from .sizes import num_bytes
 
 if TYPE_CHECKING:
     from ..files.array_files import StoredArray
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 EXIT_ABOVE = 2
 PIECE_BYTES = 64 << 20
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
-          "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}  # fmt: skip
 
 _EPILOG = """\
 ACTS is .npy, .npz or .safetensors; in the last two every array whose first axis
@@ -58,9 +56,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "Rows of streamed arrays are compared by fingerprints of 128 bits, under a key that is drawn at random for "
         "this run. Two different rows then count as equal with probability at most 2^-120, whoever made the file.",
     )
-    size.add_argument("--exact-up-to", type=_num_bytes, default=1 << 30, metavar="BYTES",
+    size.add_argument("--exact-up-to", type=num_bytes, default=1 << 30, metavar="BYTES",
                       help="the size above which arrays are streamed: 512MiB, 2G, ... (default 1GiB)")  # fmt: skip
-    size.add_argument("--unpack-up-to", type=_num_bytes, default=UNPACK_UP_TO, metavar="BYTES",
+    size.add_argument("--unpack-up-to", type=num_bytes, default=UNPACK_UP_TO, metavar="BYTES",
                       help="the memory that an array of a compressed .npz may take (default 4GiB)")  # fmt: skip
     size.add_argument("--stream", action="store_true",
                       help="every array is streamed, also small ones")  # fmt: skip
@@ -258,13 +256,6 @@ def _definition(results: list[BundleResult]) -> str:
             "drawn at random for this run"
         )
     return "; ".join(words) + "."
-
-
-def _num_bytes(text: str) -> int:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?", text.strip().upper())
-    if match is None or match[2] not in _UNITS:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size like 1000000, 512MiB or 2G")
-    return int(float(match[1]) * _UNITS[match[2]])
 
 
 def _positive_integer(text: str) -> int:

@@ -37,7 +37,7 @@ Config = TypeVar("Config")
 def _option(default: Any, says: str, metavar: str | None = None, **more: Any) -> Any:
     """A field. ``choices``: the names it may have, of a table or not; ``besides`` them; ``open``: something checks
     them elsewhere; ``offers``: a table of names that are not the only ones; ``explained``: whether the
-    command line says what each name does; ``was``: an older name of the field.
+    command line says what each name does; ``is_size``: it takes 2G too; ``was``: an older name of the field.
     """
     return field(default=default, metadata={"help": says, "metavar": metavar, **more})
 
@@ -149,7 +149,9 @@ class TrainConfig:
         least=1,
         most=MOST_THREADS,
     )
-    unpack_up_to: int = _machine(UNPACK_UP_TO, "the memory that compressed data may unpack to", "BYTES", least=1)
+    unpack_up_to: int = _machine(
+        UNPACK_UP_TO, "the memory that compressed data may unpack to, 2G or 512MiB too", "BYTES", least=1, is_size=True
+    )
     tensorboard: bool = _machine(False, "event files for TensorBoard are written into DIR/tensorboard too")
 
     def __post_init__(self) -> None:

@@ -102,7 +102,7 @@ class Pass {
     const std::byte* sample = rows_.piece(i, sample_from_, sample_bytes_, row_scratch_->data());
     const uint64_t key = rows_.route(sample, sample_bytes_, 0, &nan);
     if (nan) out_.nan[i] = 1;
-    return key & routing_mask();
+    return key & routing_mask_;
   }
 
   void sample_all(int64_t begin, int64_t stop, uint64_t* keys) {
@@ -115,7 +115,7 @@ class Pass {
     kernels_.route_samples(rows_.row(begin), rows_.row_stride(), stop - begin, &sample_from_, 1, sample_bytes_,
                            rows_.grid(), rows_.block_keys(), keys, nan.data());
     for (int64_t i = begin; i < stop; ++i) {
-      keys[i - begin] &= routing_mask();
+      keys[i - begin] &= routing_mask_;
       if (nan[i - begin]) out_.nan[i] = 1;
     }
   }
@@ -220,7 +220,7 @@ class Pass {
     const uint64_t key = rows_.route(row, rows_.row_bytes(), 1, &nan);
     if (nan) out_.nan[i] = 1;
     if (out_.read_whole) out_.read_whole[i] = 1;
-    return key & routing_mask();
+    return key & routing_mask_;
   }
 
   // Until now only rows whose samples misled are in the table of whole rows: enter the others.
@@ -240,6 +240,7 @@ class Pass {
   int64_t sample_from_, sample_bytes_;
   LeaderTable by_sample_, by_whole_row_;
   std::vector<int64_t> leaders_;  // in the order of their rows
+  const uint64_t routing_mask_ = routing_mask();
   bool hashes_whole_rows_ = false;
   int64_t num_agreed_ = 0, num_misled_ = 0;  // comparisons with the first row of the same sample
   int64_t num_sampled_ = 0, bytes_touched_ = 0, num_collisions_ = 0;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -376,9 +377,31 @@ def test_damaged_files_are_not_gone_on_with(tmp_path: Path, name: str) -> None:
     file = run / name
     for content in (file.read_bytes()[: len(file.read_bytes()) // 2], b"\xff\xfe"):
         file.write_bytes(content)
-        with pytest.raises(ValueError, match=rf"{name}.*(damaged|cannot be read|lines and its checkpoint)|not fit"):
+        with pytest.raises(
+            ValueError, match=rf"{name}.*(damaged|cannot be read|lines and its checkpoint)|not fit"
+        ) as said:
             train(TINY, run, resume=True)
+        assert re.search(
+            "; (bring .* or train again; nothing was loaded|bring .*start again with --overwrite)$", str(said.value)
+        )
         assert file.read_bytes() == content
+
+
+def test_a_run_whose_checkpoint_is_gone_does_not_begin_anew(tmp_path: Path) -> None:
+    """It did, without a word; one line of the history is there before the first checkpoint."""
+    run = tmp_path / "run"
+    train(TINY, run)
+    (run / "checkpoint.safetensors").unlink()
+    there = {path.name: path.read_bytes() for path in run.iterdir()}
+    with pytest.raises(
+        ValueError, match=r"checkpoint.safetensors is gone, .*; bring it back, or start again with --ov"
+    ):
+        train(TINY, run, resume=True)
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == there
+    history = (run / "history.jsonl").read_text().splitlines(keepends=True)
+    (run / "history.jsonl").write_text(history[0])
+    train(TINY, run, resume=True)
+    assert len((run / "history.jsonl").read_text().splitlines()) == len(history) > 1
 
 
 def test_checkpoints_of_other_networks_are_refused(tmp_path: Path) -> None:
