@@ -120,7 +120,7 @@ def test_rounds_shorten_the_network_and_say_why(tuned: Any) -> None:
         assert one["removed"][0] in one["reason"]
     last = rounds[-1]
     assert (last["removed"], last["conflict_epoch"], last["entropy"], last["epochs"]) == ([], None, None, 3)
-    assert last["reason"] == result["reason"]
+    assert result["reason"].startswith(last["reason"])  # and may say that this is near chance
     assert last["architecture"] == result["after"]["architecture"]
     assert last["test_accuracy"] == result["after"]["test_accuracy"]
     assert rounds[0]["architecture"] == result["before"]["architecture"]
@@ -182,7 +182,7 @@ def test_every_block_conflicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     acts_as_one(monkeypatch)
     result = autotune_configured(changed(policy=policy, depth=3, epochs=1), tmp_path / "run")
     assert result["status"] == "exhausted"
-    assert result["reason"] == (
+    assert result["reason"].startswith(
         "every block conflicted and was removed; a network without blocks was not trained; "
         "the network of round 0, the best by test accuracy, is kept"
     )
@@ -206,7 +206,7 @@ def test_ties_behind_the_first_block_are_no_reason_to_give_up(tmp_path: Path, mo
     acts_as_one(monkeypatch)
     result = autotune_configured(changed(policy="added", depth=3, epochs=1), tmp_path / "run")
     assert (result["status"], result["after"]["architecture"]["blocks"]) == ("trained", [3])
-    assert result["reason"] == (
+    assert result["reason"].startswith(
         "the last block had no conflict beyond those of the first one in the first 1 epochs; trained to the end"
     )
 
@@ -667,7 +667,7 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: dict[s
 
 
 def test_unknown_options_are_refused() -> None:
-    with pytest.raises(TypeError, match="colour"):
+    with pytest.raises(ValueError, match="^'colour' is not an option of autotune; it has amp, baseline, batch_size,"):
         autotune(plain, (3,), points(), colour="red")
 
 
