@@ -41,7 +41,7 @@ def bomb(path: Path, **arrays: Any) -> str:
 def test_the_limit_is_the_larger_of_what_is_allowed_and_what_the_file_is_worth() -> None:
     require_room("it", UNPACK_UP_TO, 1, UNPACK_UP_TO)
     require_room("it", FOLD * UNPACK_UP_TO, UNPACK_UP_TO, UNPACK_UP_TO)
-    with pytest.raises(TooLarge, match=r"^it unpacks from 10 to 81 bytes, and to at most 80 it is read; pass unpack_up_to"):
+    with pytest.raises(TooLarge, match=r"^it unpacks from 10 to 81 bytes, and to at most 80 it is read; pass unpack"):
         require_room("it", 81, 10, 80)
 
 

@@ -667,7 +667,7 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: dict[s
 
 
 def test_unknown_options_are_refused() -> None:
-    with pytest.raises(ValueError, match="^'colour' is not an option of autotune; it has amp, baseline, batch_size,"):
+    with pytest.raises(ValueError, match=r"^'colour' is not an option of autotune; it has amp, baseline, batch_size,"):
         autotune(plain, (3,), points(), colour="red")
 
 
