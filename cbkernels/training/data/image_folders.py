@@ -53,7 +53,7 @@ def _classes(folder: Path) -> Part | None:
 
 
 def _files(folder: Path) -> list[Path]:
-    """All that are not hidden, in one order on every machine; a link to a folder is not followed, and is one of them."""
+    """All that are not hidden, in one order on every machine; a link to a folder is one of them, and not followed."""
     found = []
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if name[0] != ".")
