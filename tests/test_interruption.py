@@ -286,10 +286,10 @@ LITTLE_MEMORY = (
 import resource
 pages = int(open("/proc/self/statm").read().split()[0])
 for number in range(len(KERNELS)):
-    for megabytes in (*[0] * 9, 1, 3, 6, 10, 20, 40, 400):
+    for megabytes in (*[0.25] * 9, 1, 3, 6, 10, 20, 40, 400):  # a stack that cannot grow ends any process
         child = os.fork()
         if child == 0:
-            limit = pages * os.sysconf("SC_PAGE_SIZE") + (megabytes << 20)
+            limit = pages * os.sysconf("SC_PAGE_SIZE") + int(megabytes * 2**20)
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
             os._exit(0 if outcome(number) else 3)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
