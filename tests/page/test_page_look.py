@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -31,7 +33,7 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
     old = {"train_resnet": "train", "train_fnn": "a-training-with-a-long-name", "autotune": "tune", "remove": "cut"}
     folders = [copied(name, root / called) for name, called in old.items()]
     deep = sample_runs.write_rounds(root / "deep", (120, 61, 12), 3)
-    return write_report([*folders, deep], root / "report.html")
+    return write_report([deep, *folders], root / "report.html")
 
 
 # --- sizes, colours, requests -----------------------------------------------------------------------
@@ -119,7 +121,7 @@ function look(frame) {
   const line = page.querySelector('.picture svg [id="series-1"]'), heights = [line.getBoundingClientRect().height];
   boxes[1].click(); heights.push(line.getBoundingClientRect().height);
   boxes[1].click(); heights.push(line.getBoundingClientRect().height);
-  const area = page.querySelector('#run-3 ~ section .cells'), said = () => area.closest('figure')
+  const area = page.querySelector('#run-4 ~ section .cells'), said = () => area.closest('figure')
     .querySelector('output').textContent, at = area.getBoundingClientRect(), read = [];
   area.focus(); read.push(said());
   for (const key of ['ArrowDown', 'ArrowDown', 'ArrowRight', 'ArrowLeft', 'ArrowLeft', 'x']) {
@@ -127,21 +129,44 @@ function look(frame) {
   }
   area.dispatchEvent(new window.PointerEvent('pointermove', {clientX: at.right - 1, clientY: at.bottom - 1}));
   read.push(said());
-  return {sorts, states, runs: boxes.map(b => b.parentElement.textContent.trim()), heights, read,
-    focusable: area.tabIndex, active: page.activeElement === area};
+  const image = area.parentElement.querySelector('img'), drawn = image.getBoundingClientRect(),
+    on = area.getBoundingClientRect();
+  const over = [on.left - drawn.left, on.top - drawn.top, on.width, on.height].map((part, i) => 100 * part
+    / (i % 2 ? drawn.height : drawn.width) - Number(image.dataset.box.split(' ')[i]));
+  const out = [...page.querySelectorAll('.cells')].flatMap(each => [[0, 0], [1, 0], [0, 1], [1, 1]].map(([x, y]) => {
+    const box = each.getBoundingClientRect(), inside = each.closest('.picture').getBoundingClientRect();
+    const to = {clientX: box.left + x * (box.width - 1), clientY: box.top + y * (box.height - 1)};
+    each.dispatchEvent(new window.PointerEvent('pointermove', to));
+    const words = each.parentElement.querySelector('output').getBoundingClientRect();
+    return words.width > 50 && words.left >= inside.left && words.right <= inside.right;
+  }));
+  area.blur();
+  const gone = page.querySelector('#run-4 ~ section output').getBoundingClientRect().width;
+  const numbers = ['1,234', '-0.25', '28.80 M', '5,000 G', '1 min 11 s', '2 h 1 min', '3.0 KiB', '0.307 to 0.541 ms',
+    '\u2013', '1e-07', '7 of 8', '-11.0 points'].map(words => window.numberOf(words));
+  return {over, out, gone, numbers, scrolled: page.documentElement.scrollWidth, sorts, states, heights, read,
+    runs: boxes.map(b => b.parentElement.textContent.trim()),
+    focusable: area.tabIndex};
 }
 """
 
 
 @browser
 def test_tables_sort_runs_hide_and_cells_are_read(several: Path, tmp_path: Path) -> None:
-    (seen,), console = looked(tmp_path, several, _USE)
+    (narrow, seen), console = looked(tmp_path, several, _USE, widths=(420, 1280))
     assert console == []
+    for each in (narrow, seen):
+        assert all(abs(part) < 0.5 for part in each["over"]), "the cells lie over those of the picture"
+        assert all(each["out"]), "words of a value leave the picture"
+        assert each["gone"] == 0
+    assert narrow["scrolled"] <= 420
+    assert narrow["read"] == seen["read"]
     up = ["4,800", "6,880", "99,480", "151.32 k", "\u2013"]
-    unsorted = ["151.32 k", "4,800", "6,880", "99,480", "\u2013"]
+    unsorted = ["\u2013", "151.32 k", "4,800", "6,880", "99,480"]
     assert seen["sorts"] == [unsorted, up, [*up[3::-1], "\u2013"], unsorted], "no value stays last"
     assert seen["states"] == ["ascending", "descending", None]
-    assert seen["runs"][:2] == ["train (train)", "a-training-with-a-long-name (train)"]
+    assert seen["runs"][:3] == ["deep (autotune)", "train (train)", "a-training-with-a-long-name (train)"]
+    assert seen["numbers"] == [1234, -0.25, 28.8e6, 5e12, 71, 7260, 3072, 0.307, None, 1e-7, 7, -11]
     assert seen["heights"][0] == seen["heights"][2] > seen["heights"][1] == 0
     table = read_run(several.parent / "tune").layers[0]
     expected = [(0, 0), (1, 0), (2, 0), (2, 1), (2, 0), (2, 0), (2, 0), (-1, -1)]
@@ -150,7 +175,6 @@ def test_tables_sort_runs_hide_and_cells_are_read(several: Path, tmp_path: Path)
         for row, column in expected
     ]
     assert seen["focusable"] == 0
-    assert seen["active"]
 
 
 @browser
@@ -171,7 +195,7 @@ def test_without_scripts_nothing_is_dead(several: Path, tmp_path: Path) -> None:
 def test_the_look_would_see_a_fault(tmp_path: Path) -> None:
     page = tmp_path / "faults.html"
     svg = "<svg xmlns='http://www.w3.org/2000/svg'><g id='text_1'><g style='fill: #cccccc'/></g></svg>"
-    encoded = __import__("base64").b64encode(svg.encode()).decode()
+    encoded = base64.b64encode(svg.encode()).decode()
     page.write_text("<style>:root{--ink:#999;--soft:#000;--accent:#000;--warn:#000;--paper:#fff;--card:#fff;--canvas:"
                     "#fff}.table{overflow:auto}</style><p style='width:500px'>a</p><div class=table><p style='width:"
                     "600px'>b</p></div><div class=picture>"
@@ -200,6 +224,18 @@ def test_the_values_of_a_map_are_its_tables(tmp_path: Path) -> None:
     assert rows == expected
     assert (cells.layers, cells.steps) == (table.layers, table.epochs)
     assert any("*" in row for row in cells.rows)
+
+
+def test_the_box_of_a_picture_is_that_of_its_axes(tmp_path: Path) -> None:
+    table = read_run(sample_runs.write_rounds(tmp_path / "a", (6, 3), 4)).layers[0]
+    picture = figures.rendered("entropy", "of a test", lambda: figures.layer_map(table, "a network", 2.0))
+    drawn = ElementTree.fromstring(picture.svg)
+    width, height = map(float, drawn.attrib["viewBox"].split()[2:])
+    paper = drawn.find(".//*[@id='axes_1']//{*}path")
+    assert paper is not None
+    xs, ys = np.array(re.findall(r"[ML] (\S+) (\S+)", paper.attrib["d"]), float).T
+    expected = [xs.min() / width, ys.min() / height, np.ptp(xs) / width, np.ptp(ys) / height]
+    assert picture.box == pytest.approx([100 * part for part in expected], abs=0.02)
 
 
 @pytest.mark.parametrize("room", [run_page.MOST_VALUES, 1500])

@@ -78,7 +78,7 @@ function makeReadable(image) {
   const {box, layers, steps, cells, unit} = image.dataset;
   const names = layers.split("\n"), epochs = steps.split(" "), values = cells.split("\n").map(cellsOf);
   const [left, top, width, height] = box.split(" ").map(Number);
-  const said = made("output", {class: "value"}, "Point at a cell, or move with the arrow keys, to read its value.");
+  const said = made("output", {class: "value"});
   const mark = made("div", {class: "mark"});
   const area = made("div", {class: "cells", tabindex: 0, role: "application",
     "aria-label": "Values of the heat map: the arrow keys move from cell to cell"}, mark);
@@ -89,6 +89,9 @@ function makeReadable(image) {
     column = Math.min(Math.max(toColumn, 0), epochs.length - 1);
     Object.assign(mark.style, {display: "block", left: `${100 * column / epochs.length}%`,
       top: `${100 * row / names.length}%`, width: `${100 / epochs.length}%`, height: `${100 / names.length}%`});
+    const x = left + width * (column + .5) / epochs.length, isAbove = row >= names.length / 2;
+    Object.assign(said.style, {display: "block", left: `${x}%`, top: `${top + height * (row + !isAbove) / names.length}%`,
+      transform: `translate(-${x}%, ${isAbove ? "calc(-100% - .4rem)" : ".4rem"})`}); // never beyond the picture
     const value = values[row][column];
     const words = {none: "not measured", nan: "a row holds NaN"}[value] ?? `${value} ${unit}`;
     said.textContent = `${names[row]}, epoch ${epochs[column]}: ${words}`;
@@ -98,15 +101,19 @@ function makeReadable(image) {
     show(Math.floor((event.clientY - at.top) / at.height * names.length),
       Math.floor((event.clientX - at.left) / at.width * epochs.length));
   };
+  const hide = () => [mark, said].forEach(each => { each.style.display = "none"; });
   area.onfocus = () => show(row, column);
+  area.onblur = area.onpointerleave = hide;
   area.onkeydown = event => {
     const step = {ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1]}[event.key];
+    if (event.key === "Escape") hide();
     if (!step) return;
     event.preventDefault();
     show(row + step[0], column + step[1]);
   };
-  image.parentElement.append(area);
-  image.closest("figure").insertBefore(said, image.parentElement.nextSibling);
+  const frame = made("div", {class: "frame"});
+  image.replaceWith(frame);
+  frame.append(image, area, said);
 }
 
 document.querySelectorAll("table.sortable").forEach(makeSortable);
