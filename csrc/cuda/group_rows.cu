@@ -72,56 +72,57 @@ __global__ void __launch_bounds__(threads_of_grouping, 1)
       [&](int l, int64_t item) { sample_item(layer[l], item, block_keys, launch.routing_mask); });
   barrier.wait();
 
-  // 0: group by the sample, compare. 1: list what differs or nothing has read to its end; hash it, or scan it for NaN.
-  // 2: group what differed by its hash, compare.
+  // Each wait stands between what the phase before it wrote, in lists and in `state`, and who reads that. What is added
+  // to `state` in a phase is read behind its wait by every block, and nothing adds to the same number before another.
 #pragma unroll 1
-  for (int step = 0; step < 3; ++step) {
+  for (bool by_sample = true;; by_sample = false) {
     layers.for_each([&](const Layer& of, uint32_t* slots) {
-      const LayerWork work = of.work;
-      if (step == 1) {
-        list_pending(team, of, launch.scan_for_nan);
-        if (team.rank() != 0) return;
-        if (work.counters->num_pending != 0) atomicAdd(&state->num_pending, 1u);
-        if (work.counters->num_scanned != 0) atomicAdd(&state->num_scanned, 1u);
-        return;
-      }
-      if (step == 2) finish_hashes(team, of, launch.routing_mask);
-      group_by_hash(team, of, slots, step == 2 ? work.pending : nullptr,
-                    step == 2 ? work.counters->num_pending : work.num_rows);
-      if (team.rank() == 0 && work.counters->num_tiles != 0) atomicAdd(&state->num_tiles, 1u);
+      if (!by_sample) finish_hashes(team, of, launch.routing_mask);
+      group_by_hash(team, of, slots, by_sample ? nullptr : of.work.pending,
+                    by_sample ? of.work.num_rows : of.work.counters->num_pending);
+      if (team.rank() == 0 && of.work.counters->num_tiles != 0) atomicAdd(&state->layers_with_tiles, 1u);
     });
     barrier.wait();
-    // Read once, so that every block decides the same: the next step adds to these, behind a barrier that a block which
-    // has not read them yet holds up.
-    const uint32_t num_tiles = state->num_tiles, num_pending = state->num_pending, num_scanned = state->num_scanned;
-    const bool is_scan = step == 1;
-    const bool is_last = step == 0 ? num_tiles == 0 && !launch.scan_for_nan : is_scan && num_pending == 0;
-    if (is_last && !(is_scan && num_scanned != 0)) break;  // no block has anything to read: no second wait
-    if (is_scan && num_pending != 0) {
-      constexpr int rows_per_hash = 8;
+    const bool has_tiles = state->layers_with_tiles != 0;
+    if (!has_tiles && !launch.scan_for_nan) break;  // no block has anything to read: no second wait
+    if (has_tiles)
+      for_each_item(
+          num_layers, [&](int l) { return layer[l].num_spans * layer[l].work.counters->num_tiles; },
+          [&](int l, int64_t item) { compare_item(layer[l], item); });
+    barrier.wait();
+    if (!by_sample) break;
+
+    layers.for_each([&](const Layer& of, uint32_t*) {
+      list_pending(team, of, launch.scan_for_nan);
+      if (team.rank() != 0) return;
+      if (of.work.counters->num_pending != 0) atomicAdd(&state->layers_with_pending, 1u);
+      if (of.work.counters->num_scanned != 0) atomicAdd(&state->layers_to_scan, 1u);
+    });
+    barrier.wait();
+    const bool has_pending = state->layers_with_pending != 0, has_unread = state->layers_to_scan != 0;
+    if (!has_pending && !has_unread) break;
+    if (has_pending)
       for_each_item(
           num_layers,
           [&](int l) { return tiles_of(layer[l].work.counters->num_pending, rows_per_hash) * layer[l].num_hash_spans; },
           [&](int l, int64_t item) { hash_item(layer[l], item, block_keys); });
-    }
-    if (is_scan ? num_scanned != 0 : num_tiles != 0)
+    if (has_unread)
       for_each_item(
           num_layers,
           [&](int l) {
-            const LayerCounters& counters = *layer[l].work.counters;
-            return layer[l].num_spans *
-                   (is_scan ? tiles_of(counters.num_scanned, rows_per_tile(layer[l].elements)) : counters.num_tiles);
+            return layer[l].num_spans * tiles_of(layer[l].work.counters->num_scanned, rows_per_tile(layer[l].elements));
           },
-          [&](int l, int64_t item) { tile_item(layer[l], item, is_scan); });
+          [&](int l, int64_t item) { scan_item(layer[l], item); });
     barrier.wait();
-    if (is_last) break;
+    if (!has_pending) break;
   }
 
   layers.for_each([&](const Layer& of, uint32_t* slots) {
     settle(team, of);
-    number_bundles(team, of.work, of.ids);
+    const LabelWork known = second_life(of.work);
+    number_bundles(team, known, of.ids);
     if (launch.labels.data != nullptr)
-      count_labels(team, of.work, slots, launch.labels, launch.routing_key, of.work.out, &state->out_used);
+      count_labels(team, known, slots, launch.labels, launch.routing_key, &state->out_used);
   });
 }
 

@@ -30,24 +30,21 @@ CBKERNELS_DEVICE void sample_item(const Layer& layer, int64_t item, const uint32
   layer.work.differs[row] = layer.work.marked[row] = 0;
 }
 
-// One piece of the rows of one tile: against their leader, or (is_scan) looking for NaN in rows that nothing else has
-// read to the end.
-CBKERNELS_DEVICE void tile_item(const Layer& layer, int64_t item, bool is_scan) {
+// One piece of the rows of one tile, against their leader.
+CBKERNELS_DEVICE void compare_item(const Layer& layer, int64_t item) {
   const LayerWork& work = layer.work;
   const Elements& e = layer.elements;
   const int width = lanes_per_row(e), rows_side_by_side = warp_size / width;
   const int64_t tile = item / layer.num_spans, span = item % layer.num_spans;
-  const uint32_t* const list = is_scan ? work.tiles : work.order;
-  const uint32_t list_size = is_scan ? work.counters->num_scanned : work.counters->num_members;
-  const int64_t begin_of_tile = is_scan ? tile * rows_per_lane * rows_side_by_side : work.tiles[tile];
-  const int64_t leader = is_scan ? list[begin_of_tile] : work.leader[list[begin_of_tile]];
+  const uint32_t num_members = work.counters->num_members;
+  const int64_t begin_of_tile = work.tiles[tile], leader = work.leader[work.order[begin_of_tile]];
   int64_t rows[rows_per_lane];
   unsigned is_open = 0;  // bit r: there is a row r, and it has not been found to differ
 #pragma unroll
   for (int r = 0; r < rows_per_lane; ++r) {
     const int64_t at = begin_of_tile + lane_index() / width + r * rows_side_by_side;
-    rows[r] = at < list_size ? static_cast<int64_t>(list[at]) : leader;
-    if (at >= list_size || (!is_scan && (work.leader[rows[r]] != leader || read_now(work.differs + rows[r])))) continue;
+    rows[r] = at < num_members ? static_cast<int64_t>(work.order[at]) : leader;
+    if (at >= num_members || work.leader[rows[r]] != leader || read_now(work.differs + rows[r])) continue;
     is_open |= 1u << r;
   }
   // The same for all lanes of a row: another warp may have found it to differ between their looks, and then some of
@@ -70,13 +67,35 @@ CBKERNELS_DEVICE void tile_item(const Layer& layer, int64_t item, bool is_scan) 
     if ((is_open >> r & 1u) == 0) continue;
     const bool holds_nan = (bits >> (8 + r) & 1u) != 0;
     if (holds_nan) work.holds_nan[rows[r]] = 1;
-    if (!is_scan && ((bits >> r & 1u) || holds_nan || leader_holds_nan)) work.differs[rows[r]] = 1;
+    if ((bits >> r & 1u) || holds_nan || leader_holds_nan) work.differs[rows[r]] = 1;
   }
 }
 
-// Some blocks of eight pending rows, hashed.
+// One piece of rows that nothing else has read to their end: is there a NaN? Here a tile is rows of a list.
+CBKERNELS_DEVICE void scan_item(const Layer& layer, int64_t item) {
+  const LayerWork& work = layer.work;
+  const Elements& e = layer.elements;
+  const int width = lanes_per_row(e), rows_side_by_side = warp_size / width;
+  const int64_t tile = item / layer.num_spans, span = item % layer.num_spans;
+  const int64_t last = static_cast<int64_t>(work.counters->num_scanned) - 1;
+  int64_t rows[rows_per_lane];
+#pragma unroll
+  for (int r = 0; r < rows_per_lane; ++r) {
+    const int64_t at = (tile * rows_per_lane + r) * rows_side_by_side + lane_index() / width;
+    rows[r] = work.unread[at < last ? at : last];  // the last one again costs nothing
+  }
+  const int64_t begin = span * layer.chunks_per_span, end = begin + layer.chunks_per_span;
+  const unsigned with_nan = scan_rows_of_any_kind(e, rows, begin, end < e.num_chunks ? end : e.num_chunks, width);
+#pragma unroll
+  for (int r = 0; r < rows_per_lane; ++r)
+    if (with_nan >> r & 1u) work.holds_nan[rows[r]] = 1;
+}
+
+constexpr int rows_per_hash = 8;
+
+// Some blocks of as many pending rows, hashed.
 CBKERNELS_DEVICE void hash_item(const Layer& layer, int64_t item, const uint32_t* block_keys) {
-  constexpr int num_sums = 2, num_rows = 16 / num_sums;
+  constexpr int num_sums = 2, num_rows = rows_per_hash;
   const LayerWork& work = layer.work;
   const int64_t first = item / layer.num_hash_spans * num_rows, span = item % layer.num_hash_spans;
   const int64_t last = static_cast<int64_t>(work.counters->num_pending) - 1;
@@ -122,13 +141,13 @@ CBKERNELS_DEVICE void group_by_hash(const Team& team, const Layer& layer, uint32
     const uint32_t slot = find_slot_together(
         slots, work.num_slots, hash, row, takes_part,
         [&](uint32_t other) { return work.sums[2 * static_cast<int64_t>(other)] == hash; }, &is_new);
-    if (takes_part) work.rank[row] = slot;
+    if (takes_part) work.slot[row] = slot;
   });
   team.sync();
   for_each_in_warps(team, count, [&](int64_t k, bool there) {
     const uint32_t row = there ? row_at(k) : 0;
     uint32_t leader = row;
-    if (there) work.leader[row] = leader = work.holds_nan[row] ? row : slots[work.rank[row]];
+    if (there) work.leader[row] = leader = work.holds_nan[row] ? row : slots[work.slot[row]];
     const uint32_t rank = count_together(work.members, leader, leader != row);
     if (leader != row) work.rank[row] = rank;
   });
@@ -169,7 +188,7 @@ CBKERNELS_DEVICE void list_pending(const Team& team, const Layer& layer, bool sc
   if (!scan_for_nan || layer.sample_is_whole_row || !layer.elements.may_hold_nan) return;
   for_each_in_warps(team, work.num_rows, [&](int64_t i, bool there) {
     const bool unread = there && work.leader[i] == i && !work.marked[i] && !work.differs[i] && !work.holds_nan[i];
-    append(work.tiles, &counters.num_scanned, static_cast<uint32_t>(i), unread);
+    append(work.unread, &counters.num_scanned, static_cast<uint32_t>(i), unread);
   });
   team.sync();
 }

@@ -15,7 +15,7 @@ class WorkMemory {
  public:
   WorkMemory(Workspace& workspace, int64_t num_rows) : num_rows_(num_rows) {
     workspace.align();
-    LayerWork unused;
+    LayerWork unused{};
     lay_out_work(unused, num_rows, [&](auto*& array, int64_t count) {
       offsets_.push_back(workspace.reserve<std::decay_t<decltype(*array)>>(count));
     });

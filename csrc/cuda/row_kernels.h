@@ -310,6 +310,50 @@ CBKERNELS_DEVICE Comparison compare_rows_of_any_kind(const Elements& e, int64_t 
   return seen;
 }
 
+// Bit r: the row r of this lane holds a NaN in what this lane has seen of chunks [begin, end). A row may be named twice.
+template <class Kind>
+CBKERNELS_DEVICE unsigned scan_rows(const Elements& e, const int64_t (&rows)[rows_per_lane], int64_t begin, int64_t end,
+                                    int width) {
+  unsigned with_nan = 0;
+  const uint4* start[rows_per_lane];
+#pragma unroll
+  for (int r = 0; r < rows_per_lane; ++r) start[r] = reinterpret_cast<const uint4*>(row_start(e.rows, rows[r]));
+#pragma unroll 1
+  for (int64_t chunk = begin + lane_index() % width; chunk < end; chunk += width) {
+    uint4 raw[rows_per_lane];
+#pragma unroll
+    for (int r = 0; r < rows_per_lane; ++r) raw[r] = __ldcs(start[r] + chunk);
+#pragma unroll
+    for (int r = 0; r < rows_per_lane; ++r) {
+      bool holds_nan = false;
+#pragma unroll
+      for (int part = 0; part < Kind::words_per_chunk / 4; ++part) Kind::words(e, raw[r], part, holds_nan);
+      if (holds_nan) with_nan |= 1u << r;
+    }
+  }
+  return with_nan;
+}
+
+// The same value by value, one row after the other.
+CBKERNELS_DEVICE unsigned scan_gathered_rows(const Elements& e, const int64_t (&rows)[rows_per_lane], int64_t begin,
+                                             int64_t end, int width) {
+  unsigned with_nan = 0;
+#pragma unroll 1
+  for (int64_t chunk = begin + lane_index() % width; chunk < end; chunk += width)
+#pragma unroll 1
+    for (int r = 0; r < rows_per_lane; ++r)
+      if (gather_words(e, rows[r], chunk).holds_nan) with_nan |= 1u << r;
+  return with_nan;
+}
+
+CBKERNELS_DEVICE unsigned scan_rows_of_any_kind(const Elements& e, const int64_t (&rows)[rows_per_lane], int64_t begin,
+                                                int64_t end, int width) {
+  if (e.element == Element::any) return scan_gathered_rows(e, rows, begin, end, width);
+  unsigned with_nan = 0;
+  with_vector_kind(e, [&](auto kind) { with_nan = scan_rows<decltype(kind)>(e, rows, begin, end, width); });
+  return with_nan;
+}
+
 // Whole rows, by one warp: rare, so one way for all kinds.
 CBKERNELS_DEVICE bool rows_are_equal(const Elements& e, int64_t row, int64_t leader) {
   bool differs = false;
