@@ -81,8 +81,8 @@ def test_colliding_hashes_cost_a_search_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("num_layers", [1, 3, 70])
-def test_all_layers_are_one_launch_and_one_wait(num_layers: int) -> None:
-    layers = {f"layer{i}": normal(20, 3 + 7 * i) for i in range(num_layers)}
+def test_all_layers_of_one_kind_are_one_launch_and_one_wait(num_layers: int) -> None:
+    layers = {f"layer{i}": normal(20, 4 + 8 * i) for i in range(num_layers)}
     core.emulation.reset_counters()
     found = cb.bundle_entropy_layers(layers, LABELS[:20], backend=emulation.NAME)
     counters = core.emulation.counters()

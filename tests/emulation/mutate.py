@@ -14,6 +14,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,14 +44,14 @@ FAULTS = [
     ),
     Fault(
         "teams.h",
-        "__syncthreads();\n    if (gridDim.x == 1) return;",
+        "__syncthreads();\n  if (gridDim.x == 1) return;",
         "if (gridDim.x == 1) return;",
         "barrier of the grid: the block before it",
     ),
     Fault(
         "teams.h",
-        "after theirs\n    }\n    __syncthreads();",
-        "after theirs\n    }",
+        "after theirs\n  }\n  __syncthreads();",
+        "after theirs\n  }",
         "barrier of the grid: the block after it",
     ),
     Fault(
@@ -114,17 +115,22 @@ FAULTS = [
     Fault("group_rows.h", "if (differs) work.leader[row] = row;", "", "listing: a row stays with the wrong leader"),
     Fault("group_rows.h", "row < last ? row : last", "row", "sampling: reads behind the last row"),
     Fault(
-        "row_kernels.h", "chunk < end; chunk += width", "chunk + 1 < end; chunk += width", "comparing: the last chunk"
+        "row_kernels_loops.h",
+        "chunk < end; chunk += width",
+        "chunk + 1 < end; chunk += width",
+        "comparing: the last chunk",
     ),
     Fault(
-        "row_kernels.h",
+        "row_kernels_loops.h",
         "(with_nan >> first_lane & 0xffu) != 0",
         "(with_nan & 0xffu) != 0",
         "sampling: NaN of another row",
     ),
-    Fault("row_kernels.h", "step = lanes_per_sample / 2", "step = lanes_per_sample", "sampling: adds up two rows"),
     Fault(
-        "row_kernels.h",
+        "row_kernels_loops.h", "step = lanes_per_sample / 2", "step = lanes_per_sample", "sampling: adds up two rows"
+    ),
+    Fault(
+        "row_kernels_loops.h",
         "const bool upper = (lane & half) != 0;",
         "const bool upper = (lane & half) == 0;",
         "adding up 16 values: halves exchanged",
@@ -142,7 +148,7 @@ FAULTS = [
         "labels: pure bundles conflict",
     ),
     Fault(
-        "fingerprint_rows.cu",
+        "sum_rows.h",
         "atomicAdd(reinterpret_cast<unsigned long long*>(row_sums + num_sums * row + lane % num_sums),\n"
         + 16 * " "
         + "static_cast<unsigned long long>(sum));",
@@ -252,13 +258,18 @@ def build(fault: Fault, readers: dict[str, list[str]], commands: dict[str, str])
     right_text = changed.read_text()
     changed.write_text(faulty_text(fault, right_text))
     objects = {str(path.relative_to(BUILD)): path for path in sorted((BUILD / "CMakeFiles").rglob("*.o"))}
-    for target in readers[fault.file]:
-        faulty = SCRATCH / Path(target).name
-        command = commands[target].replace(f"{ROOT}/csrc/", f"{SCRATCH}/csrc/").replace(target, str(faulty))
-        if subprocess.run(command, shell=True, cwd=BUILD, capture_output=True, check=False).returncode != 0:
-            return None
-        objects[target] = faulty
+    faulty = {target: SCRATCH / Path(target).name for target in readers[fault.file]}
+
+    def compiles(target: str) -> bool:
+        command = commands[target].replace(f"{ROOT}/csrc/", f"{SCRATCH}/csrc/").replace(target, str(faulty[target]))
+        return subprocess.run(command, shell=True, cwd=BUILD, capture_output=True, check=False).returncode == 0
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # a header is compiled for every kind of element
+        all_compile = all(pool.map(compiles, faulty))
     changed.write_text(right_text)
+    if not all_compile:
+        return None
+    objects |= faulty
     module = SCRATCH / f"_core{sysconfig.get_config_var('EXT_SUFFIX')}"
     compiler = commands[next(iter(commands))].split()[0]
     link = [compiler, "-shared", "-o", str(module), *map(str, objects.values())]
