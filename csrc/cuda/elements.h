@@ -19,9 +19,8 @@ enum class Element : int {
   grid32_rounded,  // on a float16 or bfloat16 grid
   grid16,          // float16 and bfloat16, widened, on a float32 grid
   grid16_rounded,
-  any,       // value by value: rows that are not in chunks, every other type on a grid, every type on a float64 grid
+  any,       // value by value: rows that are not in words, every other type on a grid, every type on a float64 grid
 };
-constexpr int num_elements = 10;
 
 // Everything a kernel needs to read rows as words.
 struct Elements {
@@ -34,6 +33,7 @@ struct Elements {
   uint32_t beyond_largest = 0;  // packed: what to add to a magnitude so that its top bit says NaN
   bool may_hold_nan = false;
   int64_t num_words = 0;   // before padding
+  int64_t words_in_memory = 0;  // of rows in words
   int64_t num_chunks = 0;  // of 16 bytes; of four words for Element::any
 };
 
@@ -209,13 +209,6 @@ CBKERNELS_DEVICE GatheredWords plain_words(const Elements& e, const uint4& raw) 
 CBKERNELS_DEVICE_CALL GatheredWords gather_words(const Elements& e, int64_t row, int64_t chunk) {
   GatheredWords out{{{0, 0, 0, 0}}, false};
   if (e.grid == GridKind::none) {
-    if (e.rows.is_in_words) {
-      const uint32_t* const words = reinterpret_cast<const uint32_t*>(row_start(e.rows, row)) + 4 * chunk;
-      const int64_t there = e.num_words - 4 * chunk;
-      const uint4 raw = make_uint4(there > 0 ? __ldcs(words) : 0, there > 1 ? __ldcs(words + 1) : 0,
-                                   there > 2 ? __ldcs(words + 2) : 0, there > 3 ? __ldcs(words + 3) : 0);
-      return plain_words(e, raw);
-    }
     const int per_chunk = chunk_bytes / e.rows.itemsize;
     uint64_t low = 0, high = 0;
     for (int k = 0; k < per_chunk && chunk * per_chunk + k < e.rows.num_columns; ++k) {
@@ -248,6 +241,14 @@ CBKERNELS_DEVICE_CALL GatheredWords gather_words(const Elements& e, int64_t row,
   }
   return out;
 }
+
+// A kind in rows that do not begin and end at multiples of 16 bytes, but of 4.
+template <class Kind>
+struct InWords : Kind {};
+template <class Kind>
+constexpr bool is_in_chunks = true;
+template <class Kind>
+constexpr bool is_in_chunks<InWords<Kind>> = false;
 
 // The kind of Element::any: gather_words stands in the place of words.
 struct Gathered { static constexpr int words_per_chunk = 4; };

@@ -47,7 +47,7 @@ void row_fingerprints(const RowsView& rows, const UpdateGrid& grid, const finger
   // up to 8 blocks a piece: fewer atomics; but pieces enough for every warp
   const int64_t blocks_per_span = std::clamp<int64_t>(quads * num_blocks / 8192, 1, 8);
   const int64_t num_spans = std::max<int64_t>(1, (num_blocks + blocks_per_span - 1) / blocks_per_span);
-  const auto kernel = row_kernels(e.element).sum_rows;
+  const auto kernel = row_kernels(e).sum_rows;
   const LaunchShape shape =
       shape_for(reinterpret_cast<const void*>(kernel), threads_of_a_block, block_keys_bytes, quads * num_spans, stream);
   launch(kernel, shape, block_keys_bytes, stream, false, e, key, blocks_per_span, num_spans,

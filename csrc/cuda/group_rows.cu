@@ -3,6 +3,7 @@
 #include "group_rows.h"
 
 #include <algorithm>
+#include <functional>
 #include <numeric>
 
 #include "group_near_rows.h"
@@ -103,8 +104,9 @@ class Grouping {
   void sort_by_kind() {
     caller_index_.resize(layers_.size());
     std::iota(caller_index_.begin(), caller_index_.end(), size_t{0});
-    std::stable_sort(caller_index_.begin(), caller_index_.end(),
-                     [this](size_t a, size_t b) { return layers_[a].elements.element < layers_[b].elements.element; });
+    std::stable_sort(caller_index_.begin(), caller_index_.end(), [this](size_t a, size_t b) {
+      return std::less<>()(&row_kernels(layers_[a].elements), &row_kernels(layers_[b].elements));
+    });
     std::vector<Layer> sorted;
     for (const size_t l : caller_index_) sorted.push_back(layers_[l]);
     layers_ = std::move(sorted);
@@ -113,16 +115,15 @@ class Grouping {
   std::vector<Launch> launches_of_kinds() const {
     std::vector<Launch> launches;
     for (size_t first = 0, count; first < layers_.size(); first += count) {
-      const Element element = layers_[first].elements.element;
+      const RowKernels& kernels = row_kernels(layers_[first].elements);
       int64_t items = 0, rows_in_shared = 0;  // items: of the phase with the most of them
       for (count = 0; first + count < layers_.size(); ++count) {
         const Layer& layer = layers_[first + count];
-        if (layer.elements.element != element) break;
+        if (&row_kernels(layer.elements) != &kernels) break;
         const int64_t rows = layer.elements.rows.num_rows;
         items += std::max((rows + rows_per_sample - 1) / rows_per_sample, (rows + 7) / 8 * layer.num_spans);
         if (layer.has_few_rows) rows_in_shared = std::max<int64_t>(rows_in_shared, rows);
       }
-      const RowKernels& kernels = row_kernels(element);
       const size_t table_bytes = static_cast<size_t>(std::max<int64_t>(64, 2 * rows_in_shared)) * sizeof(uint32_t);
       launches.push_back({kernels.group_rows, first, count, keys_and_scan_bytes + table_bytes, {}});
       launches.back().shape = shape_for(reinterpret_cast<const void*>(kernels.group_rows), kernels.threads_of_grouping,

@@ -285,15 +285,13 @@ struct Layers {
   }
 };
 
-// Two blocks a multiprocessor, 128 registers a thread. Kinds that make eight words of a chunk would spill: one block of
-// as many threads as 168 registers allow.
+// Two blocks of 256 threads a multiprocessor, 128 registers a thread. One block where that would spill: of 384 threads,
+// 168 registers, for kinds that make eight words of a chunk, and of 256 for those that read one in words.
 template <class Kind>
-constexpr bool is_wide = Kind::words_per_chunk > 4;
-template <class Kind>
-constexpr int threads_of_grouping = is_wide<Kind> ? 384 : threads_of_a_block;
+constexpr int threads_of_grouping = Kind::words_per_chunk > 4 && is_in_chunks<Kind> ? 384 : threads_of_a_block;
 
 template <class Kind>
-__global__ void __launch_bounds__(threads_of_grouping<Kind>, is_wide<Kind> ? 1 : 2)
+__global__ void __launch_bounds__(threads_of_grouping<Kind>, Kind::words_per_chunk > 4 || !is_in_chunks<Kind> ? 1 : 2)
     group_rows_kernel(const __grid_constant__ GroupingLaunch launch, const __grid_constant__ Layer only) {
   CBKERNELS_DYNAMIC_SHARED(shared);
   uint32_t* const block_keys = reinterpret_cast<uint32_t*>(shared);

@@ -1,6 +1,7 @@
-// The kernels that read whole rows, as a table: two for every kind of element, and each kind compiled on its own
-// (row_kernels_*.cu), so that a launch loads no code and takes no registers of another kind. Read next: group_rows.h
-// and sum_rows.h (the kernels), row_kernels_loops.h (what one warp does with rows).
+// The kernels that read whole rows, as a table: two for every kind of element, and two more where rows are read in
+// words of 4 bytes. Each kind is compiled on its own (row_kernels_*.cu), so that a launch loads no code and takes no
+// registers of another kind. Read next: group_rows.h and sum_rows.h (the kernels), row_kernels_loops.h (what one warp
+// does with rows).
 #pragma once
 #include "../fingerprint.h"
 #include "elements.h"
@@ -47,9 +48,11 @@ struct RowKernels {
   void (*sum_rows)(Elements e, fingerprint::Key key, int64_t blocks_per_span, int64_t num_spans, uint64_t* row_sums,
                    uint8_t* holds_nan);
 };
-const RowKernels& row_kernels(Element element);
+const RowKernels& row_kernels(const Elements& e);  // one object for all that one launch can read
 
-extern const RowKernels bits_kernels, float32_kernels, float64_kernels, packed16_kernels, packed8_kernels;
-extern const RowKernels grid32_kernels, grid32_rounded_kernels, grid16_kernels, grid16_rounded_kernels, any_kernels;
+struct KernelsOfKind { RowKernels in_chunks, in_words; };
+extern const KernelsOfKind bits_kernels, float32_kernels, float64_kernels, packed16_kernels, packed8_kernels;
+extern const KernelsOfKind grid32_kernels, grid32_rounded_kernels, grid16_kernels, grid16_rounded_kernels;
+extern const RowKernels any_kernels;
 
 }  // namespace cbkernels::cuda

@@ -2,5 +2,5 @@
 #include "kernels_of_kind.h"
 
 namespace cbkernels::cuda {
-const RowKernels bits_kernels = kernels_of<Bits>();
+const KernelsOfKind bits_kernels{kernels_of<Bits>(), kernels_of<InWords<Bits>>()};
 }

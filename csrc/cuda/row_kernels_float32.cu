@@ -2,5 +2,5 @@
 #include "kernels_of_kind.h"
 
 namespace cbkernels::cuda {
-const RowKernels float32_kernels = kernels_of<Float32>();
+const KernelsOfKind float32_kernels{kernels_of<Float32>(), kernels_of<InWords<Float32>>()};
 }

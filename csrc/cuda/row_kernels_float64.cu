@@ -2,5 +2,5 @@
 #include "kernels_of_kind.h"
 
 namespace cbkernels::cuda {
-const RowKernels float64_kernels = kernels_of<Float64>();
+const KernelsOfKind float64_kernels{kernels_of<Float64>(), kernels_of<InWords<Float64>>()};
 }

@@ -2,5 +2,5 @@
 #include "kernels_of_kind.h"
 
 namespace cbkernels::cuda {
-const RowKernels grid16_kernels = kernels_of<Grid16<false>>();
+const KernelsOfKind grid16_kernels{kernels_of<Grid16<false>>(), {}};  // in words it would spill: Element::any
 }

@@ -2,5 +2,5 @@
 #include "kernels_of_kind.h"
 
 namespace cbkernels::cuda {
-const RowKernels grid16_rounded_kernels = kernels_of<Grid16<true>>();
+const KernelsOfKind grid16_rounded_kernels{kernels_of<Grid16<true>>(), {}};  // in words it would spill: Element::any
 }

@@ -2,5 +2,5 @@
 #include "kernels_of_kind.h"
 
 namespace cbkernels::cuda {
-const RowKernels grid32_kernels = kernels_of<Grid32<false>>();
+const KernelsOfKind grid32_kernels{kernels_of<Grid32<false>>(), kernels_of<InWords<Grid32<false>>>()};
 }

@@ -2,5 +2,5 @@
 #include "kernels_of_kind.h"
 
 namespace cbkernels::cuda {
-const RowKernels grid32_rounded_kernels = kernels_of<Grid32<true>>();
+const KernelsOfKind grid32_rounded_kernels{kernels_of<Grid32<true>>(), kernels_of<InWords<Grid32<true>>>()};
 }

@@ -35,6 +35,48 @@ CBKERNELS_DEVICE void load_keys(const uint32_t* block_keys, int at, uint4 (&keys
     keys[s] = *reinterpret_cast<const uint4*>(block_keys + at + fingerprint::toeplitz_shift * s);
 }
 
+// --- sixteen bytes for a lane --------------------------------------------------------------------------------------
+// A lane reads a chunk. A kind InWords reads it in words of 4 bytes; where all lanes of a warp read one row, they take
+// the words of their chunks in turn, so that every load is coalesced (`turn` lanes; else 1). Which lane sees which
+// column is the same for all rows. `chunk` is then the first one of the lanes, and their own_chunk is 0.
+
+template <int turn>
+CBKERNELS_DEVICE int own_chunk(int lane) {
+  return turn == 1 ? lane : 0;
+}
+
+template <bool stays, class T>
+CBKERNELS_DEVICE T load(const T* from) {
+  return stays ? *from : __ldcs(from);  // stays: in the caches
+}
+
+// Words from this chunk on; zeros stand behind them.
+template <class Kind>
+CBKERNELS_DEVICE int words_left(const Elements& e, int64_t chunk) {
+  if constexpr (is_in_chunks<Kind>) return 0;  // nobody asks
+  const int64_t left = e.words_in_memory - 4 * chunk;
+  return left < 4 * warp_size ? static_cast<int>(left) : 4 * warp_size;
+}
+
+// `left` is words_left of the chunk.
+template <class Kind, int turn = 1, bool stays = false>
+CBKERNELS_DEVICE uint4 load_chunk(const uint4* chunk, int left) {
+  if constexpr (is_in_chunks<Kind>) return load<stays>(chunk);
+  const int lane = turn == 1 ? 0 : lane_index() % turn;
+  if constexpr (std::is_base_of_v<Float64, Kind>) {  // two words at a time
+    const uint2* const values = reinterpret_cast<const uint2*>(chunk) + lane;
+    const uint2 none{0, 0}, first = 2 * lane < left ? load<stays>(values) : none,
+                            second = 2 * (lane + turn) < left ? load<stays>(values + turn) : none;
+    return make_uint4(first.x, first.y, second.x, second.y);
+  }
+  const uint32_t* const words = reinterpret_cast<const uint32_t*>(chunk) + lane;
+  const auto word = [&](int k) { return lane + k * turn < left ? load<stays>(words + k * turn) : 0; };
+  return make_uint4(word(0), word(1), word(2), word(3));
+}
+CBKERNELS_DEVICE const uint4* chunks_of(const Elements& e, int64_t row) {
+  return reinterpret_cast<const uint4*>(row_start(e.rows, row));
+}
+
 // Four words of one row.
 template <class Kind>
 CBKERNELS_DEVICE GatheredWords words_of(const Elements& e, int64_t row, int64_t chunk, int part) {
@@ -42,7 +84,8 @@ CBKERNELS_DEVICE GatheredWords words_of(const Elements& e, int64_t row, int64_t 
     return gather_words(e, row, chunk);
   } else {
     GatheredWords out{{{0, 0, 0, 0}}, false};
-    out.four = Kind::words(e, reinterpret_cast<const uint4*>(row_start(e.rows, row))[chunk], part, out.holds_nan);
+    out.four =
+        Kind::words(e, load_chunk<Kind>(chunks_of(e, row) + chunk, words_left<Kind>(e, chunk)), part, out.holds_nan);
     return out;
   }
 }
@@ -62,7 +105,6 @@ template <class Kind>
 CBKERNELS_DEVICE RowSample sample_row(const Elements& e, int64_t row, const SamplePlaces& places,
                                       const uint32_t* block_keys) {
   const int lane = lane_index() % lanes_per_sample, num_places = places.count;
-  const int64_t first = places.first_chunk + lane;
   uint64_t sums[2] = {0, 0};
   bool holds_nan = false;
   const auto add = [&](const FourWords& words, int at) {
@@ -70,19 +112,22 @@ CBKERNELS_DEVICE RowSample sample_row(const Elements& e, int64_t row, const Samp
     load_keys(block_keys, at, keys);
     add_words(words, keys, sums);
   };
-  if constexpr (is_gathered<Kind>) {
+  if constexpr (is_gathered<Kind> || !is_in_chunks<Kind>) {
 #pragma unroll 1
     for (int place = 0; place < num_places; ++place) {
-      const int64_t chunk = first + place * places.chunks_between;
+      const int64_t chunk = places.first_chunk + place * places.chunks_between + lane;
       if (chunk >= e.num_chunks) continue;
-      const GatheredWords words = gather_words(e, row, chunk);
-      holds_nan |= words.holds_nan;
-      add(words.four, 4 * (place * lanes_per_sample + lane));
+#pragma unroll 1
+      for (int part = 0; part < Kind::words_per_chunk / 4; ++part) {
+        const GatheredWords words = words_of<Kind>(e, row, chunk, part);
+        holds_nan |= words.holds_nan;
+        add(words.four, (place * lanes_per_sample + lane) * Kind::words_per_chunk + 4 * part);
+      }
     }
   } else {
-    const uint4* const start = reinterpret_cast<const uint4*>(row_start(e.rows, row));
+    const uint4* const start = chunks_of(e, row);
     uint4 raw[most_places];
-    int64_t chunk = first;
+    int64_t chunk = places.first_chunk + lane;
 #pragma unroll
     for (int place = 0; place < most_places; ++place, chunk += places.chunks_between)
       raw[place] = place < num_places && chunk < e.num_chunks ? __ldcs(start + chunk) : make_uint4(0, 0, 0, 0);
@@ -139,8 +184,7 @@ CBKERNELS_DEVICE uint64_t sum_chunked_blocks(const Elements& e, const int64_t (&
   const int lane = lane_index();
   const uint4* start[num_rows];
 #pragma unroll
-  for (int r = 0; r < num_rows; ++r)
-    start[r] = reinterpret_cast<const uint4*>(row_start(e.rows, rows[r])) + begin * chunks_per_block;
+  for (int r = 0; r < num_rows; ++r) start[r] = chunks_of(e, rows[r]) + begin * chunks_per_block;
   uint64_t row_sum = 0;
   unsigned seen_nan = 0;  // bit r: this lane has, in row r
 #pragma unroll 1
@@ -150,23 +194,32 @@ CBKERNELS_DEVICE uint64_t sum_chunked_blocks(const Elements& e, const int64_t (&
     // the last block is padded with zeros to a multiple of 16 words
     constexpr int padding = 16 / Kind::words_per_chunk;
     const int num_padded = (num_chunks + padding - 1) / padding * padding;
+    const int64_t num_words = e.num_words - block * fingerprint::block_words;
     uint64_t sums[16] = {};  // those of row r begin at r * num_sums
 #pragma unroll 1
     for (int c = lane; c < num_padded; c += warp_size) {
       uint4 raw[num_rows];
       const bool is_padding = c >= num_chunks;
+      const int left = words_left<Kind>(e, block * chunks_per_block + c);
 #pragma unroll
-      for (int r = 0; r < num_rows; ++r) raw[r] = is_padding ? make_uint4(0, 0, 0, 0) : __ldcs(start[r] + c);
+      for (int r = 0; r < num_rows && is_in_chunks<Kind>; ++r)
+        raw[r] = is_padding ? make_uint4(0, 0, 0, 0) : __ldcs(start[r] + c);
 #pragma unroll 1
       for (int part = 0; part < Kind::words_per_chunk / 4; ++part) {
         uint4 keys[num_sums];
-        load_keys(block_keys, c * Kind::words_per_chunk + 4 * part, keys);
+        const int at = c * Kind::words_per_chunk + 4 * part;
+        load_keys(block_keys, at, keys);
 #pragma unroll
         for (int r = 0; r < num_rows; ++r) {
           bool holds_nan = false;
+          if constexpr (!is_in_chunks<Kind>) raw[r] = load_chunk<Kind>(start[r] + c, left);  // all at once would spill
           FourWords words = Kind::words(e, raw[r], part, holds_nan);
           if (holds_nan) seen_nan |= 1u << r;
           if (Kind::moves_zero && is_padding) words = {{0, 0, 0, 0}};
+          if constexpr (Kind::moves_zero && !is_in_chunks<Kind>)  // a chunk may end behind its row
+#pragma unroll
+            for (int k = 0; k < 4; ++k)
+              if (at + k >= num_words) words.word[k] = 0;
           add_words(words, keys, sums + r * num_sums);
         }
       }
@@ -259,21 +312,22 @@ CBKERNELS_DEVICE bool differ(const FourWords& a, const FourWords& b) {
 }
 
 // Chunks [begin, end) of eight rows a lane against the leader. A row may be named twice, or be the leader.
-template <class Kind>
+template <class Kind, int turn>
 CBKERNELS_DEVICE Comparison compare_chunked_rows(const Elements& e, int64_t leader,
                                                  const int64_t (&rows)[rows_per_lane], int64_t begin, int64_t end,
                                                  int width) {
   Comparison seen{0, 0, false};
-  const uint4* const leader_start = reinterpret_cast<const uint4*>(row_start(e.rows, leader));
+  const uint4* const leader_start = chunks_of(e, leader);
   const uint4* start[rows_per_lane];
 #pragma unroll
-  for (int r = 0; r < rows_per_lane; ++r) start[r] = reinterpret_cast<const uint4*>(row_start(e.rows, rows[r]));
+  for (int r = 0; r < rows_per_lane; ++r) start[r] = chunks_of(e, rows[r]);
 #pragma unroll 1
-  for (int64_t chunk = begin + lane_index() % width; chunk < end; chunk += width) {
+  for (int64_t chunk = begin + own_chunk<turn>(lane_index() % width); chunk < end; chunk += width) {
     uint4 raw[rows_per_lane];
-    const uint4 leaders = leader_start[chunk];
+    const int left = words_left<Kind>(e, chunk);
+    const uint4 leaders = load_chunk<Kind, turn, true>(leader_start + chunk, left);
 #pragma unroll
-    for (int r = 0; r < rows_per_lane; ++r) raw[r] = __ldcs(start[r] + chunk);
+    for (int r = 0; r < rows_per_lane; ++r) raw[r] = load_chunk<Kind, turn>(start[r] + chunk, left);
 #pragma unroll 1
     for (int part = 0; part < Kind::words_per_chunk / 4; ++part) {
       const FourWords expected = Kind::words(e, leaders, part, seen.leader_holds_nan);
@@ -312,24 +366,27 @@ CBKERNELS_DEVICE Comparison compare_rows(const Elements& e, int64_t leader, cons
                                          int64_t begin, int64_t end, int width) {
   if constexpr (is_gathered<Kind>)
     return compare_gathered_rows(e, leader, rows, begin, end, width);
+  else if (is_in_chunks<Kind> || width < warp_size)
+    return compare_chunked_rows<Kind, 1>(e, leader, rows, begin, end, width);
   else
-    return compare_chunked_rows<Kind>(e, leader, rows, begin, end, width);
+    return compare_chunked_rows<Kind, is_in_chunks<Kind> ? 1 : warp_size>(e, leader, rows, begin, end, width);
 }
 
 // Bit r: the row r of this lane holds a NaN in what this lane has seen of chunks [begin, end). A row may be named
 // twice.
-template <class Kind>
+template <class Kind, int turn>
 CBKERNELS_DEVICE unsigned scan_chunked_rows(const Elements& e, const int64_t (&rows)[rows_per_lane], int64_t begin,
                                             int64_t end, int width) {
   unsigned with_nan = 0;
   const uint4* start[rows_per_lane];
 #pragma unroll
-  for (int r = 0; r < rows_per_lane; ++r) start[r] = reinterpret_cast<const uint4*>(row_start(e.rows, rows[r]));
+  for (int r = 0; r < rows_per_lane; ++r) start[r] = chunks_of(e, rows[r]);
 #pragma unroll 1
-  for (int64_t chunk = begin + lane_index() % width; chunk < end; chunk += width) {
+  for (int64_t chunk = begin + own_chunk<turn>(lane_index() % width); chunk < end; chunk += width) {
+    const int left = words_left<Kind>(e, chunk);
     uint4 raw[rows_per_lane];
 #pragma unroll
-    for (int r = 0; r < rows_per_lane; ++r) raw[r] = __ldcs(start[r] + chunk);
+    for (int r = 0; r < rows_per_lane; ++r) raw[r] = load_chunk<Kind, turn>(start[r] + chunk, left);
 #pragma unroll
     for (int r = 0; r < rows_per_lane; ++r) {
       bool holds_nan = false;
@@ -358,8 +415,12 @@ CBKERNELS_DEVICE unsigned scan_rows(const Elements& e, const int64_t (&rows)[row
                                     int width) {
   if constexpr (is_gathered<Kind>)
     return scan_gathered_rows(e, rows, begin, end, width);
+  else if constexpr (std::is_base_of_v<Bits, Kind>)
+    return 0;  // nobody asks
+  else if (is_in_chunks<Kind> || width < warp_size)
+    return scan_chunked_rows<Kind, 1>(e, rows, begin, end, width);
   else
-    return scan_chunked_rows<Kind>(e, rows, begin, end, width);
+    return scan_chunked_rows<Kind, is_in_chunks<Kind> ? 1 : warp_size>(e, rows, begin, end, width);
 }
 
 // Whole rows, by one warp: rare, so nothing is unrolled.

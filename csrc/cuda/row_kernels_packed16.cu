@@ -2,5 +2,5 @@
 #include "kernels_of_kind.h"
 
 namespace cbkernels::cuda {
-const RowKernels packed16_kernels = kernels_of<Packed16>();
+const KernelsOfKind packed16_kernels{kernels_of<Packed16>(), kernels_of<InWords<Packed16>>()};
 }

@@ -2,5 +2,5 @@
 #include "kernels_of_kind.h"
 
 namespace cbkernels::cuda {
-const RowKernels packed8_kernels = kernels_of<Packed8>();
+const KernelsOfKind packed8_kernels{kernels_of<Packed8>(), kernels_of<InWords<Packed8>>()};
 }

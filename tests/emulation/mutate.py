@@ -120,6 +120,14 @@ FAULTS = [
         "chunk + 1 < end; chunk += width",
         "comparing: the last chunk",
     ),
+    Fault("row_kernels_loops.h", "lane + k * turn < left", "lane + k * turn <= left", "words: one behind the row"),
+    Fault("row_kernels_loops.h", "turn == 1 ? lane : 0;", "0;", "words: lanes of short rows all read the first chunk"),
+    Fault(
+        "row_kernels_loops.h",
+        "if (at + k >= num_words) words.word[k] = 0;",
+        ";",
+        "words: what pads a row is on the grid",
+    ),
     Fault(
         "row_kernels_loops.h",
         "(with_nan >> first_lane & 0xffu) != 0",

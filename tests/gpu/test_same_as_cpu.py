@@ -143,8 +143,8 @@ def test_a_network_of_120_layers_in_a_launch_a_kind() -> None:
     cpu = {f"layer{i}": special_rows(types[i % len(types)], 96, 1 + 37 * i, seed=i) for i in range(120)}
     cpu["layer7"] = cpu["layer7"].t().contiguous().t()
     gpu, labels = {name: a.cuda() for name, a in cpu.items()}, labels_of(96)
-    # two 16-bit floats are one kind, integers and bool another; what is read value by value is one, too
-    for grid, num_kinds in ((None, 5), (GRIDS["float32"], 3)):
+    # float32 in words, float64 in chunks, 16-bit floats and integers in both, and what is read value by value
+    for grid, num_kinds in ((None, 7), (GRIDS["float32"], 3)):
         expected = cb.bundle_entropy_layers(cpu, labels, grid=grid)
         found = cb.bundle_entropy_layers(gpu, labels.cuda(), grid=grid)
         assert list(found) == list(cpu)
