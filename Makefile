@@ -32,7 +32,7 @@ EMULATED_FROM := $(COMPILED_FROM) $(shell find tests/emulation -type f -name '*.
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | sort)
 
 .PHONY: help setup demo test test-all hostile zoo models bench fuzz fuzz-emulated emulation mutate mutate-python lint types format hooks \
-        cuda-report wheel test-wheel sanitize sanitize-address sanitize-thread test-clang test-aarch64 gpu-check clean always
+        cuda-report docs notebooks wheel test-wheel sanitize sanitize-address sanitize-thread test-clang test-aarch64 gpu-check clean always
 
 help: ## this list
 	@awk -F ':[^#]*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -132,6 +132,21 @@ build/zoo/installed: Makefile | $(STAMPS)/python
 
 models: $(STAMPS)/test build/zoo/installed ## docs/models.md: which blocks are found in which models, written anew
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.models.zoo.document
+
+docs: build/docs/installed $(STAMPS)/demo ## the documentation as pages, in build/docs/site; every warning is an error
+	@PATH="$$PWD/build/docs/venv/bin:$$PWD/$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 build/docs/venv/bin/mkdocs build --strict --quiet $(ARGS)
+	@echo "build/docs/site/index.html"
+
+notebooks: $(STAMPS)/test build/notebooks/installed ## examples/*.ipynb: run, and kept with what they print
+	@PYTHONPATH="$$PWD/build/notebooks" $(BIN)/python examples/execute.py
+
+build/notebooks/installed: Makefile | $(STAMPS)/python
+	@rm -rf $(@D) && $(BIN)/python -m pip install -qq --target $(@D) nbclient==0.11.0 ipykernel==7.4.0 nbformat==5.11.1 && touch $@
+
+build/docs/installed: constraints.txt | $(STAMPS)/python
+	$(STEP) "build/docs/venv: mkdocs-material and mkdocstrings"
+	@$(PYTHON) -m venv $(@D)/venv && $(@D)/venv/bin/python -m pip install -qq --constraint constraints.txt \
+	    mkdocs-material 'mkdocstrings[python]' ruff && touch $@
 
 build/emulation/built: $(STAMPS)/python $(EMULATED_FROM)
 	$(STEP) "build/emulation: csrc/cuda compiled as C++"

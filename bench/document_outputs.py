@@ -79,7 +79,7 @@ class Filling:
             self._printed = stdout.getvalue()
         elif words == "text machine":
             body = where()
-        elif words == f"{PRINTED}this block":
+        elif words.startswith(f"{PRINTED}this block"):
             body = self._printed
         elif words.startswith(PRINTED):
             body = said_by(shlex.split(words.removeprefix(PRINTED)))

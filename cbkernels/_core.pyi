@@ -164,7 +164,7 @@ def build_info() -> dict[str, Any]:
     instruction_sets, instruction_set, num_dtypes, pointer_bits; never asks the driver."""
 
 def use_instruction_set(name: str) -> None:
-    """For tests: "portable", "avx2" or "best"; ValueError if this processor lacks it."""
+    """For tests: "portable", "avx2", "avx512" or "best"; ValueError if this processor lacks it."""
 
 def use_routing_bits(bits: int) -> None:
     """For tests: keep only so many bits of every routing hash, so that collisions happen; 64 is normal."""

@@ -73,7 +73,14 @@ class Rows(NamedTuple):
                      "typestr": kind.str, "version": 3}  # fmt: skip
         if 0 in self.shape:
             return np.empty(self.shape, kind)
-        return np.asarray(type("Memory", (), {"__array_interface__": interface, "owner": self.owner})())
+        return np.asarray(_Memory(interface, self.owner))
+
+
+class _Memory:
+    """What NumPy asks for to look at memory that another object owns."""
+
+    def __init__(self, interface: dict[str, Any], owner: object) -> None:
+        self.__array_interface__, self.owner = interface, owner
 
 
 class Labels(Rows):

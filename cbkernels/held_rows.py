@@ -92,10 +92,11 @@ class HeldRows:
         if label_values.dtype == np.uint64 and (label_values > np.uint64(2**63 - 1)).any():
             raise ValueError(f"labels holds {int(label_values.max())}; streaming takes labels below 2**63")
         fingerprints, holds_nan = backend.row_fingerprints(rows, grid, self.key)
-        if holds_nan.any():
+        num_nan_rows = int(np.count_nonzero(holds_nan))
+        if num_nan_rows:
             fingerprints, label_values = fingerprints[~holds_nan], label_values[~holds_nan]
         self._on_cpu.append(fingerprints, label_values)
-        self._num_nan_rows += int(holds_nan.sum())
+        self._num_nan_rows += num_nan_rows
 
     def _store_of(self, device: str, backend: backends.Cuda, dtype: str) -> GpuRowStore:
         store = self.on_gpus.get(device)

@@ -37,7 +37,10 @@ def attributes(
         setattr(sys.modules[package], name, value)  # from now on Python finds it by itself
         return value
 
-    return of_name, lambda: sorted({*vars(sys.modules[package]), *where})
+    def public() -> list[str]:
+        return sorted({*(name for name in vars(sys.modules[package]) if name.startswith("__")), *where})
+
+    return of_name, public
 
 
 def require_package(package: str, what: str) -> Any:

@@ -1,10 +1,21 @@
-"""Tables of plain text, for the terminal and for logs, and the notes below tables and pictures."""
+"""Tables as plain text, for the terminal and for logs, and as HTML, for notebooks; the notes below tables."""
 
 from __future__ import annotations
 
+import html
 import math
 import textwrap
 from collections.abc import Sequence
+
+_STYLE = """
+.cbkernels-report{font-size:90%;line-height:1.35}
+.cbkernels-report div{max-height:32em;overflow:auto;margin:.3em 0}
+.cbkernels-report table{border-collapse:collapse;color:inherit;background:none}
+.cbkernels-report th,.cbkernels-report td{padding:.1em .8em;text-align:right;white-space:nowrap;background:none}
+.cbkernels-report th{border-bottom:1px solid rgba(128,128,128,.6)}
+.cbkernels-report th:first-child,.cbkernels-report td:first-child{text-align:left;font-family:monospace}
+.cbkernels-report p{margin:.2em 0;opacity:.75}
+""".strip()
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -31,6 +42,33 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str
         rest = [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
         lines.append("  ".join([first, *rest]).rstrip())
     return "\n".join(lines)
+
+
+def html_table(
+    title: str, header: Sequence[str], rows: Sequence[Sequence[object]], below: Sequence[str] = (),
+    backgrounds: Sequence[str] = (),
+) -> str:  # fmt: skip
+    """The same for a notebook: one self-contained ``div`` with every text escaped.
+
+    Args:
+        title: one line above.
+        header: one title a column.
+        rows: cells, shown as in ``format_table``.
+        below: lines of text.
+        backgrounds: a CSS colour for every row, or "".
+    """
+    colours = [*backgrounds] or [""] * len(rows)
+    head = "".join(f"<th>{html.escape(each)}</th>" for each in header)
+    body = []
+    for cells, colour in zip(rows, colours, strict=True):
+        style = f' style="background:{colour}"' if colour else ""
+        body.append(f"<tr{style}>" + "".join(f"<td>{html.escape(cell(each))}</td>" for each in cells) + "</tr>")
+    return (
+        f'<div class="cbkernels-report"><style>{_STYLE}</style><b>{html.escape(title)}</b>'
+        f"<div><table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+        + "".join(f"<p>{html.escape(line)}</p>" for line in below)
+        + "</div>"
+    )
 
 
 def cell(value: object) -> str:

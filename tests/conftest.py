@@ -18,7 +18,7 @@ from cbkernels import _core, backends
 from . import emulation, sample_runs
 
 _INFO = _core.build_info()
-_INSTRUCTION_SETS = ("portable", "avx2", "neon")
+_INSTRUCTION_SETS = ("portable", "avx2", "avx512", "neon")
 _NO_GPU = _core.cuda.missing_reason()
 _emulated, _not_emulated = emulation.load()
 if _emulated is not None:

@@ -35,13 +35,25 @@ def test_portable_is_always_there_and_best_is_one_of_the_list() -> None:
     assert _core.build_info()["instruction_set"] in sets
 
 
-def test_avx2_is_there_exactly_where_the_processor_has_it() -> None:
+@pytest.mark.parametrize(
+    ("name", "needs"),
+    [
+        ("avx2", {"avx2", "f16c"}),
+        ("avx512", {"avx2", "f16c", "avx512f", "avx512vl", "avx512bw", "avx512dq"}),
+    ],
+)
+def test_a_set_is_there_exactly_where_the_processor_has_it(name: str, needs: set[str]) -> None:
     """Not lost to a compiler that asks the processor in another way."""
     cpuinfo = Path("/proc/cpuinfo")
     if platform.machine() != "x86_64" or not cpuinfo.is_file():
-        pytest.skip("AVX2: NOT TESTED HERE (x86-64 under Linux says in /proc/cpuinfo what it has)")
+        pytest.skip(f"{name}: NOT TESTED HERE (x86-64 under Linux says in /proc/cpuinfo what it has)")
     flags = next(line for line in cpuinfo.read_text("utf-8").splitlines() if line.startswith("flags")).split()
-    assert ("avx2" in _core.build_info()["instruction_sets"]) == ({"avx2", "f16c"} <= set(flags))
+    assert (name in _core.build_info()["instruction_sets"]) == (needs <= set(flags))
+
+
+def test_the_best_set_comes_last_and_is_in_use() -> None:
+    info = _core.build_info()
+    assert info["instruction_set"] == info["instruction_sets"][-1]
 
 
 @pytest.mark.parametrize("name", ["avx9", "", "BEST", "sse2"])

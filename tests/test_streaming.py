@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import cbkernels as cb
 from cbkernels import BundleEntropy, UpdateGrid
+from cbkernels.arrays import as_rows
 
 from . import emulation
 from .inputs import INTEGERS, place
@@ -418,3 +419,10 @@ def test_resetting_gives_the_memory_back() -> None:
     metric = streamed(*data(50_000, 1), [])
     metric.reset()
     assert _arrays_in(metric, set()) < 10_000
+
+
+def test_a_look_at_memory_makes_no_class() -> None:
+    """A class takes as long as fingerprinting 200 KB, and stays until the cycle collector runs."""
+    rows = as_rows(np.ones((2, 3)))
+    assert type(rows.raw().base) is type(rows.raw().base)
+    assert rows.raw().base.owner is rows.owner

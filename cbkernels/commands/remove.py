@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files.folders import output_path
+from ..latencies import Latency, latency_change
 from ..runs.schema import CONFIG, REMOVAL
 from ..tables import definition_note, format_table, shown, wrapped
 from ..training.config import RemoveConfig
@@ -57,7 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
         result = remove_blocks(
             trained, config, out, resume=arguments.resume, overwrite=arguments.overwrite, report=progress.show
         )
-    tell(result, _text, arguments.json, out, [out], f"Smaller network: {out / result['export']}{os.sep}")
+    what = "Smaller network" if result["removed"] else "Network, whole"
+    tell(result, _text, arguments.json, out, [out], f"{what}: {out / result['export']}{os.sep}")
     return 0
 
 
@@ -142,7 +144,11 @@ def _before_and_after(result: dict[str, Any]) -> str:
     }.items():
         old, new = (f"{n:.3f}" if isinstance(n, float) else n for n in (before[field], after[field]))
         rows.append([title, old, new, new])
-    return format_table(["", "before", "removed", "healed"], rows)
+    if not result["removed"]:
+        return format_table(["", "the network"], [row[:2] for row in rows]) + "\nNo block was removed."
+    before, after = (Latency(*(each[f"latency_ms{end}"] for end in ("", "_p10", "_p90"))) for each in (before, after))
+    changed = latency_change(before, after)
+    return format_table(["", "before", "removed", "healed"], rows) + f"\nChange of the latency: {changed}."
 
 
 def _point(point: dict[str, Any] | None) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..learning_rates import in_words
-from ..tables import definition_note
+from ..tables import definition_note, html_table
 from . import records
 from .columns import Finding, margin_words
 from .layer_report import LayerReport, findings_of
@@ -88,8 +88,19 @@ class History:
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        steps = f", steps {self.steps[0]} to {self.steps[-1]}" if self._reports else ""
-        return f"History({len(self)} reports of {len(self.layers)} layers{steps})"
+        many = f"{len(self)} report{'s' * (len(self) != 1)} of {len(self.layers)} layers"
+        first, last = (self.steps[0], self.steps[-1]) if self._reports else (None, None)
+        steps = f", steps {first} to {last}" if first != last else "" if first is None else f", step {first}"
+        return f"History({many}{steps})"
+
+    def _repr_html_(self) -> str:
+        """A row a report."""
+        rows = []
+        for step, report in zip(self.steps, self._reports, strict=True):
+            largest = max((each.entropy for each in report.values()), default=0.0)
+            rows.append([step, len(report), len(report.conflicting()), largest, report.first_conflicting or ""])
+        titles = ["step", "layers", "conflicting", "largest entropy (nats)", "the first that conflicts"]
+        return html_table(repr(self), titles, rows, [definition_note(self.equality)])
 
     @property
     def equality(self) -> str:

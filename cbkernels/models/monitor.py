@@ -133,6 +133,15 @@ class LayerMonitor:
         self._overwritten: set[str] = set()
         self._ended: float | None = None
 
+    def __repr__(self) -> str:
+        rows = sum(batch.num_rows for batch in self.probe)
+        last = f"; the last: {self.history[-1]!r}" if len(self.history) else ""
+        model = type(unwrapped(self.model)).__name__
+        return f"LayerMonitor({model}, probe of {rows} rows, {len(self.history)} measurements{last})"
+
+    def _repr_html_(self) -> str:
+        return self.history._repr_html_()
+
     @property
     def layers(self) -> list[str]:
         """Names of the modules that are measured; for "auto" the first use runs the model."""

@@ -147,9 +147,12 @@ def _of_autotune(result: AutotuneResult, status: str) -> str:
 
 def _of_removal(result: RemoveResult) -> str:
     accuracy, removed, blocks = result.accuracy or Accuracies(), len(result.removed), len(result.blocks)
+    if not removed:
+        all_of_them = f"the {blocks} residual blocks" if blocks else "the residual blocks"
+        return f"None of {all_of_them} was removed; test accuracy {percent(accuracy.before)}."
     words = (f"{removed}{f' of {blocks}' if blocks else ''} residual blocks were removed; test accuracy "
              f"{percent(accuracy.before)} before, {percent(accuracy.removed)} without them")  # fmt: skip
-    if accuracy.healed is None or not result.finetune_epochs or not removed:
+    if accuracy.healed is None or not result.finetune_epochs:
         return f"{words}."
     return f"{words}, {percent(accuracy.healed)} after {result.finetune_epochs:g} epochs of fine-tuning."
 

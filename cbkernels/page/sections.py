@@ -101,8 +101,10 @@ def _of_removal(result: RemoveResult, prefix: str) -> list[Section]:
         _accuracies("test accuracy, right after removal", known.before, known.removed),
         _accuracies("test accuracy, healed", known.before, known.healed),
     ]  # fmt: skip
+    is_cut = bool(result.removed)
+    costs = tables.costs_table(result.before, result.after, rows) if is_cut else tables.cost_table(result.before)
     return [
-        *_of_table(tables.costs_table(result.before, result.after, rows)),
+        *_of_table(costs),
         Section("What each ranking removed", _pruning_curves(result, prefix), _listed(tables.prunings_table(result))),
         Section("What blocks are worth", [*_removal_curves(result, prefix), *_block_costs(result, prefix)]),
         *_of_table(tables.steps_table(result), _guard_words(result)),

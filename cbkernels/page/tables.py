@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..latencies import Latency, latency_change
 from ..runs import schema
 from ..runs.clean_text import text
 from ..runs.record import LayerTable
@@ -228,11 +229,22 @@ def _spread(cost: NetworkCost) -> str:
     return NOTHING if low is None or high is None else f"{short(low)} to {milliseconds(high)}"
 
 
+def _latency_change(before: NetworkCost, after: NetworkCost) -> str:
+    """What may be said of it; "" where the passes' scatter is not known."""
+    known = [
+        Latency(each.latency_ms, each.latency_ms_p10, each.latency_ms_p90)
+        for each in (before, after)
+        if each.latency_ms and each.latency_ms_p10 is not None and each.latency_ms_p90 is not None
+    ]
+    return latency_change(*known) if len(known) == 2 else ""
+
+
 def _cost_rows(*costs: NetworkCost) -> Iterator[list[str]]:
     """A row for every kind of cost; of two networks with the change."""
     for words, key, shown in _COSTS:
         values = [getattr(cost, key) for cost in costs]
-        yield [words, *map(shown, values), *([change(*values)] if len(costs) == 2 else [])]
+        changed = _latency_change(*costs) if key == "latency_ms" and len(costs) == 2 else ""
+        yield [words, *map(shown, values), *([changed or change(*values)] if len(costs) == 2 else [])]
         if key == "latency_ms":
             yield ["latency, p10 to p90", *map(_spread, costs), *([""] if len(costs) == 2 else [])]
 

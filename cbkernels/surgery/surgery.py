@@ -8,17 +8,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..models.cost import Cost, call_with, measure_costs
+from ..models.cost import call_with, measure_costs
 from ..models.evaluation import evaluating, wrappings
 from ..models.residual_blocks import find_residual_blocks
-from ..tables import format_table
 from .agreement import agreement, are_close, compared, passed_over, require_agreement
 from .changes import changes
 from .edits import MISSING, Entry, put, take_back
@@ -26,6 +24,7 @@ from .files import read_cut_model, save_cut_model
 from .optimizer import Dropped, dropped, require_droppable
 from .plan import RemovedBlock, plan_removal
 from .record import RECORD, record_of, recorded
+from .summary import SurgerySummary
 
 Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
 """One optimizer, or several that train a model together (a GAN's, or Muon and AdamW)."""
@@ -137,12 +136,15 @@ def carried_out(model: nn.Module, operations: Iterable[Sequence[RemovedBlock]], 
 
 
 def joined(model: nn.Module, surgeries: Sequence[Surgery], parameters_before: int) -> Surgery:
-    """Surgeries of one unwrapped model, one after the other, as one that undoes all; they are then forgotten."""
+    """Surgeries of one unwrapped model, one after the other, as one that undoes all; they are then forgotten.
+
+    Each of them was judged by an evaluation of the model, or it would have been undone.
+    """
     entries = [entry for each in surgeries for entry in each._entries]
     of_optimizer = [lost for each in reversed(surgeries) for lost in each._of_optimizer]  # as they are put back
     gone = [each for surgery in surgeries for each in surgery._gone]
     steps = [step for each in surgeries for step in each.steps]
-    whole = Surgery(model, steps, parameters_before, entries, of_optimizer, gone)
+    whole = Surgery(model, steps, parameters_before, entries, of_optimizer, gone, was_evaluated=True)
     for each in surgeries:
         each.forget()
     return whole
@@ -169,7 +171,7 @@ class Surgery:
 
     def __init__(
         self, model: nn.Module, steps: list[RemovedBlock], parameters_before: int, entries: list[Entry],
-        of_optimizer: list[Dropped], gone: list[Any],
+        of_optimizer: list[Dropped], gone: list[Any], was_evaluated: bool = False,
     ) -> None:  # fmt: skip
         self.steps = tuple(steps)
         self.removed = [step.name for step in steps]
@@ -177,6 +179,7 @@ class Surgery:
         self.parameters_before, self.parameters_after = parameters_before, sum(p.numel() for p in model.parameters())
         self._model: nn.Module | None = model
         self._entries, self._of_optimizer, self._gone = entries, of_optimizer, gone
+        self._was_evaluated = was_evaluated
 
     def __repr__(self) -> str:
         return f"Surgery(removed={self.removed}, parameters={self.parameters_before} -> {self.parameters_after})"
@@ -241,7 +244,8 @@ class Surgery:
             costs = measure_costs(states, model, example, repeats=repeats)
         finally:
             put(self._entries)
-        return SurgerySummary(self.removed, blocks["before"], blocks["after"], costs["before"], costs["after"])
+        ends = blocks["before"], blocks["after"], costs["before"], costs["after"]
+        return SurgerySummary(list(self.removed), *ends, self._was_evaluated)
 
     def save(self, folder: str | os.PathLike[str], model: nn.Module) -> None:
         """Write ``model.safetensors`` and ``surgery.json``, all surgeries of this model so far included.
@@ -294,41 +298,6 @@ class Surgery:
             raise ValueError(
                 f"a later surgery changed the model after {self.removed} went; {verb} or undo that one first"
             )
-
-
-@dataclass(frozen=True)
-class SurgerySummary:
-    """Blocks and cost of a model before and after; ``print`` shows a table."""
-
-    removed: list[str]
-    """Names of the removed blocks."""
-    blocks_before: int
-    """Residual blocks found in the model before."""
-    blocks_after: int
-    """And afterwards."""
-    before: Cost
-    """What one pass of the example cost."""
-    after: Cost
-    """And afterwards."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON types."""
-        return {
-            "removed": list(self.removed),
-            "before": {"blocks": self.blocks_before, **self.before.to_dict()},
-            "after": {"blocks": self.blocks_after, **self.after.to_dict()},
-        }
-
-    def __str__(self) -> str:
-        fields = {
-            "parameters": "parameters", "MACs": "macs", "FLOPs": "flops", "latency, median (ms)": "latency_ms",
-            "latency, p10 (ms)": "latency_ms_p10", "latency, p90 (ms)": "latency_ms_p90",
-            "peak memory (bytes)": "peak_memory_bytes",
-        }  # fmt: skip
-        pairs = [("residual blocks", self.blocks_before, self.blocks_after)]
-        pairs += [(title, getattr(self.before, field), getattr(self.after, field)) for title, field in fields.items()]
-        rows = [[title, b, a, f"{100 * (a - b) / b:+.1f} %" if b else ""] for title, b, a in pairs]
-        return format_table(["", "before", "after", "change"], rows)
 
 
 def own_module(model: nn.Module) -> nn.Module:

@@ -169,6 +169,22 @@ struct GridRounded {
 using GridFloat16 = GridRounded<false>;
 using GridBfloat16 = GridRounded<true>;
 
+// Two vectors become canonical at once. Where the words of a NaN stay one, a single comparison answers for both.
+template <class Numbers, class E>
+inline void canonical_numbers(const E& element, Words* two, Words& nan) {
+  Words unused{};
+  for (int i = 0; i < 2; ++i) two[i] = element.canonical(two[i], unused);
+  nan |= unordered((Numbers)two[0], (Numbers)two[1]);
+}
+template <class E>
+inline void canonical_pair(const E& element, Words* two, Words& nan) {
+  for (int i = 0; i < 2; ++i) two[i] = element.canonical(two[i], nan);
+}
+inline void canonical_pair(const Float32& e, Words* two, Words& nan) { canonical_numbers<Floats>(e, two, nan); }
+inline void canonical_pair(const Float64& e, Words* two, Words& nan) { canonical_numbers<Doubles>(e, two, nan); }
+inline void canonical_pair(const GridFloat32& e, Words* two, Words& nan) { canonical_numbers<Floats>(e, two, nan); }
+inline void canonical_pair(const GridFloat64& e, Words* two, Words& nan) { canonical_numbers<Doubles>(e, two, nan); }
+
 }  // namespace
 }  // namespace simd
 }  // namespace cbkernels

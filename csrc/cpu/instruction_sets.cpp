@@ -2,14 +2,14 @@
 
 #include <atomic>
 #include <stdexcept>
-#if defined(CBKERNELS_HAS_AVX2)
+#if defined(CBKERNELS_IS_X86_64)
 #include <cpuid.h>
 #endif
 
 namespace cbkernels {
 namespace {
 
-#if defined(CBKERNELS_HAS_AVX2)
+#if defined(CBKERNELS_IS_X86_64)
 // Older compilers (Clang 14) do not know "f16c" as a feature to ask for; the processor says it in a bit of its own.
 // Only with AVX2, which includes that the operating system saves the registers.
 bool has_f16c() {
@@ -20,9 +20,13 @@ bool has_f16c() {
 
 std::vector<const InstructionSet*> available() {
   std::vector<const InstructionSet*> sets{&portable_set};
-#if defined(CBKERNELS_HAS_AVX2)
+#if defined(CBKERNELS_IS_X86_64)
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2") && has_f16c()) sets.push_back(&avx2_set);
+  if (!__builtin_cpu_supports("avx2") || !has_f16c()) return sets;
+  sets.push_back(&avx2_set);
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq"))
+    sets.push_back(&avx512_set);
 #endif
   return sets;
 }

@@ -53,8 +53,8 @@ struct InstructionSet {
   DistanceKernels<double> double_distances;
 };
 extern const InstructionSet portable_set;
-#if defined(CBKERNELS_HAS_AVX2)
-extern const InstructionSet avx2_set;
+#if defined(CBKERNELS_IS_X86_64)
+extern const InstructionSet avx2_set, avx512_set;
 #endif
 
 }  // namespace cbkernels

@@ -127,6 +127,16 @@ inline Words pair_sums(const E& element, const std::byte* piece, int64_t num_byt
     for (int s = 0; s < S; ++s) total[s] += multiply_pairs(words + load(keys + at + s * shift_bytes));
   };
   int64_t at = 0;
+  constexpr int together = 4;  // vectors; they share some of the keys
+  for (; at + together * vector_bytes <= num_bytes; at += together * vector_bytes) {
+    Words words[together];
+    for (int i = 0; i < together; ++i) words[i] = load(piece + at + i * vector_bytes);
+    for (int i = 0; i < together; i += 2) canonical_pair(element, words + i, nan);
+    for (int i = 0; i < together; i += 2)
+      for (int s = 0; s < S; ++s)
+        for (int j = i; j < i + 2; ++j)
+          total[s] += multiply_pairs(words[j] + load(keys + at + j * vector_bytes + s * shift_bytes));
+  }
   for (; at + vector_bytes <= num_bytes; at += vector_bytes) add(element.canonical(load(piece + at), nan), at);
   if (at < num_bytes) {
     const Words mask = tail_mask(num_bytes - at);

@@ -70,6 +70,20 @@ FAULTS = [
     # --- streams and ranks
     Fault(
         "held_rows.py",
+        "        self._num_nan_rows += num_nan_rows\n",
+        "        self._num_nan_rows = num_nan_rows\n",
+        "streaming: only the last batch's NaN rows count",
+        ("test_streaming.py",),
+    ),
+    Fault(
+        "arrays.py",
+        "self.__array_interface__, self.owner = interface, owner",
+        "self.__array_interface__, self.owner = interface, None",
+        "arrays: a look at memory does not keep its owner",
+        ("test_streaming.py",),
+    ),
+    Fault(
+        "held_rows.py",
         "        after._num_nan_rows += other._num_nan_rows\n",
         "",
         "streaming: merge forgets the other's NaN rows",

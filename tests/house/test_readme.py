@@ -6,10 +6,12 @@ run as a doctest. A line ``<!-- not run: reason -->`` before a block leaves it o
 
 from __future__ import annotations
 
+import contextlib
 import doctest
 import importlib
 import importlib.metadata
 import inspect
+import io
 import os
 import pkgutil
 import re
@@ -48,25 +50,27 @@ class Block(NamedTuple):
     line: int
     """Of the first line of code, counted from 1."""
     not_run: str | None
+    words: str
+    """All of the fence's opening line, the language included."""
 
 
 def blocks_of(document: Path) -> list[Block]:
     found: list[Block] = []
     fence: str | None = None
-    language, start, not_run = "", 0, None
+    language, words, start, not_run = "", "", 0, None
     body: list[str] = []
     last_text = ""
     for number, line in enumerate(document.read_text(encoding="utf-8").splitlines(), 1):
         if fence is None:
-            opening = re.match(r"\s*(`{3,}|~{3,})\s*([\w+-]*)", line)
+            opening = re.match(r"\s*(`{3,}|~{3,})\s*(([\w+-]*).*)", line)
             if opening:
-                fence, language, start, body = opening[1], opening[2], number + 1, []
+                fence, words, language, start, body = opening[1], opening[2], opening[3], number + 1, []
                 excuse = re.fullmatch(r"\s*<!--\s*not run:\s*(.+?)\s*-->\s*", last_text)
                 not_run = excuse[1] if excuse else None
             elif line.strip():
                 last_text = line
         elif line.strip().startswith(fence):
-            found.append(Block(language, "\n".join(body) + "\n", start, not_run))
+            found.append(Block(language, "\n".join(body) + "\n", start, not_run, words))
             fence, last_text = None, ""
         else:
             body.append(line)
@@ -100,7 +104,8 @@ def test_there_are_documents() -> None:
     ids=document_ids,
 )
 def test_code_runs(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runnable = [b for b in blocks_of(document) if b.language in ("python", "py", "pycon") and b.not_run is None]
+    blocks = blocks_of(document)
+    runnable = [b for b in blocks if b.language in ("python", "py", "pycon") and b.not_run is None]
     if not runnable:
         return
     for package in EXTRAS:
@@ -115,7 +120,24 @@ def test_code_runs(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         else:
             # empty lines in front, so that a traceback names the document's own line
             code = compile("\n" * (block.line - 1) + block.text, str(document), "exec")
-            exec(code, namespace)
+            with contextlib.redirect_stdout(io.StringIO()) as stdout:
+                exec(code, namespace)
+            shown_behind(blocks, block, stdout.getvalue(), document)
+
+
+def shown_behind(blocks: list[Block], block: Block, stdout: str, document: Path) -> None:
+    """What a document says its code printed: all of it, or of a training its first line without the figures."""
+    shown = next(iter(blocks[blocks.index(block) + 1 :]), None)
+    printed = "".join(f"{line.rstrip()}\n" for line in stdout.splitlines())
+    if shown is None or not shown.words.startswith("text printed by this block"):
+        return
+    if shown.words == "text printed by this block on every machine":
+        assert printed == shown.text, f"{document.name}:{shown.line} shows something else"
+    else:
+        first, shown_first = (
+            re.sub(r"\[.*\]|-?[\d.]+", "#", text.partition("\n")[0]) for text in (printed, shown.text)
+        )
+        assert first == shown_first, f"{document.name}:{shown.line} shows something else"
 
 
 def run_doctest(block: Block, document: Path, namespace: dict[str, object]) -> None:

@@ -158,6 +158,19 @@ def test_a_training_in_words_and_pictures(runs: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_a_removal_that_removed_nothing_shows_no_smaller_network(runs: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(runs / "remove", tmp_path / "nothing")
+    result = json.loads((folder / "result.json").read_text())
+    result["removed"] = []
+    (folder / "result.json").write_text(json.dumps(result))
+    page = page_of(folder)
+    assert "None of the 2 residual blocks was removed; test accuracy 15.0 %." in page.words
+    assert "healed" not in page.row("parameters")
+    assert len(page.row("parameters")) == 1
+    assert not any("test accuracy, healed" in row for row in page.rows)
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_a_removal_in_words_and_tables(runs: Path) -> None:
     page = page_of(runs / "remove")
     assert ("1 of 2 residual blocks were removed; test accuracy 15.0 % before, 10.0 % without them, 10.0 % after 1 "

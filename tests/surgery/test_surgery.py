@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch", reason="surgery: NOT TESTED HERE (no torch)
 
 from torch import nn  # noqa: E402
 
+from cbkernels.surgery.pruning.prune_blocks import prune_blocks  # noqa: E402
 from cbkernels.surgery.surgery import remove_layers  # noqa: E402
 from cbkernels.training.loop.lookahead import Lookahead  # noqa: E402
 
@@ -682,6 +683,29 @@ def test_summary_tells_before_and_after_and_leaves_the_model_cut() -> None:
 
     assert json.loads(json.dumps(summary.to_dict()))["before"]["blocks"] == 4
     assert json.loads(json.dumps(surgery.to_dict()))["removed"] == ["transformer.h.1"]
+
+
+def test_a_summary_says_what_nobody_checked() -> None:
+    model, example = model_zoo.nano_gpt()
+    model, surgery = remove_layers(model, "transformer.h.1")
+    text = str(surgery.summary(example, repeats=1))
+    assert "Nobody has checked how accurate the model is" in text
+    assert "at once" not in text
+    surgery.undo()
+    model, surgery = remove_layers(model, ["transformer.h.1", "transformer.h.2"])
+    assert "2 of 4 blocks went at once. Nobody has" in str(surgery.summary(example, repeats=1))
+
+
+def test_a_summary_of_an_evaluated_pruning_and_of_none() -> None:
+    model, example = model_zoo.nano_gpt()
+    probe = example.repeat(2, 1), torch.tensor([0, 1] * example.shape[0])
+    model, surgery, _ = prune_blocks(model, probe, evaluate=lambda model: 0.5, rank="random", target=0.5)
+    assert "Nobody" not in str(surgery.summary(example, repeats=1))
+    model, example = model_zoo.nano_gpt()
+    model, surgery, _ = prune_blocks(model, probe, evaluate=lambda model: 0.5, rank="random", target=0.0)
+    lines = str(surgery.summary(example, repeats=1)).splitlines()
+    assert lines[0].split() == ["the", "model"]
+    assert lines[-1] == "No block was removed."
 
 
 def test_a_summary_that_fails_leaves_the_model_cut() -> None:

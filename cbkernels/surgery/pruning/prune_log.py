@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...files.json_files import finite_or_none, json_text, read_json_object
 from ...files.typed_json import Count, NotNegative, required
 from ...files.whole_files import write_whole
-from ...tables import format_table, shown
+from ...tables import format_table, html_table, shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,7 +50,7 @@ class PruneStep:
     peak_memory_bytes: Count | None = None
 
 
-@dataclass
+@dataclass(repr=False)
 class PruneLog:
     """All steps of one ``prune_blocks``; ``print`` shows a table.
 
@@ -157,8 +157,20 @@ class PruneLog:
         return plot_curves(curves, path, limit=self.limit, heals=heals)
 
     def __str__(self) -> str:
+        return f"{format_table(*self._table())}\n{shown(self._told())}"
+
+    def __repr__(self) -> str:
+        return f"PruneLog({self._told()})"
+
+    def _repr_html_(self) -> str:
+        return html_table(f"Pruning of {self.num_blocks} blocks", *self._table(), [self._told()])
+
+    def _told(self) -> str:
+        return f"{len(self.removed)} of {self.num_blocks} blocks removed by {self.rank}; {self.reason or 'not ended'}"
+
+    def _table(self) -> tuple[list[str], list[list[object]]]:
         titles = ["step", "removed", "", "accuracy removed", "healed", "parameters", "MACs", "latency (ms)"]
-        rows = []
+        rows: list[list[object]] = []
         for number, step in enumerate(self.steps):
             cells = [step.accuracy_removed, step.accuracy_healed]
             rows.append([
@@ -166,8 +178,7 @@ class PruneLog:
                 *("" if cell is None else f"{cell:.4f}" for cell in cells), step.parameters, step.macs,
                 "" if step.latency_ms is None else f"{step.latency_ms:.2f}",
             ])  # fmt: skip
-        told = f"{len(self.removed)} of {self.num_blocks} blocks removed by {self.rank}; {self.reason or 'not ended'}"
-        return f"{format_table(titles, rows)}\n{shown(told)}"
+        return titles, rows
 
 
 def _points(log: PruneLog, kept: bool) -> list[tuple[float, float, float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +71,13 @@ class Samples:
         """Accuracy of always naming the largest class of the test part (of the training part without one)."""
         labels = self.test[1] if len(self.test[1]) else self.train[1]
         return float(torch.bincount(labels.cpu(), minlength=1).max()) / max(1, len(labels))
+
+    def chance_note(self, accuracy: float | None) -> str:
+        """What a reason adds when a test accuracy is at most three standard errors above chance; else nothing."""
+        chance, number = self.chance_accuracy, len(self.test[1])
+        if accuracy is None or not number or accuracy - chance > 3 * math.sqrt(chance * (1 - chance) / number):
+            return ""
+        return f"; the test accuracy is still near chance ({accuracy:.1%})"
 
     def probe(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The probe batch as the network takes it, without augmentation."""

@@ -26,6 +26,7 @@ from ...ranks import Ranks, device_named, joined
 from ...result import BundleResult
 from ...runs.log import RunLog
 from ...runs.stored_runs import open_folder
+from ...tables import html_table
 from ..config import AutotuneConfig, TrainConfig, to_dict
 from ..configured import data_set_of, environment, network_of, require_apart_from_data, settled, threads_of
 from ..data.samples import AsGiven, Samples, divided, samples_of
@@ -41,7 +42,7 @@ from .train import Show
 Build = Callable[[Architecture], nn.Module]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Autotuned:
     """What auto-tune ended with."""
 
@@ -51,6 +52,20 @@ class Autotuned:
     """Of the network; else the last one that was tried."""
     result: dict[str, Any]
     """``result.json``: status, reason, rounds, before, after."""
+
+    def __repr__(self) -> str:
+        after = self.result["after"]
+        accuracy = None if after is None else after["test_accuracy"]
+        reached = "" if accuracy is None else f", test accuracy {accuracy:.1%}"
+        rounds = len(self.result["rounds"])
+        many = f"{rounds} round{'s' * (rounds > 1)}"
+        return f"Autotuned({self.result['status']} after {many}: {self.architecture}{reached})"
+
+    def _repr_html_(self) -> str:
+        rows = [[each["round"], each["name"], each["epochs"], len(each["removed"]),
+                 "" if each["entropy"] is None else each["entropy"]] for each in self.result["rounds"]]  # fmt: skip
+        titles = ["round", "network", "epochs", "removed", "entropy (nats)"]
+        return html_table(repr(self), titles, rows, [f"{self.result['reason']}."])
 
 
 def autotune(
@@ -351,6 +366,7 @@ class _Tuning:
         after = None if accuracies is None else {**self._network(self.architecture, model), **accuracies}
         status, reason = self.ended
         assert self.before is not None
+        reason += "" if after is None else self.samples.chance_note(after["test_accuracy"])
         return {
             "command": "autotune", "version": __version__, "status": status, "reason": reason,
             "seed": self.config.seed, "dataset": self.samples.name, "policy": self._policy.name, "rounds": self.rounds,

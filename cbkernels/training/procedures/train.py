@@ -91,7 +91,8 @@ def train(
 
 
 def _result(config: TrainConfig, measured: MeasuredTraining, log: RunLog) -> dict[str, Any]:
-    reason = f"all {measured.epoch} epochs were trained"
+    summary, samples = measured.summary(log), measured.training.samples
+    reason = f"all {measured.epoch} epochs were trained{samples.chance_note(summary['test_accuracy'])}"
     if measured.has_diverged:
         reason = (
             f"the loss of epoch {measured.epoch} is {measured.loss}; lower --learning-rate "
@@ -99,10 +100,10 @@ def _result(config: TrainConfig, measured: MeasuredTraining, log: RunLog) -> dic
         )
     return {
         "command": "train", "version": __version__, "status": "diverged" if measured.has_diverged else "trained",
-        "reason": reason, "seed": config.seed, "dataset": measured.training.samples.name,
+        "reason": reason, "seed": config.seed, "dataset": samples.name,
         "architecture": config.architecture.to_dict(), "name": str(config.architecture),
-        **measured.summary(log),
+        **summary,
         **({"repr": cycles_of(log.history, config)} if config.repr else {}),
-        "cost": cost_of(measured.training.model, measured.training.samples, config),
+        "cost": cost_of(measured.training.model, samples, config),
         "ranks": measured.training.ranks.size, **times(measured.seconds),
     }  # fmt: skip

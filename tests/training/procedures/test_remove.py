@@ -539,7 +539,11 @@ def test_an_older_name_of_an_option_is_read(folder: Path, tmp_path: Path, capsys
     assert main([*command, "--finetune-epochs", "2", "--heal", "none"]) == 0
     stored = json.loads((tmp_path / "config.json").read_text())
     assert (stored["heal_epochs"], stored["heal"], stored["strategy"]) == (2, "none", "one")
-    capsys.readouterr()
+    said = capsys.readouterr().out
+    assert "No block was removed." in said
+    assert "Network, whole: " in said
+    assert "healed" not in said
+    assert "Smaller network" not in said
 
 
 # --- what is written --------------------------------------------------------------------------------------

@@ -1,0 +1,54 @@
+"""Pages of the documentation that are files beside docs/: README.md as its first page, CONTRIBUTING.md, CHANGELOG.md.
+
+What they link to inside of docs/ is a page too; of other files there is only the name, since the pages may be read
+without a clone. The page of commands is what ``cbkernels COMMAND --help`` prints.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+COMMANDS = [
+    "cbkernels",
+    *(f"cbkernels {name}" for name in ["measure", "train", "autotune", "remove", "repr", "report", "demo", "info"]),
+]
+LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)(#[^)\s]*)?\)")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add them."""
+    for name, page in PAGES.items():
+        text = (ROOT / name).read_text(encoding="utf-8")
+        files.append(File.generated(config, page, content=LINK.sub(page_of, text)))
+    return files
+
+
+def page_of(link: re.Match[str]) -> str:
+    """The same link, from a page in docs/."""
+    path, anchor = link[1], link[2] or ""
+    if path.startswith("docs/"):
+        return f"]({path.removeprefix('docs/')}{anchor})"
+    return f"]({PAGES[path]}{anchor})" if path in PAGES else "]"
+
+
+def on_page_markdown(markdown: str, **_: object) -> str:
+    """Blocks of output with a title that says where it is from; what the commands say of themselves."""
+    markdown = re.sub(r"^```text (printed by .*|machine)$", r'```text title="\1"', markdown, flags=re.MULTILINE)
+    return markdown.replace("<!-- commands -->", "\n\n".join(map(help_of, COMMANDS)))
+
+
+def help_of(command: str) -> str:
+    """A command's help, as a section."""
+    done = subprocess.run(
+        [*command.split(), "--help"], cwd=ROOT, env={**os.environ, "COLUMNS": "100"},
+        stdout=subprocess.PIPE, text=True, check=True,
+    )  # fmt: skip
+    return f"## {command}\n\n```text\n{done.stdout.rstrip()}\n```"

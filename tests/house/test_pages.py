@@ -1,0 +1,37 @@
+"""The documentation's pages leave out nothing: every document and every public name has its place (`make docs`
+itself fails on a link that leads nowhere).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import cbkernels
+
+ROOT = Path(__file__).resolve().parents[2]
+MADE = {"index.md", "contributing.md", "changelog.md"}
+
+pytestmark = pytest.mark.skipif(not (ROOT / "mkdocs.yml").is_file(), reason="pages: NOT TESTED HERE (no source tree)")
+
+
+def test_every_document_is_a_page() -> None:
+    nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
+    pages = set(re.findall(r"[\w/]+\.md$", nav, re.MULTILINE))
+    documents = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    assert pages == documents | MADE
+
+
+def test_the_reference_has_every_public_name() -> None:
+    shown = set()
+    for page in (ROOT / "docs" / "reference").glob("*.md"):
+        shown |= set(re.findall(r"^::: ([\w.]+)$", page.read_text(encoding="utf-8"), re.MULTILINE))
+    modules = {"cbkernels.training", "cbkernels.integrations"}
+    public = {f"cbkernels.{name}" for name in cbkernels.__all__} - {"cbkernels.__version__"} - modules
+    import_lines = (
+        (ROOT / "cbkernels" / "training" / "__init__.py").read_text(encoding="utf-8").rpartition("__all__")[2]
+    )
+    public |= {f"cbkernels.training.{name}" for name in re.findall(r'"(\w+)"', import_lines)}
+    assert public - shown == set()
