@@ -62,7 +62,7 @@ $(STAMPS)/choices: always  # keeps its time while they stay the same
 	@mkdir -p $(STAMPS) && { printf '%s\n' '$(CHOICES)' | cmp -s - $@ || printf '%s\n' '$(CHOICES)' >$@; }
 
 FOR_demo := train,plot
-FOR_test := train,plot,data,integrations,tensorboard,pandas,test
+FOR_test := train,plot,data,integrations,tensorboard,pandas,completion,test
 FOR_setup := $(FOR_test),dev
 
 define install_editable

@@ -54,7 +54,7 @@ def sections(one: Entry, two: Entry, names: list[str]) -> list[str]:
         "### One layer, `bundle_rows`, microseconds", rows_table(times["cases"], rate),
         "### Many layers in one launch, microseconds", layers_table(times["cases"], rate),
         "### Fingerprints and the margin, microseconds", others_table(times["cases"], rate),
-        "### Goals", goals(times["goals"]),
+        "### Goals", goals([*times["goals"], *goals_beside_peers(of_phase(two, "peers").get("measured"))]),
         "### Peers", peers(of_phase(two, "peers").get("measured")),
         "### Beside training", training(of_phase(two, "training_share").get("measured")),
     ]  # fmt: skip
@@ -139,24 +139,27 @@ def rows_table(cases: list[Entry], rate: float) -> str:
 
 
 def layers_table(cases: list[Entry], rate: float) -> str:
-    lines = ["| layers | kernel | share of the copy rate | the call from Python |", "|---|---|---|---|"]
+    lines = ["| layers | kernel | share of the copy rate | until it is queued | until its counts are read "
+             "| the call from Python |", "|---" * 6 + "|"]  # fmt: skip
     for case in cases:
         if len(case["shape"]) == 3:
             kernel = next((t for name, t in case.get("kernels", {}).items() if "group_rows" in name), None)
-            call = case["calls"].get("bundle_entropy_layers, check_nan=False", {}).get("host")
+            calls = ("counts queued", "counts queued and read", "bundle_entropy_layers, check_nan=False")
+            host = [us(case["calls"].get(call, {}).get("host")) for call in calls]
             of_copy = "-" if case["data"] == "distinct" else share(case, kernel, rate)
-            lines.append(f"| {case['name']} | {us(kernel)} | {of_copy} | {us(call)} |")
+            lines.append(f"| {case['name']} | {us(kernel)} | {of_copy} | {' | '.join(host)} |")
     return "\n".join(lines)
 
 
 def others_table(cases: list[Entry], rate: float) -> str:
-    lines = ["| input | `row_fingerprints` | share | streaming `update`, host | `conflict_margin`, host |",
-             "|---|---|---|---|---|"]  # fmt: skip
+    lines = ["| input | `row_fingerprints` | share | streaming `update`, host | `conflict_margin`, host "
+             "| `conflict_margin`, device |", "|---" * 6 + "|"]  # fmt: skip
     for case in cases:
         calls = case["calls"]
         if len(case["shape"]) == 2 and "update" in calls:
             graph = calls["row_fingerprints"].get("graph")
             host = [us(calls.get(name, {}).get("host")) for name in ("update", "conflict_margin")]
+            host.append(us(calls.get("margin queued", {}).get("graph")))
             lines.append(f"| {case['name']} | {us(graph)} | {share(case, graph, rate)} | {' | '.join(host)} |")
     return "\n".join(lines)
 
@@ -170,10 +173,23 @@ def goals(found: list[Entry]) -> str:
     return "\n".join(lines)
 
 
+def goals_beside_peers(found: Entry | None) -> list[Entry]:
+    """So many times faster than torch at every size that both were measured at."""
+    goals = []
+    for case in (found or {}).get("cases", []):
+        if torch := case["peers"].get(name := "torch.unique(dim=0)"):
+            limit, value = torch["median_us"] / found["goal"], case["bundle_rows"]["median_us"]
+            goal = f"{case['name']}: {found['goal']:.0f}x {name}"
+            goals.append({"goal": goal, "limit_us": limit, "median_us": value, "reached": value <= limit})
+    return goals
+
+
 def peers(found: Entry | None) -> str:
     if not found:
         return "Not measured."
-    lines = ["| input | `bundle_rows`, us | peer | us | times slower |", "|---|---|---|---|---|"]
+    absent = [f"**{name}: {why}: NOT MEASURED.**" for name, why in found.get("not_installed", {}).items()]
+    lines = [*absent, ""] if absent else []
+    lines += ["| input | `bundle_rows`, us | peer | us | times slower |", "|---|---|---|---|---|"]
     for case in found["cases"]:
         own = us(case["bundle_rows"])
         lines += [f"| {case['name']} | {own} | {name} | {us(t)} | {t['ratio']:.0f} |"

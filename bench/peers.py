@@ -1,4 +1,5 @@
-"""What people use today, each at its best: torch.unique, np.unique, a dict of xxh3 hashes, a plain loop.
+"""What people use today, each at its best: torch.unique, np.unique, a dict of xxh3 hashes, a plain loop, and for
+short rows the data frames of polars and pandas, grouped by all columns.
 
 And `one_read`, the yardstick: the bytes read once by as many threads. All contenders get the same
 memory; copies a peer needs (contiguous rows for a byte view) are part of its time. The estimates
@@ -7,6 +8,8 @@ decide only whether a slow peer is run at all.
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import math
 from typing import Any
 
@@ -48,8 +51,36 @@ def pairwise_loop(acts: Any) -> Array:
     return ids
 
 
+def polars_group_by(acts: Any) -> Array:
+    polars = importlib.import_module("polars")
+    frame = polars.from_numpy(acts.reshape(len(acts), -1))
+    bundles = frame.with_row_index("row of acts").group_by(frame.columns).agg("row of acts")["row of acts"]
+    ids = np.empty(len(acts), np.int64)
+    ids[bundles.explode().to_numpy()] = np.repeat(np.arange(len(bundles)), bundles.list.len().to_numpy())
+    return ids
+
+
+def pandas_group_by(acts: Any) -> Array:
+    pandas = importlib.import_module("pandas")
+    frame = pandas.DataFrame(acts.reshape(len(acts), -1))
+    return np.asarray(frame.groupby(list(frame.columns), sort=False).ngroup())
+
+
+OF_SHORT_ROWS: dict[str, Any] = {"polars group_by": polars_group_by, "pandas ngroup": pandas_group_by}
+MOST_COLUMNS = 1024
+"""Above it a data frame takes its time for its columns, not for their values."""
+
+
+def absent(peer: str) -> str:
+    """What to say of a peer that is not installed; empty when it is."""
+    package = peer.split()[0]
+    if peer in OF_SHORT_ROWS and importlib.util.find_spec(package) is None:
+        return f"{package} is not installed: NOT MEASURED"
+    return ""
+
+
 def peers(case: Case) -> list[Contender]:
-    """The four, with their partition asserted to be the one the data was built with."""
+    """All that suit the case, with their partition asserted to be the one the data was built with."""
     n, nbytes, bundles = len(case.ids), case.storage.nbytes, int(case.ids.max()) + 1
     sorting = n * math.log2(n)
     estimates = {
@@ -58,11 +89,16 @@ def peers(case: Case) -> list[Contender]:
         "xxh3 + dict": (hash_dict, 1e-10 * nbytes + 3e-7 * n),
         "pairwise loop": (pairwise_loop, bundles * math.prod(case.acts.shape) * (0.5 if bundles == n else 0.9) * 1e-9),
     }
+    if case.shape[1] <= MOST_COLUMNS:
+        estimates |= {name: (run, 1e-7 * math.prod(case.acts.shape)) for name, run in OF_SHORT_ROWS.items()}
 
     def check(partition: Any) -> None:
         assert np.array_equal(by_leader(partition), case.ids), f"a peer disagrees on {case.name}"
 
-    return [Contender(name, run, check, is_peer=True, estimate_s=seconds) for name, (run, seconds) in estimates.items()]
+    return [
+        Contender(name, run, check, is_peer=True, estimate_s=seconds, absent=absent(name))
+        for name, (run, seconds) in estimates.items()
+    ]
 
 
 def one_read(case: Case, threads: int = 1) -> Contender:

@@ -19,6 +19,7 @@ import torch
 from cbkernels import _core
 
 from .limits import limits
+from .pages import huge_page_share
 from .regimes import Case
 
 
@@ -35,6 +36,8 @@ class Contender:
     """None: as the case is."""
     is_peer: bool = False
     estimate_s: float = 0.0
+    absent: str = ""
+    """Why it cannot run here."""
     acts: Any = None
     """None: those of the case."""
     small: Any = None
@@ -82,7 +85,9 @@ class Race:
         for c in contenders:
             limit = limits().loop_skip_s if c.name == "pairwise loop" else limits().peer_skip_s
             limit = min(limit, 0.1) if late else limit
-            if c.is_peer and c.estimate_s > limit:
+            if c.absent:
+                skipped[c.name] = c.absent
+            elif c.is_peer and c.estimate_s > limit:
                 skipped[c.name] = f"estimated {c.estimate_s:.1f} s, limit {limit:g} s"
             else:
                 racing.append(c)
@@ -148,7 +153,7 @@ def _described(case: Case) -> dict[str, Any]:
     return {
         "name": case.name, "group": case.group, "shape": list(case.shape), "measured_shape": list(case.acts.shape),
         "data": case.data, "layout": case.layout, "dtype": case.dtype, "bytes": case.storage.nbytes,
-        "bundles": int(case.ids.max()) + 1, "hot": case.hot,
+        "bundles": int(case.ids.max()) + 1, "hot": case.hot, "huge_page_share": huge_page_share(case.storage),
     }  # fmt: skip
 
 

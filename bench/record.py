@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import importlib.metadata
 import json
 import os
 import platform
@@ -74,7 +75,15 @@ def versions() -> dict[str, str]:
     return {
         "cbkernels": cbkernels.__version__, "python": platform.python_version(), "numpy": np.__version__,
         "torch": torch.__version__, "xxhash": xxhash.VERSION,
+        **{package: _version(package) for package in ("polars", "pandas")},
     }  # fmt: skip
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def flush_bytes() -> int:

@@ -22,6 +22,7 @@ Block = Callable[[int, int], Array]
 SHAPES = ((64, 16384), (512, 16384), (2048, 4096), (50000, 512), (1000000, 64), (4096, 65536))
 DATA = ("distinct", "50 bundles", "equal")
 ADVERSARIAL_SHAPES = ((512, 16384), (8192, 4096))
+STRIDED_SHAPES = ((512, 16384), (50000, 512))
 DTYPES = ("bfloat16", "float16", "float64", "int8", "bool")
 CHUNK_VALUES = 1 << 21
 CHANNEL_COLUMNS = 256
@@ -210,12 +211,18 @@ def time_major(flat: Array, n: int, d: int) -> Array:
     return flat[: n * d].reshape(steps, n, d // steps).transpose(1, 0, 2)
 
 
+def batch_in_the_middle(flat: Array, n: int, d: int) -> Array:
+    """Between the pixels and their eight channels: of a row, 32 bytes lie together."""
+    return flat[: n * d].reshape(d // 8, n, 8).transpose(1, 0, 2)
+
+
 STRIDES: dict[str, Callable[[Array, int, int], Array]] = {
     "rows": in_rows,
     "channels-last": channels_last,
     "column-major": column_major,
     "slice of columns": slice_of_columns,
     "time-major": time_major,
+    "batch in the middle": batch_in_the_middle,
 }
 STRIDED = tuple(name for name in STRIDES if name != "rows")
 

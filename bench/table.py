@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from .goals import FORMATS, GOALS, OURS, TWO_THREADS_NOISE, Limit, best_peer, median, ratio, speedup
+from .pages import in_words
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
-PEERS = ("torch.unique", "np.unique", "xxh3 + dict", "pairwise loop")
+PEERS = ("torch.unique", "np.unique", "xxh3 + dict", "pairwise loop", "polars group_by", "pandas ngroup")
+NOT_INSTALLED = "not installed"
 Entry = dict[str, Any]
 
 
@@ -59,7 +61,7 @@ def tables(result: Entry, source: str) -> str:
         ("### Regimes: `bundle_rows`, ms", regimes(pick(cases, "regime"))),
         ("### `bundle_entropy` with labels", entropies(pick(cases, "regime"))),
         ("### Adversarial layouts, ms", regimes(pick(cases, "adversarial"))),
-        ("### Other strides (32 MiB), ms", regimes(pick(cases, "strided"))),
+        ("### Other memory orders, ms", regimes(pick(cases, "strided"))),
         ("### Other types, (512, 16384), ms", regimes(pick(cases, "dtype"))),
         ("### Calls in the cache, (64, 16384) distinct", contenders(pick(cases, "call"), 1e6, "us")),
         ("### `conflict_margin`, (512, 16384)", contenders(pick(cases, "margin"), 1e3, "ms")),
@@ -74,13 +76,15 @@ def tables(result: Entry, source: str) -> str:
 def header(result: Entry, source: str) -> str:
     machine, build, versions = result["machine"], result["build"], result["versions"]
     caches = ", ".join(f"L{c['level']} {c['bytes'] >> 10} KiB" for c in machine["caches"])
+    pages = in_words([case.get("huge_page_share") for case in result["cases"]])
     dirty = " with uncommitted changes" if result["commit"]["dirty"] else ""
     return (
         f"From `{source}` ({result['mode']}{'' if result['complete'] else ', incomplete'}), commit "
         f"`{result['commit']['short']}`{dirty}: {machine['cpu']}, {machine['cores_usable']} cores ({caches}), "
-        f"load {machine['load_average']}; {build.get('compiler')}, `{build.get('flags')}`, instruction set "
-        f"{build.get('instruction_set')}; Python {versions['python']}, NumPy {versions['numpy']}, "
-        f"torch {versions['torch']}, xxhash {versions['xxhash']}. {result['seconds']:.0f} s."
+        f"load {machine['load_average']}, {pages}; {build.get('compiler')}, `{build.get('flags')}`, instruction set "
+        f"{build.get('instruction_set')}; Python {versions['python']}, NumPy {versions['numpy']}, torch "
+        f"{versions['torch']}, xxhash {versions['xxhash']}, polars {versions.get('polars', 'not asked for')}, pandas "
+        f"{versions.get('pandas', 'not asked for')}. {result['seconds']:.0f} s."
     )
 
 
@@ -107,7 +111,7 @@ def regimes(cases: list[Entry]) -> str:
     lines = [
         row("(N, D)", "MiB", "data", "bundles", "one read", "ours (min - max)", "ours / read", "2 threads / 1",
             "grid", *PEERS, "best peer / ours"),
-        rule(14),
+        rule(10 + len(PEERS)),
     ]  # fmt: skip
     for case in cases:
         data = " ".join([case["data"]] + [x for x in (case["layout"], case["dtype"]) if x not in ("rows", "float32")])
@@ -124,7 +128,7 @@ def regimes(cases: list[Entry]) -> str:
 
 def peer_cell(case: Entry, peer: str) -> str:
     if peer in case["skipped"]:
-        return "skipped"
+        return f"**{NOT_INSTALLED}**" if NOT_INSTALLED in case["skipped"][peer] else "skipped"
     times = case["times"].get(peer)
     if times is None:
         return ""
@@ -205,7 +209,10 @@ def losses(result: Entry) -> str:
         for limit in limits
         if (worst := limit.worst(result["cases"])) is not None and not limit.holds(worst[0])
     ]
-    return "\n".join(missed + found) or "Nowhere in this run."
+    absent = sorted({why for case in result["cases"] for why in case["skipped"].values() if NOT_INSTALLED in why})
+    return (
+        "\n".join([*(f"* **a peer is missing: {why}.**" for why in absent), *missed, *found]) or "Nowhere in this run."
+    )
 
 
 def reasons(case: Entry) -> list[str]:

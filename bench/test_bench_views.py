@@ -9,8 +9,9 @@ SHAPE = (512, 16384)
 
 @pytest.mark.parametrize("data", regimes.DATA)
 @pytest.mark.parametrize("layout", regimes.STRIDED)
-def test_strided(race, layout, data):
-    case = regimes.build("strided", SHAPE, data, layout=layout)
+@pytest.mark.parametrize("shape", regimes.STRIDED_SHAPES, ids="{0[0]}x{0[1]}".format)
+def test_strided(race, shape, layout, data):
+    case = regimes.build("strided", shape, data, layout=layout)
     race(case, [ours.bundle_rows(case), peers.one_read(case), ours.bundle_rows_on_grid(case), *peers.peers(case)])
 
 

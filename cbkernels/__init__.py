@@ -25,12 +25,28 @@ except ImportError as error:
 
 from . import lazy
 from ._version import __version__
+from .runs.ending import AT_END as _at_end
 
 if _core.version != __version__:
     raise ImportError(
         f"cbkernels is version {__version__} but its compiled module is {_core.version}; "
         "run `pip install .` in the source folder again"
     )
+
+
+def _draw(folder: str) -> None:
+    """The page of a run; without what draws it the run is whole all the same."""
+    import warnings
+
+    from .page.run_page import write_report
+
+    try:
+        write_report([folder], f"{folder}/report.html")
+    except (ImportError, ValueError) as error:
+        warnings.warn(f"{folder} has no report: {error}", stacklevel=2)
+
+
+_at_end.append(_draw)
 
 if TYPE_CHECKING:
     from . import integrations, training

@@ -4,7 +4,7 @@ Addresses are plain integers, shapes and strides tuples (strides in bytes), type
 ``arrays.DTYPES``. A grid is ``UpdateGrid.parameters``. No argument is checked here again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -93,6 +93,19 @@ class _Cuda:
     ) -> list[_Counts]:
         """Layers are (acts, shape, strides, dtype); one launch for every kind of value; waits for the stream once."""
 
+    def queue_bundles(
+        self,
+        layers: Sequence[tuple[int, Sequence[int], Sequence[int], int]],
+        labels: int,
+        label_stride: int,
+        label_dtype: int,
+        grid: _Grid,
+        check_nan: bool,
+        device: int,
+        stream: int,
+    ) -> Callable[[], list[_Counts]]:
+        """The same, never waiting; what comes back waits and reads, any number of times, after a graph's replay too."""
+
     def bundle_ids(
         self,
         acts: int,
@@ -138,6 +151,20 @@ class _Cuda:
         device: int,
         stream: int,
     ) -> float: ...
+    def queue_margin(
+        self,
+        acts: int,
+        shape: Sequence[int],
+        strides: Sequence[int],
+        dtype: int,
+        labels: int,
+        label_stride: int,
+        label_dtype: int,
+        device: int,
+        stream: int,
+    ) -> Callable[[], float]:
+        """The same, never waiting; see ``queue_bundles``."""
+
     def wait_for(self, device: int, stream: int, producer: int) -> None:
         """Queues on ``stream``: nothing more before what the stream ``producer`` holds now."""
 
@@ -174,7 +201,10 @@ def use_routing_key(key: _Key | None) -> None:
 
 def last_work() -> dict[str, int]:
     """Counters of this thread's last call: bytes_touched, bytes_total, rows_sampled, rows_compared,
-    rows_fingerprinted, rows_searched, collisions, comparisons, threads, parallel_regions, launches."""
+    keys_in_tables, rows_fingerprinted, rows_searched, collisions, comparisons, threads, parallel_regions, launches."""
+
+def address_of(array: npt.NDArray[Any]) -> int:
+    """Of its first value; ``ctypes.data`` takes a microsecond."""
 
 def read_bytes(address: int, num_bytes: int, num_threads: int) -> int:
     """One plain read of memory, the yardstick of the benchmarks: the exclusive or of its 64-bit words."""

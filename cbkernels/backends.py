@@ -63,6 +63,20 @@ class Backend(Protocol):
     def conflict_margin(self, rows: Rows, labels: Labels) -> float:
         """Smallest L-infinity distance of two rows with different labels."""
 
+    def queue_layers(
+        self, layers: Sequence[Rows], labels: Labels, grid: UpdateGrid | None, check_nan: bool
+    ) -> Callable[[], list[BundleCounts]]:
+        """``count_layers`` without a wait: what comes back gives the counts, and waits for them if they are on a GPU.
+
+        A CUDA graph may capture it: what comes back then gives the counts of the latest replay.
+
+        Raises:
+            RuntimeError: by what comes back: the graph has not been replayed.
+        """
+
+    def queue_margin(self, rows: Rows, labels: Labels) -> Callable[[], float]:
+        """``conflict_margin`` without a wait; see ``queue_layers``."""
+
 
 class _OnCpu:
     """What backends share that read CPU memory: layers are counted one by one."""
@@ -79,6 +93,16 @@ class _OnCpu:
         self: Backend, layers: Sequence[Rows], labels: Labels, grid: UpdateGrid | None, check_nan: bool
     ) -> list[BundleCounts]:
         return [self.count_bundles(rows, labels, grid, None, check_nan) for rows in layers]
+
+    def queue_layers(
+        self: Backend, layers: Sequence[Rows], labels: Labels, grid: UpdateGrid | None, check_nan: bool
+    ) -> Callable[[], list[BundleCounts]]:
+        counts = self.count_layers(layers, labels, grid, check_nan)
+        return lambda: counts
+
+    def queue_margin(self: Backend, rows: Rows, labels: Labels) -> Callable[[], float]:
+        margin = self.conflict_margin(rows, labels)
+        return lambda: margin
 
 
 class _Reference(_OnCpu, reference.Reference):
@@ -110,8 +134,8 @@ class _Cpu(_OnCpu):
         fingerprints = np.empty((rows.num_rows, 2), np.uint64)
         holds_nan = np.empty(rows.num_rows, np.bool_)
         self._functions.row_fingerprints(
-            *_memory(rows), _parameters(grid), _halves(key), fingerprints.ctypes.data, holds_nan.ctypes.data,
-            num_threads(),
+            *_memory(rows), _parameters(grid), _halves(key), _core.address_of(fingerprints),
+            _core.address_of(holds_nan), num_threads(),
         )  # fmt: skip
         return fingerprints, holds_nan
 
@@ -125,7 +149,7 @@ class _Cpu(_OnCpu):
 class Cuda:
     """The half of the compiled module for GPU memory.
 
-    Work is queued on the caller's stream; only what returns numbers waits for it. Under another
+    Work is queued on the caller's stream; only what returns numbers waits for them. Under another
     name than "cuda" the functions are an emulation, whose GPU memory is this process's memory.
     """
 
@@ -180,7 +204,7 @@ class Cuda:
                 *_memory(rows),
                 _parameters(grid),
                 _halves(key),
-                found.ctypes.data,
+                _core.address_of(found),
                 *where,
             )
             return found, (found == 0).all(axis=1) & may_hold_nan(rows.dtype)
@@ -235,6 +259,27 @@ class Cuda:
             *self._stream([rows, labels]),
         )  # fmt: skip
         return margin
+
+    def queue_layers(
+        self, layers: Sequence[Rows], labels: Labels, grid: UpdateGrid | None, check_nan: bool
+    ) -> Callable[[], list[BundleCounts]]:
+        if not layers:
+            return list
+        num_rows = layers[0].num_rows
+        read = self._run(
+            self._functions.queue_bundles, [_memory(rows) for rows in layers], labels.pointer, labels.stride,
+            labels.code, _parameters(grid), check_nan, *self._stream([*layers, labels]),
+        )  # fmt: skip
+        self._owners_in_use.hold([*layers, labels], None)
+        return lambda: [BundleCounts(num_rows, *of_layer) for of_layer in read()]
+
+    def queue_margin(self, rows: Rows, labels: Labels) -> Callable[[], float]:
+        read: Callable[[], float] = self._run(
+            self._functions.queue_margin, *_memory(rows), labels.pointer, labels.stride, labels.code,
+            *self._stream([rows, labels]),
+        )  # fmt: skip
+        self._owners_in_use.hold([rows, labels], None)
+        return read
 
     def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """A call of the module; where the GPU has no memory left, once more without what torch holds in reserve.
@@ -325,7 +370,7 @@ def num_threads() -> int:
 
 def count_fingerprints(blocks: list[tuple[Array, Array]], num_nan_rows: int) -> BundleCounts:
     """Count labels per bundle of equal fingerprints; ``blocks`` holds ((n, 2) uint64, (n,) int64) pairs."""
-    addresses = [(f.ctypes.data, y.ctypes.data, len(y)) for f, y in blocks]
+    addresses = [(_core.address_of(f), _core.address_of(y), len(y)) for f, y in blocks]
     num_rows = sum(len(y) for _, y in blocks) + num_nan_rows
     bundles, _, conflicting, conflicting_rows, counts, starts = _core.count_fingerprints(addresses, num_threads())
     return BundleCounts(num_rows, bundles + num_nan_rows, num_nan_rows, conflicting, conflicting_rows, counts, starts)

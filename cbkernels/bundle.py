@@ -6,12 +6,12 @@ Exact: a hash may route rows, a comparison decides (``docs/method.md``).
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from . import backends
-from .arrays import Labels, Rows, as_labels, as_labels_of_layers, as_rows
-from .entropy import BundleCounts, entropy_of_counts
+from .arrays import Rows, as_labels, as_labels_of_layers, as_rows
+from .entropy import BundleCounts, entropies_of_counts, entropy_of_counts
 from .grid import UpdateGrid
 from .options import Tolerance, check_options
 from .result import BundleResult, result_of
@@ -68,7 +68,7 @@ def bundle_entropy(
     check_options(grid, tolerance, log_epsilon)
     chosen = backends.choose(backend, rows)
     counts = chosen.count_bundles(rows, of_row, grid, tolerance, check_nan)
-    return _result(rows, counts, chosen.name, grid, log_epsilon, tolerance)
+    return _result(entropy_of_counts(counts, log_epsilon), rows, counts, chosen.name, grid, log_epsilon, tolerance)
 
 
 def bundle_rows(
@@ -161,18 +161,19 @@ def bundle_entropy_layers(
     of_row = as_labels_of_layers(labels, measured, called)
     check_options(grid, None, log_epsilon)
     chosen = backends.choose(backend, measured[0])
-    return entropy_of_views(dict(zip(layers, measured, strict=True)), of_row, chosen, grid, log_epsilon, check_nan)
+    counts = chosen.count_layers(measured, of_row, grid, check_nan)
+    return results_of_layers(dict(zip(layers, measured, strict=True)), counts, chosen.name, grid, log_epsilon)
 
 
-def entropy_of_views(
-    layers: Mapping[str, Rows], labels: Labels, backend: backends.Backend, grid: UpdateGrid | None,
-    log_epsilon: float | None = None, check_nan: bool = True,
+def results_of_layers(
+    layers: Mapping[str, Rows], counts: Sequence[BundleCounts], backend: str, grid: UpdateGrid | None,
+    log_epsilon: float | None = None,
 ) -> dict[str, BundleResult]:  # fmt: skip
-    """``bundle_entropy_layers`` behind its checks: views that ``arrays.py`` made, on the backend's device."""
-    counts = backend.count_layers(list(layers.values()), labels, grid, check_nan)
+    """The results of layers that the backend of this name has counted: views that ``arrays.py`` made."""
+    entropies = entropies_of_counts(counts, log_epsilon)
     return {
-        name: _result(rows, of_layer, backend.name, grid, log_epsilon, None)
-        for (name, rows), of_layer in zip(layers.items(), counts, strict=True)
+        name: _result(entropy, rows, of_layer, backend, grid, log_epsilon, None)
+        for (name, rows), of_layer, entropy in zip(layers.items(), counts, entropies, strict=True)
     }
 
 
@@ -204,10 +205,9 @@ def conflict_margin(acts: object, labels: object, *, backend: str = "auto") -> f
 
 
 def _result(
-    rows: Rows, counts: BundleCounts, backend: str, grid: UpdateGrid | None, log_epsilon: float | None,
-    tolerance: Tolerance | None,
+    entropy: float, rows: Rows, counts: BundleCounts, backend: str, grid: UpdateGrid | None,
+    log_epsilon: float | None, tolerance: Tolerance | None,
 ) -> BundleResult:  # fmt: skip
-    entropy = entropy_of_counts(counts, log_epsilon)
     return result_of(
         entropy, counts, rows.num_columns, rows.dtype, rows.device, backend, grid, log_epsilon, tolerance=tolerance
     )

@@ -7,6 +7,7 @@ runs, not even NumPy, so ``--help`` is quick.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 import warnings
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ._version import __version__
-from .commands import autotune, demo, info, measure, remove, report, repr, train
+from .commands import autotune, completion, demo, info, measure, remove, report, repr, scan, train
 from .commands.output import Output
 from .stopping import Stop
 from .tables import shown
@@ -24,8 +25,7 @@ from .tables import shown
 EXIT_ERROR = 1
 
 _EPILOG = """\
-exit codes: 0 done; 1 an error, wrong usage included (one sentence on stderr);
-2 (of measure) a layer is above --fail-above or NaN; 130 interrupted, 143 terminated."""
+exit codes: 0 done; 1 an error, wrong usage included (one sentence on stderr); 130 interrupted, 143 terminated."""
 _NO_MEMORY = re.compile(r"out of memory|not enough memory|DefaultCPUAllocator|ALLOC_FAILED|bad_alloc", re.I)
 """What torch, which has no error of its own for it on a CPU, says of memory."""
 
@@ -60,7 +60,10 @@ def run(arguments: Sequence[str] | None, stop: Stop) -> int:
     with redirect_stdout(out), redirect_stderr(errors), warnings.catch_warnings():
         warnings.showwarning = _warned
         try:
-            parsed = _parser().parse_args(arguments)
+            parser = _parser()
+            if "_ARGCOMPLETE" in os.environ:  # a shell asks
+                completion.complete(parser)
+            parsed = parser.parse_args(arguments)
             stop.advice = lambda: _goes_on(parsed)
             return _run(parsed, stop)
         finally:
@@ -83,7 +86,7 @@ def _run(parsed: argparse.Namespace, stop: Stop) -> int:
         is_memory = isinstance(error, MemoryError) or (
             isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error))
         )
-        said = _of_memory(str(error), parsed.less_memory) if is_memory else _sentence(error)
+        said = _of_memory(str(error), parsed.less_memory) if is_memory else _as_typed(_sentence(error), parsed.usage())
     print(f"cbkernels: error: {shown(said)}", file=sys.stderr)
     return EXIT_ERROR
 
@@ -103,9 +106,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(goes_on=None, less_memory="give it less to do at once")
     parser.add_argument("--version", action="version", version=f"cbkernels {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (info, measure, train, autotune, remove, repr, report, demo):
+    for module in (info, measure, scan, train, autotune, remove, repr, report, demo, completion):
         subparser = module.add_parser(commands)
-        subparser.set_defaults(run=module.run)
+        subparser.set_defaults(run=module.run, usage=subparser.format_help)
         if subparser.epilog is None:
             subparser.epilog = _EPILOG
         subparser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -118,6 +121,18 @@ def _goes_on(parsed: argparse.Namespace) -> str:
         return ""
     begun, advice = parsed.goes_on
     return advice.format(out=parsed.out) if Path(parsed.out, begun).exists() else ""
+
+
+def _as_typed(said: str, usage: str) -> str:
+    """An error of the library with the options as they are typed in place of its arguments, ``image_size`` say.
+
+    A name of one word is also an ordinary word: only one that the sentence begins with is an option.
+    """
+    for option in sorted(set(re.findall(r"--(?!no-)[a-z][a-z-]*", usage)), key=len, reverse=True):
+        name = option[2:].replace("-", "_")
+        places = rf"^{name}(?= is )|(?<=a run with ){name}\b|(?<=only ){name}(?= may)"
+        said = re.sub(rf"(?<![\w./'\"-]){name}(?![\w./'\"-])" if "_" in name else places, option, said)
+    return said
 
 
 def _of_memory(said: str, less: str) -> str:

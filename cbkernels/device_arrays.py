@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from . import _core
 from .arrays import Rows
 
 
@@ -54,7 +55,7 @@ def new_ids(rows: Rows) -> tuple[Any, int]:
         return ids, ids.data_ptr()
     if rows.device == "cpu":
         ids = np.empty(rows.num_rows, np.int64)
-        return ids, ids.ctypes.data
+        return ids, _core.address_of(ids)
     make = _LENDERS.get(library_of(rows.producer))
     if make is None:
         kind = f"{library_of(rows.producer)} {type(rows.producer).__name__}"

@@ -5,7 +5,10 @@ What travels and how it is added up is in ``tallies.py``; one process: ``streami
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .result import BundleResult
@@ -21,6 +24,21 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 T = TypeVar("T")
+_OF_A_CONNECTION = re.compile("connection|gloo|nccl", re.IGNORECASE)
+"""In what torch says of ranks that are gone, which is mostly a plain RuntimeError."""
+
+
+@contextmanager
+def answered() -> Iterator[None]:
+    """Turn what torch says of ranks that died, or did not answer in their group's time, into one ConnectionError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and not _OF_A_CONNECTION.search(str(error)):
+            raise
+        rank = dist.get_rank() if dist.is_initialized() else os.environ.get("RANK", "0")
+        told = f"rank {rank} lost the other ranks; see what the first that ended says"
+        raise ConnectionError(told if "imed out" not in str(error) else f"{told}, or which one hangs") from error
 
 
 def compute_across_ranks(
@@ -93,12 +111,14 @@ class _TorchRanks:
 
     def gather(self, answer: object) -> list[Any]:
         answers: list[Any] = [None] * self.count
-        dist.all_gather_object(answers, answer, group=self._group)
+        with answered():
+            dist.all_gather_object(answers, answer, group=self._group)
         return answers
 
     def exchange(self, tallies: Tallies, outgoing: list[int], incoming: list[int]) -> Tallies:
         sent = torch.from_numpy(tallies).to(self._device)
         received = torch.empty((sum(incoming), 4), dtype=torch.int64, device=self._device)
-        dist.all_to_all_single(received, sent, incoming, outgoing, group=self._group)
-        result: Tallies = received.cpu().numpy()
+        with answered():
+            dist.all_to_all_single(received, sent, incoming, outgoing, group=self._group)
+            result: Tallies = received.cpu().numpy()
         return result

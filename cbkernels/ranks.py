@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,8 +11,7 @@ from typing import Any
 import torch
 from torch import distributed
 
-_OF_A_CONNECTION = re.compile("connection|gloo|nccl", re.IGNORECASE)
-"""In what torch says of ranks that are gone, which is mostly a plain RuntimeError."""
+from .distributed import answered
 
 
 @dataclass(frozen=True)
@@ -113,13 +111,9 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        yield joined_ranks()
-    except RuntimeError as error:
-        if not isinstance(error, distributed.DistError) and not _OF_A_CONNECTION.search(str(error)):
-            raise
-        told = f"rank {os.environ.get('RANK', '0')} lost the other ranks; see what the first that ended says"
-        raise ConnectionError(told) from error
+        with answered():
+            distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            yield joined_ranks()
     finally:
         if distributed.is_initialized():
             distributed.destroy_process_group()

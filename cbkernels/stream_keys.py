@@ -10,13 +10,13 @@ import operator
 import os
 import sys
 import weakref
-from functools import cache
 from typing import Any, SupportsIndex
 
 FIXED_KEY = 0x243F6A8885A308D3
 """Of ``row_fingerprints``, and of all streams before they had keys: known to everybody."""
 
 _NUM_BYTES = 16
+_of_this_process: dict[str, int] = {}
 _agreed: tuple[Any, int] | None = None
 """A weak reference to a default process group, and the key of its processes."""
 
@@ -77,7 +77,10 @@ def default_key() -> int:
     return _agreed[1]
 
 
-@cache
-def _key_of_this_process() -> int:
-    """Its forks have it too, if it was drawn before them."""
+def _drawn() -> int:
     return int.from_bytes(os.urandom(_NUM_BYTES), "big")
+
+
+def _key_of_this_process() -> int:
+    """The same for all threads, whoever asks first. Its forks have it too, if it was drawn before them."""
+    return _of_this_process.setdefault("key", _drawn())

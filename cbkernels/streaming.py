@@ -143,7 +143,11 @@ class BundleEntropy:
         )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything seen so far, as plain types and NumPy arrays; waits for a GPU that holds some of it."""
+        """Everything seen so far, as plain types and NumPy arrays; waits for a GPU that holds some of it.
+
+        ``torch.load(weights_only=True)`` takes no NumPy arrays: save ``torch.from_numpy`` of the two that are in it;
+        ``load_state_dict`` takes them, too.
+        """
         gathered, num_nan_rows = self.held.on_host()
         fingerprints, labels = gathered.concatenated()
         return {

@@ -5,6 +5,7 @@
 // Arguments were checked in cbkernels/arrays.py. Errors are exceptions; outputs are then undefined.
 #pragma once
 #include <array>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -38,6 +39,7 @@ struct Work {
   int64_t bytes_total = 0;         // the input
   int64_t bytes_touched = 0;       // bytes of rows read, once per pass over them
   int64_t rows_sampled = 0;        // rows hashed at a few places
+  int64_t keys_in_tables = 0;      // hashes that could occur twice and were looked up (cpu)
   int64_t rows_compared = 0;       // rows compared with a leader
   int64_t rows_fingerprinted = 0;  // rows that left their group and were hashed to the end
   int64_t rows_searched = 0;       // rows whose hashes collided and that were compared with every leader
@@ -80,13 +82,18 @@ void require();  // does nothing: the CPU is always there
 }  // namespace cpu
 
 // The same on a GPU. Arrays are device memory; the work is queued on the caller's stream, behind what is there.
-// Extra memory is stream-ordered, at most 64 bytes a row. Only what returns numbers waits for the stream, once.
+// Extra memory is stream-ordered, at most 64 bytes a row. Only what returns numbers waits for them, once.
 namespace cuda {
 
 struct Stream {
   int device;
   void* handle;  // cudaStream_t; null is the legacy default stream
 };
+
+// Numbers on their way to pinned memory of the host. A call waits for them and for nothing else; any thread may ask, as
+// often as it likes, or nobody. Needs neither the stream nor the inputs any more once the work is done.
+template <class Numbers>
+using Reader = std::function<Numbers()>;
 
 void bundle_ids(const RowsView& rows, const UpdateGrid& grid, const Tolerance* tolerance, int64_t* ids,
                 const Stream& stream);
@@ -96,6 +103,11 @@ void bundle_ids(const RowsView& rows, const UpdateGrid& grid, const Tolerance* t
 std::vector<BundleCounts> count_bundles(const std::vector<RowsView>& layers, const LabelsView& labels,
                                         const UpdateGrid& grid, const Tolerance* tolerance, bool check_nan,
                                         const Stream& stream);
+
+// The same without a tolerance, and never waits. May be captured in a graph: the reader then gives the numbers of its
+// latest replay, and throws before the first. All counts come back at once, at most 6 bytes a row and layer.
+Reader<std::vector<BundleCounts>> queue_bundles(const std::vector<RowsView>& layers, const LabelsView& labels,
+                                                const UpdateGrid& grid, bool check_nan, const Stream& stream);
 
 // A row that holds a NaN gets (0, 0), which another row gets with probability 2^-128.
 void row_fingerprints(const RowsView& rows, const UpdateGrid& grid, const fingerprint::Key& key, uint64_t* fingerprints,
@@ -107,6 +119,7 @@ BundleCounts count_fingerprints(const FingerprintBlock& rows, bool may_hold_nan,
 // Beside 64 bytes a row: at most 48 KiB for every tile of 64 x 64 pairs where there are no more of them than blocks
 // that can be resident (264 on an H100, so at most 13 MB).
 double conflict_margin(const RowsView& rows, const LabelsView& labels, const Stream& stream);
+Reader<double> queue_margin(const RowsView& rows, const LabelsView& labels, const Stream& stream);  // never waits
 
 void wait_for(const Stream& stream, void* producer);  // queues: nothing more on stream before what producer holds now
 

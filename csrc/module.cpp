@@ -147,6 +147,17 @@ void bind_cpu(py::module_ module) {
 using LayerArgument = std::tuple<uintptr_t, std::vector<int64_t>, std::vector<int64_t>, int>;
 
 cuda::Stream stream_of(int device, uintptr_t stream) { return {device, at<void>(stream)}; }
+std::vector<RowsView> views_of(std::vector<LayerArgument>&& layers) {
+  std::vector<RowsView> views;
+  for (auto& [acts, shape, strides, dtype] : layers)
+    views.push_back(rows_of(acts, std::move(shape), std::move(strides), dtype));
+  return views;
+}
+py::list list_of(std::vector<BundleCounts>&& counts) {
+  py::list tuples;
+  for (BundleCounts& of_layer : counts) tuples.append(tuple_of(std::move(of_layer)));
+  return tuples;
+}
 
 void bind_cuda(py::module_ module) {
   module.def("bundle_ids", [](uintptr_t acts, std::vector<int64_t> shape, std::vector<int64_t> strides, int dtype,
@@ -161,18 +172,21 @@ void bind_cuda(py::module_ module) {
   module.def("count_bundles", [](std::vector<LayerArgument> layers, uintptr_t labels, int64_t label_stride,
                                  int label_dtype, const GridArgument& grid, const ToleranceArgument& tolerance,
                                  bool check_nan, int device, uintptr_t stream) {
-    std::vector<BundleCounts> counts = without_gil([&] {
+    return list_of(without_gil([&] {
       const auto near = tolerance_of(tolerance);
-      std::vector<RowsView> views;
-      for (auto& [acts, shape, strides, dtype] : layers)
-        views.push_back(rows_of(acts, std::move(shape), std::move(strides), dtype));
-      return cuda::count_bundles(views, labels_of(labels, label_stride, label_dtype), grid_of(grid),
-                                 near ? &*near : nullptr, check_nan, stream_of(device, stream));
-    });
-    py::list tuples;
-    for (BundleCounts& of_layer : counts) tuples.append(tuple_of(std::move(of_layer)));
-    return tuples;
+      return cuda::count_bundles(views_of(std::move(layers)), labels_of(labels, label_stride, label_dtype),
+                                 grid_of(grid), near ? &*near : nullptr, check_nan, stream_of(device, stream));
+    }));
   });
+  module.def("queue_bundles",
+             [](std::vector<LayerArgument> layers, uintptr_t labels, int64_t label_stride, int label_dtype,
+                const GridArgument& grid, bool check_nan, int device, uintptr_t stream) {
+               auto read = without_gil([&] {
+                 return cuda::queue_bundles(views_of(std::move(layers)), labels_of(labels, label_stride, label_dtype),
+                                            grid_of(grid), check_nan, stream_of(device, stream));
+               });
+               return py::cpp_function([read = std::move(read)] { return list_of(without_gil(read)); });
+             });
   module.def("row_fingerprints", [](uintptr_t acts, std::vector<int64_t> shape, std::vector<int64_t> strides, int dtype,
                                     const GridArgument& grid, const KeyArgument& key, uintptr_t fingerprints,
                                     int device, uintptr_t stream) {
@@ -196,6 +210,14 @@ void bind_cuda(py::module_ module) {
                                               labels_of(labels, label_stride, label_dtype), stream_of(device, stream));
                });
              });
+  module.def("queue_margin", [](uintptr_t acts, std::vector<int64_t> shape, std::vector<int64_t> strides, int dtype,
+                                uintptr_t labels, int64_t label_stride, int label_dtype, int device, uintptr_t stream) {
+    auto read = without_gil([&] {
+      return cuda::queue_margin(rows_of(acts, std::move(shape), std::move(strides), dtype),
+                                labels_of(labels, label_stride, label_dtype), stream_of(device, stream));
+    });
+    return py::cpp_function([read = std::move(read)] { return without_gil(read); });
+  });
   module.def("wait_for", [](int device, uintptr_t stream, uintptr_t producer) {
     cuda::wait_for(stream_of(device, stream), at<void>(producer));
   });
@@ -235,6 +257,7 @@ py::dict last_work_of_this_thread() {
   counters["bytes_total"] = work.bytes_total;
   counters["bytes_touched"] = work.bytes_touched;
   counters["rows_sampled"] = work.rows_sampled;
+  counters["keys_in_tables"] = work.keys_in_tables;
   counters["rows_compared"] = work.rows_compared;
   counters["rows_fingerprinted"] = work.rows_fingerprinted;
   counters["rows_searched"] = work.rows_searched;
@@ -263,7 +286,9 @@ uint64_t read_bytes(uintptr_t address, int64_t num_bytes, int num_threads) {
 
 // What pybind11 makes of the name is called from the way in below.
 #define PyInit__core init_in_main_interpreter
-PYBIND11_MODULE(_core, module) {
+// Python needs no lock here: what calls share is atomic, behind a mutex or of one thread, and the memory that a call
+// reads is its caller's.
+PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
   module.attr("version") = CBKERNELS_VERSION;
   bind_cpu(module.def_submodule("cpu"));
   bind_cuda(module.def_submodule("cuda"));
@@ -276,6 +301,7 @@ PYBIND11_MODULE(_core, module) {
     use_routing_key(chosen);
   });
   module.def("last_work", &last_work_of_this_thread);
+  module.def("address_of", [](const py::array& array) { return reinterpret_cast<uintptr_t>(array.data()); });
   module.def("read_bytes", &read_bytes);
 #ifdef CBKERNELS_EMULATED
   bind_emulation(module);

@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <forward_list>
+#include <mutex>
 #include <random>
 
 namespace cbkernels {
@@ -33,7 +34,9 @@ fingerprint::Key routing_key() { return in_use().load(std::memory_order_acquire)
 const BlockKeys& block_keys_of_routing() { return in_use().load(std::memory_order_acquire)->blocks; }
 
 void use_routing_key(const fingerprint::Key& key) {
+  static std::mutex mutex;
   static std::forward_list<RoutingKeys> made;  // none is freed: a call may hold it
+  const std::lock_guard<std::mutex> lock(mutex);
   made.push_front({key});
   in_use() = &made.front();
 }

@@ -189,7 +189,7 @@ def readable(names: list[str]) -> dict[str, str]:
     done = subprocess.run(["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True)
     short = {}
     for name, full in zip(names, done.stdout.splitlines(), strict=True):
-        plain = re.sub(r"\(anonymous namespace\)::|_(GLOBAL_|INTERNAL)_\w+::|cbkernels::(cuda::)?", "", full)
+        plain = re.sub(r"\(anonymous namespace\)::|_(GLOBAL_|INTERNAL)_\w+::|cbkernels::(cuda::(margin::)?)?", "", full)
         short[name] = re.sub(r"^\w+ (?=\w+<)", "", re.sub(r"\(.*\)( const)?$", "", plain)).replace("> >", ">>")
     return short
 

@@ -82,6 +82,34 @@ class CudaHalf:
         self.note("conflict_margin", acts=acts, labels=labels, device=device, stream=stream)
         return _core.cpu.conflict_margin(acts, shape, strides, dtype, labels, label_stride, label_dtype, 1)
 
+    def queue_bundles(
+        self, layers: Any, labels: int, label_stride: int, label_dtype: int, grid: Any, check_nan: bool,
+        device: int, stream: int,
+    ) -> Callable[[], Any]:  # fmt: skip
+        self.note("queue_bundles", layers=layers, labels=labels, device=device, stream=stream)
+        return self._read_later(
+            [
+                _core.cpu.count_bundles(*acts, labels, label_stride, label_dtype, grid, None, check_nan, 1)
+                for acts in layers
+            ]
+        )
+
+    def queue_margin(
+        self, acts: int, shape: Any, strides: Any, dtype: int, labels: int, label_stride: int,
+        label_dtype: int, device: int, stream: int,
+    ) -> Callable[[], float]:  # fmt: skip
+        self.note("queue_margin", acts=acts, labels=labels, device=device, stream=stream)
+        return self._read_later(
+            _core.cpu.conflict_margin(acts, shape, strides, dtype, labels, label_stride, label_dtype, 1)
+        )
+
+    def _read_later(self, numbers: Any) -> Callable[[], Any]:
+        def read() -> Any:
+            self.note("read")
+            return numbers
+
+        return read
+
     def wait_for(self, device: int, stream: int, producer: int) -> None:
         self.note("wait_for", device=device, stream=stream, producer=producer)
 

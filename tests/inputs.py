@@ -84,6 +84,36 @@ def _samples_last(a: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image.transpose(2, 0, 1)).transpose(1, 2, 0)
 
 
+def _time_major(a: np.ndarray) -> np.ndarray:
+    """Steps, rows, features: long contiguous pieces of rows, whose other pieces are far away."""
+    n, d = a.shape
+    steps = next((s for s in (5, 3, 4, 2, 11) if d % s == 0 and d), 1)
+    return np.ascontiguousarray(a.reshape(n, steps, d // steps).transpose(1, 0, 2)).transpose(1, 0, 2)
+
+
+def _rows_in_the_middle(a: np.ndarray) -> np.ndarray:
+    """Of four axes, with gaps: one axis of the columns lies outside the rows, one inside, both around a short run."""
+    n, d = a.shape
+    outer = next((s for s in (2, 3, 5) if d % s == 0 and d), 1)
+    inner = next((s for s in (3, 4, 2, 5) if d // outer % s == 0 and d), 1)
+    run = d // outer // inner
+    big = np.full((outer, n, inner + 1, run + 2), 77).astype(a.dtype)
+    big[:, :, :inner, 1 : run + 1] = a.reshape(n, outer, inner, run).transpose(1, 0, 2, 3)
+    return big[:, :, :inner, 1 : run + 1].transpose(1, 0, 2, 3)
+
+
+def _columns_of_a_larger_array(a: np.ndarray) -> np.ndarray:
+    """Columns first, every other value of every column, the last row first."""
+    n, d = a.shape
+    big = np.full((d, 2 * n + 3), 77).astype(a.dtype)
+    big[:, 2 : 2 * n + 2 : 2] = a[::-1].T
+    return big[:, 2 : 2 * n + 2 : 2].T[::-1]
+
+
+def _columns_backwards(a: np.ndarray) -> np.ndarray:
+    return np.asfortranarray(a[::-1])[::-1]
+
+
 def _not_aligned(a: np.ndarray) -> np.ndarray:
     memory = np.zeros(a.nbytes + 1, np.uint8)
     out = memory[1:].view(a.dtype).reshape(a.shape)
@@ -101,6 +131,10 @@ LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "rows_backwards": _rows_backwards,
     "channels_last": _channels_last,
     "samples_last": _samples_last,
+    "time_major": _time_major,
+    "rows_in_the_middle": _rows_in_the_middle,
+    "columns_of_a_larger_array_backwards": _columns_of_a_larger_array,
+    "columns_backwards": _columns_backwards,
     "not_aligned": _not_aligned,
 }
 """(N, D) -> the same rows elsewhere in memory; shape (N, ...) with the same logical order of columns."""

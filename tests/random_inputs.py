@@ -52,11 +52,15 @@ def _shape(rng: np.random.Generator, itemsize: int) -> tuple[int, int]:
     if kind < 1 / 1000:  # large enough for several threads
         num_columns = int(rng.choice([1, 20, 300, 2000, 9000]))
         return int(rng.choice([5, 9]) * 2**20) // (itemsize * max(8, num_columns)) + 1, num_columns
+    if kind < 4 / 1000:  # so many keys that not all of them go into tables
+        return int(rng.integers(65_537, 80_000)), int(rng.choice([1, 2, 3, 5, 16]))
     if kind < 0.7:
         return int(rng.integers(1, 17)), int(rng.choice(COLUMNS))
     if kind < 0.93:
         return int(rng.integers(1, 12)), int(rng.choice(MANY_COLUMNS))
-    return int(rng.integers(17, 300)), int(rng.choice(COLUMNS[:16]))
+    if kind < 0.98:
+        return int(rng.integers(17, 300)), int(rng.choice(COLUMNS[:16]))
+    return int(rng.integers(40, 120)), int(rng.choice(MANY_COLUMNS[4:]))
 
 
 def _values(rng: np.random.Generator, dtype: str, count: int) -> np.ndarray:
@@ -132,3 +136,27 @@ def small_bundles(seed: int, num_rows: int) -> np.ndarray:
     for row in rng.integers(num_rows, size=num_rows // 10):
         rows[row, rng.integers(num_columns)] = rng.choice([np.nan, 0.0, 7.0])
     return rows
+
+
+BOTH_TAILS = (206, 434, 455, 953, 1280, 1839)
+"""Seeds of `rows_in_both_tails` whose closest pair is lost without a look at which of two rows is the higher one."""
+
+
+def rows_in_both_tails(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and labels; in every column most rows are far from some higher and from some lower row."""
+    rng = np.random.default_rng(seed)
+    num_rows, num_columns = int(rng.integers(12, 70)), int(rng.integers(2, 7))
+    acts = rng.integers(0, rng.integers(2, 12), (num_rows, num_columns)) * rng.choice([1.0, 2, 5], size=num_columns)
+    acts = acts + rng.choice([0, 0.5, 0.25], size=acts.shape)
+    acts[:, 0] = np.sort(rng.random(num_rows)) * rng.choice([10, 40, 80])
+    return acts, np.arange(num_rows) if rng.random() < 0.5 else rng.integers(3, size=num_rows)
+
+
+def rows_of_one_close_pair(first: int, second: int) -> tuple[np.ndarray, float]:
+    """1,100 rows of which the two with these numbers, counted along the widest column, are the closest by far; and
+    how far apart they are."""
+    rng = np.random.default_rng(first)
+    acts = rng.random((1100, 60))
+    acts[second] = acts[first]
+    acts[:, 7] = np.arange(1100) * 0.002
+    return acts[rng.permutation(1100)], float(acts[second, 7] - acts[first, 7])

@@ -415,6 +415,14 @@ def test_three_processes_monitor_a_model_as_one_does() -> None:
     assert sorted(re.findall(r"rank (\d): the same", out)) == ["0", "1", "2"], out  # their lines may run together
 
 
+def test_a_rank_that_hangs_or_dies_is_one_sentence_for_the_others() -> None:
+    """It was what gloo says, with the place in its source; after as long as the group waits, or at once."""
+    need_torch()
+    done = on_forked_ranks(2, SCRIPTS / "lost_ranks.py", seconds=100)
+    said = "rank 0 lost the other ranks; see what the first that ended says"
+    assert done.stdout.splitlines() == [f"{said}, or which one hangs.", f"{said}."], done
+
+
 def test_example_of_the_documentation(tmp_path: Path) -> None:
     page = SCRIPTS.parent.parent / "docs" / "distributed.md"
     if not page.is_file():

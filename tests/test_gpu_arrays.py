@@ -221,6 +221,8 @@ def test_layers_go_in_one_call(half: CudaHalf) -> None:
 def test_no_layer_no_call(half: CudaHalf) -> None:
     assert cb.bundle_entropy_layers({}, LABELS, backend=NAME) == {}
     assert backends.TABLE[NAME].count_layers([], as_labels(LABELS, as_rows(ROWS)), None, True) == []
+    for name in (NAME, "cpu"):
+        assert backends.TABLE[name].queue_layers([], as_labels(LABELS, as_rows(ROWS)), None, True)() == []
     assert not half.calls
 
 
@@ -331,10 +333,22 @@ def test_dlpack_alone_needs_torch(cuda: CudaHalf, without_torch: None) -> None:
 # --- lifetimes --------------------------------------------------------------------------------------------
 
 
-def test_arrays_of_other_libraries_live_until_they_are_read(cuda: CudaHalf, torch_with_gpu: TorchWithGpu) -> None:
+@pytest.mark.parametrize("call", ["bundle_rows", "queue_layers", "queue_margin"])
+def test_arrays_of_other_libraries_live_until_they_are_read(
+    cuda: CudaHalf, torch_with_gpu: TorchWithGpu, call: str
+) -> None:
+    names = torch_with_gpu.tensor(torch_with_gpu.torch.from_numpy(LABELS))
+
     def queue() -> weakref.ref[Any]:
         acts = array_of_library("somewhere", ROWS.copy())
-        cb.bundle_rows(acts)
+        rows = as_rows(acts)
+        labels, backend = as_labels(names, rows), backends.TABLE["cuda"]
+        if call == "bundle_rows":
+            cb.bundle_rows(acts)
+        elif call == "queue_layers":
+            backend.queue_layers([rows], labels, None, True)
+        else:
+            backend.queue_margin(rows, labels)
         return weakref.ref(acts)
 
     first = queue()

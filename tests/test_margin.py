@@ -14,6 +14,7 @@ from cbkernels import _core, backends
 
 from .all_of import all_of
 from .inputs import FLOATS, INTEGERS, LAYOUTS, place, typed
+from .random_inputs import BOTH_TAILS, rows_in_both_tails, rows_of_one_close_pair
 
 ROWS, COLUMNS = 512, 16384
 
@@ -166,6 +167,58 @@ def test_every_width(compiled: str, num_columns: int) -> None:
     assert found == brute_force(acts, labels)
 
 
+def in_clusters_of(size: int) -> Callable[[np.random.Generator, tuple[int, int]], np.ndarray]:
+    def rows(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+        centres = 4 * rng.normal(size=(shape[0] // size + 1, shape[1]))
+        return centres[rng.permutation(shape[0]) // size] + 1e-3 * rng.random(shape)
+
+    return rows
+
+
+MANY_ROWS = {
+    "normal": lambda rng, shape: rng.normal(size=shape),
+    "collapsed": lambda rng, shape: rng.normal(size=shape[1]) + 1e-3 * rng.random(shape),
+    "pairs": in_clusters_of(2),
+    "some clusters": in_clusters_of(100),
+    "one cluster of 600": in_clusters_of(600),
+    "ties": lambda rng, shape: rng.integers(0, 4, shape),
+    "far from one": lambda rng, shape: np.eye(*shape),
+    "infinite": lambda rng, shape: np.where(rng.random(shape) < 0.05, math.inf, rng.normal(size=shape)),
+    "spread in the sort column": lambda rng, shape: rng.normal(size=shape) * ([100] + [1] * (shape[1] - 1)),
+}
+"""More rows than are looked at together: in groups with and without gaps between them."""
+
+
+@pytest.mark.parametrize("make", MANY_ROWS.values(), ids=MANY_ROWS)
+@pytest.mark.parametrize(
+    ("shape", "dtype", "num_labels"), [((511, 20), "float32", 3), ((513, 40), "float64", 2), ((900, 6), "int64", 1000)]
+)
+def test_many_rows(
+    instruction_set: str,
+    shape: tuple[int, int],
+    dtype: str,
+    num_labels: int,
+    make: Callable[[Any, tuple[int, int]], np.ndarray],
+) -> None:
+    rng = np.random.default_rng(shape[0])
+    acts = make(rng, shape)
+    acts = np.rint(1000 * np.nan_to_num(acts, posinf=9)).astype(dtype) if dtype == "int64" else acts.astype(dtype)
+    labels = rng.integers(num_labels, size=len(acts))
+    assert cb.conflict_margin(acts, labels, backend="cpu") == brute_force(acts, labels)
+
+
+@pytest.mark.parametrize("pair", [(250, 260), (254, 513), (700, 950), (1098, 1099)], ids=str)
+def test_the_closest_pair_may_lie_in_two_groups_of_rows(instruction_set: str, pair: tuple[int, int]) -> None:
+    acts, apart = rows_of_one_close_pair(*pair)
+    assert cb.conflict_margin(acts, np.arange(1100), backend="cpu") == apart
+
+
+@pytest.mark.parametrize("seed", BOTH_TAILS)
+def test_a_row_may_lie_in_both_tails_of_a_column(instruction_set: str, seed: int) -> None:
+    acts, labels = rows_in_both_tails(seed)
+    assert cb.conflict_margin(acts, labels, backend="cpu") == brute_force(acts, labels)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
 def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     rng = np.random.default_rng(2)
@@ -217,6 +270,11 @@ def around_one_point_large() -> np.ndarray:
     return np.linspace(-3, 3, COLUMNS, dtype=np.float32) + np.float32(1e-3) * normal_large()
 
 
+def two_clusters_large() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((2, COLUMNS), np.float32)[np.arange(ROWS) % 2] + np.float32(1e-3) * uniform_large()
+
+
 def equal_large() -> np.ndarray:
     return np.ones((ROWS, COLUMNS), np.float32)
 
@@ -225,15 +283,21 @@ def one_hot_large() -> np.ndarray:
     return np.eye(ROWS, COLUMNS, dtype=np.float32)
 
 
+def one_hot_at_the_end_large() -> np.ndarray:
+    return np.eye(ROWS, COLUMNS, k=COLUMNS - ROWS, dtype=np.float32)
+
+
 @pytest.mark.parametrize(
     ("make", "most_of_all"),
     [
-        (normal_large, 0.05),
-        (relu_large, 0.02),
-        (uniform_large, 0.12),
-        (around_one_point_large, 0.05),
-        (equal_large, 0.01),
-        (one_hot_large, 0.02),  # all pairs are equally far apart: the first value that reaches the best ends a pair
+        (normal_large, 0.01),
+        (relu_large, 0.015),
+        (uniform_large, 0.015),
+        (around_one_point_large, 0.01),
+        (two_clusters_large, 0.01),
+        (equal_large, 0.001),
+        (one_hot_large, 0.002),  # all pairs are equally far apart: the first value that reaches the best ends a pair
+        (one_hot_at_the_end_large, 0.02),
     ],
     ids=lambda x: getattr(x, "__name__", ""),
 )

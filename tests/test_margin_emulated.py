@@ -207,3 +207,24 @@ def test_a_tile_ends_when_no_pair_can_be_the_best(dtype: str) -> None:
     far = near.copy()
     far[:, 0] += 320 * (np.arange(200) // 2)  # rows are far from all others but their neighbour
     assert 0 < steps_of_tiles(far) < 0.8 * steps_of_tiles(near)
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "columns"), [(64, 16384), (512, 16384), (512, 512), (1000, 65536), (1408, 128), (3, 9_999), (5, 0)]
+)
+def test_few_tiles_are_cut_so_that_all_multiprocessors_of_a_large_gpu_work(num_rows: int, columns: int) -> None:
+    """An H100 has 132, each with room for two blocks of tiles; nobody needs one to see who gets what."""
+    num_row_spans, row_span, num_tiles, num_spans, span = core.emulation.self_test.cut_of(num_rows, columns, 4000, 264)
+    assert num_tiles == sum(range(1, -(-num_rows // 64) + 1)), "of 64 x 64 pairs, on and above the diagonal"
+    for spans, length in ((num_spans, span), (num_row_spans, row_span)):
+        assert (spans - 1) * length < max(columns, 1) <= spans * length, "every column once, no span empty"
+    assert span % 32 == 0 == row_span % 128, "a span begins at a chunk"
+    assert num_tiles * num_spans <= 2 * 264, "their maxima are put together afterwards"
+    blocks = min(num_tiles * max(columns // 160, 1), 132)
+    assert num_tiles * num_spans >= blocks, "one for every multiprocessor, as far as the columns go"
+
+
+def test_many_tiles_are_not_cut() -> None:
+    """Every one of them would take 48 KiB; (512, 16384) has 36 on 264 blocks, each cut in 14."""
+    assert core.emulation.self_test.cut_of(512, 16384, 4000, 264)[2:4] == (36, 14)
+    assert core.emulation.self_test.cut_of(1409, 16384, 4000, 264)[2:4] == (276, 1)

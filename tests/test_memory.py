@@ -67,6 +67,7 @@ ROWS = {
     "short_few_bundles": "np.arange(8_000_000, dtype=np.int32).reshape(-1, 16) % 160",
     "one_column": "np.arange(500_000, dtype=np.float64)[:, None] % 250_000",
     "distinct": "np.random.default_rng(0).standard_normal((500_000, 40), np.float32)",
+    "short_pairs": "np.arange(8_000_000, dtype=np.int32).reshape(-1, 16)[np.arange(500_000) * 7 % 500_000 // 2]",
     "columns_first": "np.asfortranarray(np.random.default_rng(0).standard_normal((500_000, 40), np.float32))",
 }
 
@@ -85,6 +86,14 @@ def test_sixty_four_bytes_a_row_with_a_grid_and_threads() -> None:
 
 def test_sixty_four_bytes_a_row_when_every_row_conflicts() -> None:
     assert extra_bytes_a_row(ROWS["one_column"], "cb.bundle_entropy(acts, own_labels)") <= 64
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_sixty_four_bytes_a_row_for_the_margin(threads: int) -> None:
+    acts = "np.random.default_rng(0).standard_normal((500_000, 1))"  # so many groups as rows
+    assert extra_bytes_a_row(acts, "cb.conflict_margin(acts, labels)", threads) <= 64
+    acts = "np.random.default_rng(0).standard_normal((500_000, 2), np.float32) * (1, 1e-9)"
+    assert extra_bytes_a_row(acts, "cb.conflict_margin(acts, own_labels)", threads) <= 64
 
 
 def test_wide_rows_cost_no_more_than_narrow_ones() -> None:

@@ -135,6 +135,41 @@ def test_tolerance(compiled: str, data: st.DataObject, acts: np.ndarray, toleran
     assert_same_counts(acts, labels, compiled, tolerance=tolerance)
 
 
+@pytest.mark.parametrize("bits", [64, 18, 13])
+def test_more_rows_than_one_table_holds(
+    bits: int, routing_bits: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys that are alone, rows that are twice there, NaN and zeros of both signs; few bits make all keys doubtful."""
+    rng = np.random.default_rng(bits)
+    palette = rng.standard_normal((60_000, 16), np.float32)  # wide enough for several threads
+    palette[::7, 0] = 0
+    acts = palette[rng.integers(len(palette), size=140_000)]
+    acts[::5, 0] *= -1
+    acts[::9000, 1] = np.nan
+    right = cb.bundle_rows(acts, backend="reference")
+    entropy = cb.bundle_entropy(acts, np.arange(len(acts)) % 3, backend="reference")
+    routing_bits(bits)
+    for threads in (1, 2, 3):
+        monkeypatch.setattr(backends, "num_threads", lambda threads=threads: threads)
+        assert np.array_equal(cb.bundle_rows(acts), right), threads
+        found = cb.bundle_entropy(acts, np.arange(len(acts)) % 3)
+        assert (found.num_bundles, found.num_nan_rows) == (entropy.num_bundles, entropy.num_nan_rows), threads
+
+
+def test_rows_may_begin_anywhere_in_a_line_of_the_cache() -> None:
+    memory = np.zeros(64 + 1500 * 256, np.uint8)
+    rng = np.random.default_rng(0)
+    palette = rng.standard_normal((1000, 64), np.float32)
+    for offset in range(0, 64, 4):
+        for num_different, columns in ((40, 64), (1000, 64), (1000, 16), (1000, 32)):
+            acts = memory[offset:][: 1500 * columns * 4].view(np.float32).reshape(1500, columns)
+            acts[:] = palette[rng.integers(num_different, size=1500), :columns]
+            right = np.unique(acts, axis=0, return_index=True, return_inverse=True)
+            first = right[1][right[2].ravel()]  # of each row the first one that is equal to it
+            ids = cb.bundle_rows(acts)
+            assert np.array_equal(np.unique(first, return_inverse=True)[1], ids), (offset, num_different, columns)
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_reference_calls_equal_what_ieee_calls_equal(dtype: str) -> None:
     """The reference compares patterns; the processor's own == must agree on every special pair."""

@@ -6,8 +6,11 @@ The grid's own parameters are in ``test_update_grid.py``, the streaming state in
 from __future__ import annotations
 
 import math
+import mmap
+import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -391,3 +394,19 @@ def test_memory_that_cannot_be_had_is_an_exception() -> None:
     with pytest.raises(MemoryError):
         cb.bundle_entropy(acts, labels)
     still_works()
+
+
+@pytest.mark.parametrize("mode", ["r", "r+", "c"])
+def test_a_file_that_was_cut_short_after_it_was_mapped(tmp_path: Path, mode: Any) -> None:
+    """To read what is behind its end is SIGBUS, which ended the process. Views whose rows are still there are read."""
+    path, page = tmp_path / "a", mmap.ALLOCATIONGRANULARITY
+    np.zeros(8 * page, np.uint8).tofile(path)
+    mapped = np.memmap(path, np.uint8, mode, offset=page + 3, shape=(4, page))
+    os.truncate(path, 4 * page)
+    for cut in (mapped, mapped[::-1], mapped[2:], mapped[3:, :2], mapped[:, -1:]):
+        with pytest.raises(ValueError, match=rf"acts reaches \d+ bytes into memory of {4 * page}, so its"):
+            cb.bundle_rows(cut)
+    with pytest.raises(ValueError, match="labels reaches"):
+        cb.bundle_entropy(np.zeros((4, 1)), mapped[:, -1])
+    for there in (mapped[:2], mapped[1::-1], mapped[:2].T, mapped[3:, :0], mapped[2:3, : page - 3]):
+        assert cb.bundle_rows(there).tolist() == [0] * len(there)

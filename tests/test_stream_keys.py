@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 import re
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,7 +33,7 @@ def stream(acts: np.ndarray = ACTS, labels: np.ndarray = LABELS, **options: Any)
 
 
 def test_a_process_draws_one_key_and_another_process_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream_keys, "_key_of_this_process", stream_keys._key_of_this_process.__wrapped__)
+    monkeypatch.setattr(stream_keys, "_key_of_this_process", stream_keys._drawn)
     first, second = stream(), stream()
     assert first.key != second.key
     assert stream_keys.FIXED_KEY not in (first.key, second.key)
@@ -39,6 +42,21 @@ def test_a_process_draws_one_key_and_another_process_another(monkeypatch: pytest
     first.reset()
     first.update(ACTS, LABELS)
     assert first.key == stream().key, "a metric begins anew with the key of its process"
+
+
+def test_threads_that_ask_for_it_first_at_once_have_one_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each kept the key that it had drawn: their metrics could not be merged."""
+    both_draw, draw = threading.Barrier(2, timeout=60), os.urandom
+
+    def slowly(count: int) -> bytes:
+        both_draw.wait()
+        return draw(count)
+
+    monkeypatch.setattr(stream_keys, "_of_this_process", {}, raising=False)
+    monkeypatch.setattr(os, "urandom", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        one, two = pool.map(lambda _: stream(), range(2))
+    assert one.key == two.key
 
 
 @pytest.mark.parametrize(

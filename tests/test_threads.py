@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 import warnings
@@ -116,13 +117,34 @@ def test_number_of_threads_comes_from_torch_or_the_environment(monkeypatch: pyte
         torch.set_num_threads(before)
 
 
-def test_several_callers_at_once() -> None:
+def test_eight_callers_at_once_on_shared_and_own_arrays() -> None:
+    """One more draws the keys of the routing hashes anew all the time."""
     inputs = [make() for make in (fifty_bundles, one_column_each, short_and_distinct, with_nan)]
     expected = [everything(acts) for acts in inputs]
-    with ThreadPoolExecutor(6) as pool:
-        jobs = [(k % 4, pool.submit(everything, inputs[k % 4])) for k in range(16)]
-        for which, job in jobs:
-            assert job.result() == expected[which]
+    are_done = threading.Event()
+
+    def draw_keys() -> None:
+        while not are_done.wait(0.001):
+            _core.use_routing_key(None)
+
+    with ThreadPoolExecutor(9) as pool:
+        pool.submit(draw_keys)
+        try:
+            own = [acts.copy() for acts in inputs]
+            jobs = [(k % 4, pool.submit(everything, (own if k % 8 < 4 else inputs)[k % 4])) for k in range(16)]
+            for which, job in jobs:
+                assert job.result() == expected[which]
+        finally:
+            are_done.set()
+
+
+@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="a Python without the GIL: NOT TESTED HERE")
+def test_the_module_leaves_the_gil_off() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys, cbkernels._core; print(sys._is_gil_enabled())"],
+        capture_output=True, text=True, check=True, env={k: v for k, v in os.environ.items() if k != "PYTHON_GIL"},
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("False\n", "")
 
 
 def test_counters_belong_to_the_calling_thread() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
@@ -213,3 +214,16 @@ def test_memory_mapped_tensor(tmp_path: Any) -> None:
     np.arange(12, dtype=np.float32).tofile(path)
     acts = torch.from_file(str(path), size=12, dtype=torch.float32).reshape(4, 3)
     assert cb.bundle_rows(acts).tolist() == [0, 1, 2, 3]
+
+
+def test_a_state_with_tensors_in_place_of_arrays_is_loaded_without_pickle() -> None:
+    metric = cb.BundleEntropy()
+    metric.update(np.eye(5, 2, dtype=np.float32), np.arange(5) % 2)
+    state = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in metric.state_dict().items()}
+    file, loaded = io.BytesIO(), cb.BundleEntropy()
+    torch.save(state, file)
+    file.seek(0)
+    loaded.load_state_dict(torch.load(file, weights_only=True))
+    assert loaded.compute() == metric.compute()
+    loaded.update(np.eye(5, 2, dtype=np.float32), np.arange(5) % 2)
+    assert (loaded.compute().num_bundles, loaded.num_rows) == (3, 10)

@@ -165,6 +165,26 @@ def test_equal_rows_are_read_once_and_little_more(num_columns: int) -> None:
     assert work["bytes_touched"] <= 1.25 * work["bytes_total"]
 
 
+@pytest.mark.parametrize("num_columns", [3, 16, 64, 200, 512, 1024])
+def test_rows_of_few_bundles_go_straight_to_their_leaders(num_columns: int) -> None:
+    """Only a leader is looked at twice; what follows it is read beside it, once."""
+    acts = normal(120, num_columns)[np.random.default_rng(3).integers(120, size=5000)]
+    assert np.array_equal(cb.bundle_rows(acts), cb.bundle_rows(acts, backend="reference")), "some share a slot"
+    work, pilots = work_of(lambda: cb.bundle_rows(acts)), 512 * 64
+    assert work["bytes_touched"] <= 2.02 * work["bytes_total"] + pilots
+    assert work["rows_sampled"] <= 130
+
+
+@pytest.mark.parametrize("num_rows", [70_000, 300_000])
+def test_most_keys_of_different_rows_need_no_table(num_rows: int) -> None:
+    acts, num_threads = normal(num_rows, 64), backends.num_threads()
+    work = work_of(lambda: cb.bundle_rows(acts))
+    assert work["keys_in_tables"] <= 0.14 * num_rows, f"one in eight shares a slot, {num_threads} threads"
+    assert work["bytes_touched"] <= 0.26 * work["bytes_total"], "a line of four, and the pilots"
+    acts[num_rows // 2] = acts[7]
+    assert work_of(lambda: cb.bundle_rows(acts))["rows_compared"] > 0
+
+
 @pytest.mark.parametrize("make", [dead_prefix, one_column_each, pairs, fifty_bundles], ids=lambda f: f.__name__)
 def test_other_memory_layouts_cost_no_more_reads(make: Callable[[], np.ndarray]) -> None:
     acts = make()

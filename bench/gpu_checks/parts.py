@@ -15,11 +15,12 @@ from .tools import counters, sanitizers
 KERNELS = ("bundle_ids", "count_bundles", "layers", "row_fingerprints", "count_fingerprints", "conflict_margin",
            "tolerance")  # fmt: skip
 SECONDS_OF_A_KERNEL = 10.0
-FIRST_CAPTURES = ("bundle_rows", "bundle_rows of many rows", "row_fingerprints", "update")
+FIRST_CAPTURES = ("bundle_rows", "bundle_rows of many rows", "row_fingerprints", "update", "counts queued",
+                  "margin queued")  # fmt: skip
 OWN_FILES = ("test_same_as_cpu", "test_graphs_and_streams", "test_monitor_on_gpu", "test_with_other_libraries")
 SUITE_FILES = ("test_named_cases", "test_update_grid", "test_random_against_reference", "test_streaming",
                "test_chosen_inputs", "test_fingerprint", "test_margin", "test_tolerance", "test_torch_operators",
-               "test_torch_inputs", "test_entropy_identity")  # fmt: skip
+               "test_torch_inputs", "test_entropy_identity", "test_entropy_of_layers")  # fmt: skip
 ALONE = ("test_gpu_memory",)
 """Asks the driver how much memory is free, so nothing else may run beside it."""
 

@@ -14,6 +14,7 @@ from typing import Any
 from ..choices import Choices
 from ..filters.schedule import PRESETS
 from ..training.config import choices_of, kind_of
+from .sizes import num_bytes
 
 _TITLES = {
     "data": "the data", "network": "the network", "training": "the training, by default as in the papers",
@@ -77,4 +78,4 @@ def _add_option(group: Any, field: Any, default: Any, is_shown: bool) -> None:
     words = " ".join(map(str, default)) if several else default
     shown = "" if "default" in rules["help"] or default in (None, ()) else f" (default {words})"
     text = (says + shown).replace("%", "%%") if is_shown else argparse.SUPPRESS
-    group.add_argument(flag, *older, type=kind_of(field), help=text, **common)
+    group.add_argument(flag, *older, type=num_bytes if rules.get("is_size") else kind_of(field), help=text, **common)

@@ -41,19 +41,25 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         help="auto-tune a network of 120 layers on digits: what conflicts goes, what is left learns",
         description=_DESCRIPTION,
     )
-    parser.add_argument("--out", default="runs/demo", metavar="DIR", help="folder to write (default runs/demo)")
+    parser.add_argument("--out", default="runs/demo", metavar="DIR", help="the folder to write (default runs/demo)")
     parser.add_argument(
         "--model", choices=PRESETS, default="vgg",
-        help="vgg: convolutions, 59 blocks of two; fnn: 50 dense layers of 10 (default vgg)",
+        help="the network; vgg: convolutions, 59 blocks of two; fnn: 50 dense layers of 10 (default vgg)",
     )  # fmt: skip
     parser.add_argument(
-        "--epochs", type=int, default=argparse.SUPPRESS, metavar="N", help=f"of each network ({_of_each('epochs')})"
+        "--epochs",
+        type=int,
+        default=argparse.SUPPRESS,
+        metavar="N",
+        help=f"the number of epochs of each network ({_of_each('epochs')})",
     )
     parser.add_argument(
         "--policy", choices=POLICIES, default=argparse.SUPPRESS,
-        help=f"see cbkernels autotune --help ({_of_each('policy')})",
+        help=f"which blocks are removed; {POLICIES.told()} ({_of_each('policy')})",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of weights and batches (default 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="the seed of the weights and the batches (default 0)"
+    )
     parser.add_argument("--json", action="store_true", help="print result.json instead of a table")
     parser.set_defaults(
         config=None, resume=False, overwrite=True, less_memory="take --model fnn",

@@ -11,8 +11,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Declare the subcommand."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "info",
-        help="version, backends and why one is missing, how to rebuild",
-        description="Version, backends and why one is missing, instruction sets, how to rebuild.",
+        help="print the version, the backends and why one is missing, and how to rebuild",
+        description="Print the version, the backends and why one is missing, the instruction sets, and how to rebuild.",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser

@@ -10,7 +10,6 @@ import argparse
 import json
 import math
 import os
-import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from ..files.json_files import finite_or_none
 from ..files.unpacking import UNPACK_UP_TO
 from ..tables import cell, format_table
 from .progress import Progress
+from .sizes import num_bytes
 
 if TYPE_CHECKING:
     from ..files.array_files import StoredArray
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 EXIT_ABOVE = 2
 PIECE_BYTES = 64 << 20
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
-          "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}  # fmt: skip
 
 _EPILOG = """\
 ACTS is .npy, .npz or .safetensors; in the last two every array whose first axis
@@ -46,30 +44,30 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Declare the subcommand."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "measure",
-        help="bundle entropy of activations in .npy, .npz or .safetensors files",
-        description="Bundle entropy of every layer whose activations are in a file.",
+        help="measure the bundle entropy of activations in .npy, .npz or .safetensors files",
+        description="Measure the bundle entropy of every layer whose activations are in a file.",
         epilog=_EPILOG,
     )
-    parser.add_argument("acts", metavar="ACTS", help="activations, (N, ...) each")
-    parser.add_argument("labels", metavar="LABELS", help="labels, (N,) integers")
+    parser.add_argument("acts", metavar="ACTS", help="the file of the activations, arrays of shape (N, ...)")
+    parser.add_argument("labels", metavar="LABELS", help="the file of the labels, an array of N integers")
     _add_equality(parser)
     size = parser.add_argument_group(
         "large files",
-        "streamed: rows are compared by fingerprints of 128 bits, under a key that is drawn at random for this run. "
-        "Two different rows then count as equal with probability at most 2^-120, whoever made the file",
+        "Rows of streamed arrays are compared by fingerprints of 128 bits, under a key that is drawn at random for "
+        "this run. Two different rows then count as equal with probability at most 2^-120, whoever made the file.",
     )
-    size.add_argument("--exact-up-to", type=_num_bytes, default=1 << 30, metavar="BYTES",
-                      help="arrays above this size are streamed; 512MiB, 2G, ... (default 1GiB)")  # fmt: skip
-    size.add_argument("--unpack-up-to", type=_num_bytes, default=UNPACK_UP_TO, metavar="BYTES",
-                      help="memory that an array of a compressed .npz may take (default 4GiB)")  # fmt: skip
+    size.add_argument("--exact-up-to", type=num_bytes, default=1 << 30, metavar="BYTES",
+                      help="the size above which arrays are streamed: 512MiB, 2G, ... (default 1GiB)")  # fmt: skip
+    size.add_argument("--unpack-up-to", type=num_bytes, default=UNPACK_UP_TO, metavar="BYTES",
+                      help="the memory that an array of a compressed .npz may take (default 4GiB)")  # fmt: skip
     size.add_argument("--stream", action="store_true",
-                      help="stream every array, also small ones")  # fmt: skip
+                      help="every array is streamed, also small ones")  # fmt: skip
     size.add_argument("--chunk-rows", type=_positive_integer, metavar="N",
-                      help="rows read at a time, implies --stream (default: about 64 MiB)")  # fmt: skip
+                      help="the number of rows read at a time; implies --stream (default: about 64 MiB)")  # fmt: skip
     parser.add_argument("--margin", action="store_true",
-                        help="measure the conflict margin too, also in bits above the grid's step")  # fmt: skip
+                        help="the conflict margin is measured too, also in bits above the grid's step")  # fmt: skip
     parser.add_argument("--fail-above", type=_threshold, metavar="X",
-                        help="exit code 2 if a layer's entropy is NaN or above X nats")  # fmt: skip
+                        help="the exit code is 2 if a layer's entropy is NaN or above X nats")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(less_memory="pass --stream, with a smaller --chunk-rows if that is not enough")
     return parser
@@ -77,17 +75,18 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def _add_equality(parser: argparse.ArgumentParser) -> None:
     equal = parser.add_argument_group(
-        "which rows are equal", "plain equality; or, with the first three, the training's update grid"
+        "which rows are equal",
+        "Rows are compared by plain equality or, if the first three options are given, on the training's update grid.",
     )
-    equal.add_argument("--learning-rate", type=float, metavar="LR", help="learning rate of the training")
-    equal.add_argument("--batch-size", type=float, metavar="B", help="batch size of the training")
-    equal.add_argument("--weight-amplitude", type=float, metavar="W", help="largest absolute weight")
+    equal.add_argument("--learning-rate", type=float, metavar="LR", help="the learning rate of the training")
+    equal.add_argument("--batch-size", type=float, metavar="B", help="the batch size of the training")
+    equal.add_argument("--weight-amplitude", type=float, metavar="W", help="the largest absolute weight")
     equal.add_argument("--grid-dtype", metavar="DTYPE",
-                       help="type of the weights: float32 (default), float64, float16, bfloat16")  # fmt: skip
+                       help="the type of the weights: float32 (default), float64, float16, bfloat16")  # fmt: skip
     equal.add_argument("--tolerance", type=float, nargs=2, metavar=("RTOL", "ATOL"),
-                       help="equal: close to a bundle's first row (depends on the order of rows)")  # fmt: skip
+                       help="rows close to a bundle's first row are equal; depends on the order of rows")  # fmt: skip
     equal.add_argument("--log-epsilon", type=float, metavar="EPS",
-                       help="the authors' logarithm ln(p + EPS), 1e-5 in their code")  # fmt: skip
+                       help="the authors' logarithm ln(p + EPS) is taken, 1e-5 in their code")  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -137,10 +136,13 @@ def _grid(arguments: argparse.Namespace) -> UpdateGrid | None:
         raise ValueError("--tolerance and an update grid are two definitions of equal; pass one of them")
     from ..grid import UpdateGrid
 
-    return UpdateGrid(
-        arguments.learning_rate, arguments.batch_size, arguments.weight_amplitude,
-        dtype=arguments.grid_dtype or "float32",
-    )  # fmt: skip
+    try:
+        return UpdateGrid(
+            arguments.learning_rate, arguments.batch_size, arguments.weight_amplitude,
+            dtype=arguments.grid_dtype or "float32",
+        )  # fmt: skip
+    except ValueError as error:
+        raise ValueError(str(error).replace("dtype is", "--grid-dtype is")) from error
 
 
 def _open(arguments: argparse.Namespace) -> tuple[list[StoredArray], Any]:
@@ -254,13 +256,6 @@ def _definition(results: list[BundleResult]) -> str:
             "drawn at random for this run"
         )
     return "; ".join(words) + "."
-
-
-def _num_bytes(text: str) -> int:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?", text.strip().upper())
-    if match is None or match[2] not in _UNITS:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size like 1000000, 512MiB or 2G")
-    return int(float(match[1]) * _UNITS[match[2]])
 
 
 def _positive_integer(text: str) -> int:

@@ -10,6 +10,8 @@ from typing import Any
 from ..tables import shown
 
 _BAR = "{desc} |{bar}| {elapsed}<{remaining}"
+_BESIDE = 20
+"""Columns beside the status: those of the bar and of two times."""
 
 
 class Progress:
@@ -45,10 +47,16 @@ class Progress:
             return
         if self._bar is None or epoch <= self._bar.n:
             self._close_bar()
-            self._bar = tqdm(total=epochs, initial=epoch, leave=False, dynamic_ncols=True, bar_format=_BAR)
-        self._bar.set_description_str(shown(status), refresh=False)
+            self._bar = tqdm(total=epochs, initial=epoch, leave=False, bar_format=_BAR)
+        self._bar.ncols = _columns() - 1
+        self._bar.set_description_str(_fitting(shown(status), _columns() - _BESIDE), refresh=False)
         self._bar.update(epoch - self._bar.n)
         self._bar.refresh()
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        self._close_bar()
+        print(shown(line), file=sys.stderr, flush=True)
 
     def _close_bar(self) -> None:
         if self._bar is not None:
@@ -63,6 +71,13 @@ class Progress:
         if self._shown:
             print("\r" + " " * self._shown + "\r", end="", file=sys.stderr, flush=True)
             self._shown = 0
+
+
+def _fitting(status: str, columns: int) -> str:
+    """As many of the status's parts, from the first on, as there is room for."""
+    while len(status) > columns and ", " in status:
+        status = status.rpartition(", ")[0]
+    return status
 
 
 def _columns() -> int:

@@ -28,10 +28,12 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "remove", help="remove blocks that a trained residual network can do without", description=_DESCRIPTION
     )
     parser.add_argument(
-        "run_folder", metavar="RUN", help="folder of cbkernels train or autotune, of a residual network"
+        "run_folder", metavar="RUN", help="the folder of a run of cbkernels train or autotune, of a residual network"
     )
-    parser.add_argument("--out", metavar="DIR", help="folder to write (default RUN/removal)")
-    parser.add_argument("--data-dir", metavar="DIR", help="where the data are now (default: where RUN found them)")
+    parser.add_argument("--out", metavar="DIR", help="the folder to write (default RUN/removal)")
+    parser.add_argument(
+        "--data-dir", metavar="DIR", help="the folder where the data are now (default: where RUN found them)"
+    )
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on with the removal in DIR")
     again.add_argument("--overwrite", action="store_true", help="delete the removal in DIR")

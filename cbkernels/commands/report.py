@@ -17,15 +17,15 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Declare the subcommand."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "report",
-        help="one HTML page of one run, or of several beside each other",
-        description="One HTML page of one run, or of several beside each other: what was run, what came out, "
-        "heat maps, curves, tables. It opens without a network. Needs matplotlib and Jinja2.",
+        help="draw one HTML page of a run, or of several beside each other",
+        description="Draw one HTML page of a run, or of several beside each other: what was run, what came out, "
+        "heat maps, curves and tables.\nThe page opens without a network; drawing it needs matplotlib and Jinja2.",
     )
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="folder of cbkernels train, autotune or remove")
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="the folder of a run of train, autotune or remove")
     parser.add_argument("--out", metavar="FILE",
-                        help="page to write (default RUN/report.html; of several runs ./report.html)")  # fmt: skip
+                        help="the page to write (default RUN/report.html; of several runs ./report.html)")  # fmt: skip
     parser.add_argument("--pictures", metavar="DIR",
-                        help="folder for its PNG and SVG files (default report_files, beside the page)")  # fmt: skip
+                        help="the folder for its PNG and SVG files (default report_files beside the page)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(less_memory="name fewer runs")
     return parser

@@ -32,12 +32,13 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         usage="cbkernels repr compare [options]",
     )  # fmt: skip
     parser.add_argument("what", choices=("compare",), help="the comparison")
-    parser.add_argument("--out", default="runs/repr", metavar="DIR", help="folder to write (default runs/repr)")
+    parser.add_argument("--out", default="runs/repr", metavar="DIR", help="the folder to write (default runs/repr)")
     usual = f"{' '.join(COMPARED)} and the preset's, {TrainConfig.repr_criterion} where none is named"
-    says = f"what is compared; {STANDARD}: without RePr; {CRITERIA.told()} (default {usual})".replace("%", "%%")
+    told = f"{STANDARD}: a training without RePr; {CRITERIA.told()}"
+    says = f"the criteria that are compared; {told} (default {usual})".replace("%", "%%")
     parser.add_argument("--criteria", nargs="+", metavar="NAME", help=says)
     parser.add_argument(
-        "--seeds", type=int, default=3, metavar="N", help="number of seeds, counted upward from --seed (default 3)"
+        "--seeds", type=int, default=3, metavar="N", help="the number of seeds, counted upward from --seed (default 3)"
     )
     parser.add_argument("--json", action="store_true", help="print comparison.json instead of tables")
     parser.set_defaults(

@@ -11,7 +11,8 @@ from .training_command import add_run_options, require_torch_for, run_training
 
 _DESCRIPTION = """\
 Train a network on a data set and measure after every epoch which of its layers conflict.
-By default: the papers' recipe. With torchrun: on several processes (DDP)."""
+By default a small dense network, which can learn, trains on digits by the papers' recipe. After its first
+batches it says how long all epochs will take. With torchrun it trains on several processes (DDP)."""
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -19,7 +20,10 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "train", help="train a network and measure every layer after every epoch", description=_DESCRIPTION
     )
-    add_run_options(parser, TrainConfig, "runs/train")
+    resume = (
+        "go on with the run in DIR after its last complete epoch; of what decides its numbers only --epochs may be "
+    )
+    add_run_options(parser, TrainConfig, "runs/train", f"{resume}larger, with a constant schedule")
     return parser
 
 
@@ -28,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     require_torch_for("train")
     from ..training.procedures.train import train
 
-    return run_training(arguments, "train", TrainConfig, train, _text)
+    return run_training(arguments, "train", TrainConfig, train, _text, says=True)
 
 
 def _text(result: dict[str, Any]) -> str:

@@ -19,18 +19,22 @@ from .config_options import add_config_options, given_options
 from .progress import Progress
 
 EXIT_DIVERGED = 1
+REQUIRED = ("torch", "safetensors")
 LESS_MEMORY = "make --batch-size, --probe-size or the network smaller"
 
 
-def add_run_options(parser: argparse.ArgumentParser, kind: type[Any], out: str) -> None:
+def add_run_options(
+    parser: argparse.ArgumentParser, kind: type[Any], out: str,
+    resume: str = "go on with the run in DIR after its last complete epoch",
+) -> None:  # fmt: skip
     """The options of a config, and where its run goes."""
     run = parser.add_argument_group("the run")
-    run.add_argument("--out", default=out, metavar="DIR", help=f"folder to write (default {out})")
+    run.add_argument("--out", default=out, metavar="DIR", help=f"the folder to write (default {out})")
     run.add_argument(
-        "--config", metavar="FILE", help="config.json to take options from; options on the command line win"
+        "--config", metavar="FILE", help="the config.json to take options from; options on the command line win"
     )
     again = run.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="go on with the run in DIR after its last complete epoch")
+    again.add_argument("--resume", action="store_true", help=resume)
     again.add_argument("--overwrite", action="store_true", help="delete the run in DIR")
     run.add_argument("--json", action="store_true", help="print result.json instead of a table")
     parser.set_defaults(
@@ -42,9 +46,9 @@ def add_run_options(parser: argparse.ArgumentParser, kind: type[Any], out: str) 
 
 def run_training(
     arguments: argparse.Namespace, command: str, kind: type[Any], run: Callable[..., dict[str, Any]],
-    text: Callable[[dict[str, Any]], str],
+    text: Callable[[dict[str, Any]], str], *, says: bool = False,
 ) -> int:  # fmt: skip
-    """Run ``run(config, out, ...)`` and print what came of it.
+    """Run ``run(config, out, ...)`` and print what came of it; with ``says`` it says more than a line an epoch.
 
     Returns:
         0; 1 when the training diverged.
@@ -55,7 +59,8 @@ def run_training(
     config = config_of(arguments, command, kind)
     is_first = is_first_process()
     with Progress(log=is_first) as progress:
-        result = run(config, arguments.out, resume=arguments.resume, overwrite=arguments.overwrite, show=progress.epoch)
+        told: dict[str, Any] = {"show": progress.epoch, **({"say": progress.say} if says else {})}
+        result = run(config, arguments.out, resume=arguments.resume, overwrite=arguments.overwrite, **told)
     if is_first:
         tell(result, text, arguments.json, Path(arguments.out))
         if result["status"] == "diverged":
@@ -88,7 +93,7 @@ def require_torch_for(command: str) -> None:
     Raises:
         ImportError: torch or safetensors is missing.
     """
-    missing = [name for name in ("torch", "safetensors") if importlib.util.find_spec(name) is None]
+    missing = [name for name in REQUIRED if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(f"cbkernels {command} trains networks and needs {missing[0]}: pip install torch safetensors")
 

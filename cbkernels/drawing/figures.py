@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import sys
 import textwrap
 from functools import partial
 from pathlib import Path
@@ -45,6 +46,8 @@ def new_figure(width: float, height: float) -> Figure:
     require_matplotlib()
     from matplotlib.figure import Figure
 
+    if "wandb" in sys.modules:  # its Image asks for matplotlib.pyplot without importing it
+        import matplotlib.pyplot  # noqa: F401
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
     vars(figure)["_repr_png_"] = partial(content_of, figure)  # without pyplot IPython knows no way to show it
     return figure

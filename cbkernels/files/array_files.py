@@ -60,6 +60,9 @@ class StoredArray:
 def open_arrays(where: str, unpack_up_to: int = UNPACK_UP_TO) -> list[StoredArray]:
     """List the arrays of a file.
 
+    An odd array spoils no other one: with a key only that array is looked at, and values of a type that is not known
+    are refused when they are read.
+
     Args:
         where: ``FILE.npy``, ``FILE.npz``, ``FILE.safetensors``, or ``FILE.npz:key`` to choose one.
         unpack_up_to: bytes; a member of a ``.npz`` that would take more memory is not read, see ``unpacking.py``.
@@ -69,23 +72,17 @@ def open_arrays(where: str, unpack_up_to: int = UNPACK_UP_TO) -> list[StoredArra
 
     Raises:
         OSError: the file is missing or cannot be opened.
-        ValueError: it is damaged, holds pickled objects, lacks the key, or has another ending.
+        ValueError: it is damaged, lacks the key, has a name twice, or has another ending.
     """
     path, key = split_key(where)
     ending = os.path.splitext(path)[1].lower()
-    readers: dict[str, Callable[[str], list[StoredArray]]] = {
+    readers: dict[str, Callable[[str, str | None], list[StoredArray]]] = {
         ".npy": _npy, ".npz": partial(_npz, most=unpack_up_to), ".safetensors": _safetensors
     }  # fmt: skip
     if ending not in readers:
         raise ValueError(f"{path} does not end in .npy, .npz or .safetensors")
     with _sentences(path):
-        arrays = readers[ending](path)
-    if key is None:
-        return arrays
-    chosen = [a for a in arrays if a.name == key]
-    if not chosen:
-        raise ValueError(f"{path} has no array {key!r}; it has {_listed([a.name for a in arrays])}")
-    return chosen
+        return readers[ending](path, key)
 
 
 def split_key(where: str) -> tuple[str, str | None]:
@@ -94,6 +91,14 @@ def split_key(where: str) -> tuple[str, str | None]:
     if match is None or os.path.exists(where):
         return where, None
     return match[1], match[2]
+
+
+def _chosen(found: dict[str, Any], key: str | None) -> dict[str, Any]:
+    if key is None:
+        return found
+    if key not in found:
+        raise _Refused(f"has no array {key!r}; it has {_listed(list(found))}")
+    return {key: found[key]}
 
 
 def _listed(names: list[str]) -> str:
@@ -132,8 +137,14 @@ class _Refused(Exception):
 
 def _stored(
     path: str, name: str, shape: tuple[int, ...], dtype: str, num_bytes: int,
-    read: Callable[[], Any], read_pieces: Callable[[int], Iterator[Any]] | None = None,
+    read: Callable[[], Any], read_pieces: Callable[[int], Iterator[Any]] | None = None, refusal: str = "",
 ) -> StoredArray:  # fmt: skip
+    """``refusal``: why its values cannot be read, however whole the file is."""
+
+    def require_known() -> None:
+        if refusal:
+            raise _Refused(refusal)
+
     def slices(num_rows: int) -> Iterator[Any]:
         whole = read()
         for first in range(0, len(whole), num_rows):
@@ -141,10 +152,12 @@ def _stored(
 
     def guarded() -> Any:
         with _sentences(path):
+            require_known()
             return read()
 
     def guarded_pieces(num_rows: int) -> Iterator[Any]:
         with _sentences(path):
+            require_known()
             yield from (read_pieces or slices)(num_rows)
 
     return StoredArray(name, shape, dtype, num_bytes, guarded, guarded_pieces)
@@ -185,6 +198,12 @@ class _NpyHeader:
     def num_bytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
+    @property
+    def refusal(self) -> str:
+        """Why the values cannot be read; empty if they can."""
+        pickled = "holds pickled Python objects, which are never loaded; save numbers instead"
+        return pickled if self.dtype.hasobject else ""
+
 
 def _npy_header(file: IO[bytes]) -> _NpyHeader:
     """Read the header; the file is then at the first value."""
@@ -197,16 +216,16 @@ def _npy_header(file: IO[bytes]) -> _NpyHeader:
         raise _Refused(f"has the .npy version {list(start[6:])}, which is for records, not for numbers")
     with _unwarned():
         header = _NpyHeader(*readers[start[6:]](file))
-    if header.dtype.hasobject:
-        raise _Refused("holds pickled Python objects, which are never loaded; save numbers instead")
     if any(extent < 0 for extent in header.shape):
         raise ValueError(f"its shape is {header.shape}")
     return header
 
 
-def _npy(path: str) -> list[StoredArray]:
+def _npy(path: str, _: str | None) -> list[StoredArray]:
     with open(path, "rb") as file:
         header = _npy_header(file)
+        if header.refusal:
+            raise _Refused(header.refusal)
         offset = file.tell()
         missing = offset + header.num_bytes - os.fstat(file.fileno()).st_size
     if missing > 0:
@@ -220,29 +239,31 @@ def _npy(path: str) -> list[StoredArray]:
 # .npz
 
 
-def _npz(path: str, most: int) -> list[StoredArray]:
-    arrays = []
+def _npz(path: str, key: str | None, most: int) -> list[StoredArray]:
     with zipfile.ZipFile(path) as archive:
-        for entry in archive.infolist():
-            member = entry.filename
-            if not member.endswith(".npy"):
-                continue
-            with archive.open(member) as file:
-                try:
-                    header = _npy_header(file)
-                except _Refused as error:
-                    raise _Refused(f"member {member[:-4]!r} {error}") from error
-            if header.num_bytes > entry.file_size:
-                raise ValueError(f"member {member[:-4]!r} has {entry.file_size} bytes for {header.num_bytes} of values")
-            arrays.append(_npz_member(path, member, header, most))
-    if not arrays:
-        raise _Refused("holds no array")
-    return arrays
+        members = [entry for entry in archive.infolist() if entry.filename.endswith(".npy")]
+        named = {entry.filename[:-4]: entry for entry in members}
+        if not named:
+            raise _Refused("holds no array")
+        if len(named) < len(members):
+            raise _Refused(f"has several arrays of one name; it has {_listed([e.filename[:-4] for e in members])}")
+        return [_npz_member(path, archive, entry, most) for entry in _chosen(named, key).values()]
 
 
-def _npz_member(path: str, member: str, header: _NpyHeader, most: int) -> StoredArray:
+def _npz_member(path: str, archive: zipfile.ZipFile, entry: zipfile.ZipInfo, most: int) -> StoredArray:
+    member, name = entry.filename, entry.filename[:-4]
+    try:
+        with archive.open(member) as file:
+            header = _npy_header(file)
+    except _Refused as error:
+        raise _Refused(f"member {name!r} {error}") from error
+    except RuntimeError as error:  # of zipfile: a password, or a way to compress that it does not know
+        raise _Refused(f"member {name!r} cannot be unpacked: {error}; save it with numpy.savez") from error
+    if header.num_bytes > entry.file_size and not header.refusal:
+        raise ValueError(f"member {name!r} has {entry.file_size} bytes for {header.num_bytes} of values")
+
     def require(num_bytes: int) -> None:
-        require_room(f"{path}, array {member[:-4]!r},", num_bytes, os.path.getsize(path), most)
+        require_room(f"{path}, array {name!r},", num_bytes, os.path.getsize(path), most)
 
     def read() -> Array:
         require(max(header.num_bytes, _BYTES_A_ROW * math.prod(header.shape[:1])))
@@ -263,15 +284,15 @@ def _npz_member(path: str, member: str, header: _NpyHeader, most: int) -> Stored
 
     by_rows = header.shape and 0 not in header.shape and not header.fortran_order
     return _stored(
-        path, member[:-4], header.shape, header.dtype.name, header.num_bytes, read,
-        read_pieces if by_rows else None,
+        path, name, header.shape, header.dtype.name, header.num_bytes, read, read_pieces if by_rows else None,
+        f"member {name!r} {header.refusal}" if header.refusal else "",
     )  # fmt: skip
 
 
 # .safetensors
 
 
-def _safetensors(path: str) -> list[StoredArray]:
+def _safetensors(path: str, key: str | None) -> list[StoredArray]:
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         prefix = file.read(8)
@@ -287,7 +308,7 @@ def _safetensors(path: str) -> list[StoredArray]:
     tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
     if not tensors:
         raise _Refused("holds no tensor")
-    return [_safetensor(path, name, entry, first_byte, size) for name, entry in tensors.items()]
+    return [_safetensor(path, name, entry, first_byte, size) for name, entry in _chosen(tensors, key).items()]
 
 
 def _safetensor(path: str, name: str, entry: Any, first_byte: int, file_size: int) -> StoredArray:
@@ -300,12 +321,15 @@ def _safetensor(path: str, name: str, entry: Any, first_byte: int, file_size: in
         raise ValueError(f"the entry of tensor {name!r} is {entry!r}") from error
     if not isinstance(stored, str) or not all(type(number) is int and number >= 0 for number in numbers):
         raise ValueError(f"the entry of tensor {name!r} is {entry!r}")
+    if not begin <= end <= file_size - first_byte:
+        raise ValueError(f"tensor {name!r} does not fit its {file_size} bytes")
     dtype = _SAFETENSORS.get(stored)
     if dtype is None:
-        raise _Refused(f"holds tensor {name!r} of type {stored}; known are {', '.join(_SAFETENSORS)}")
+        refusal = f"holds tensor {name!r} of type {stored}, which is not measured; known are {', '.join(_SAFETENSORS)}"
+        return _stored(path, name, shape, stored, end - begin, tuple, refusal=refusal)
     raw = np.dtype(_RAW.get(dtype, dtype))
-    if end - begin != math.prod(shape) * raw.itemsize or first_byte + end > file_size:
-        raise ValueError(f"tensor {name!r} does not fit its {file_size} bytes")
+    if end - begin != math.prod(shape) * raw.itemsize:
+        raise ValueError(f"tensor {name!r} of {end - begin} bytes cannot have shape {shape} of {stored}")
 
     return _stored_mapped(path, name, shape, dtype, raw, first_byte + begin)
 

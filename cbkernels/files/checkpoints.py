@@ -21,6 +21,7 @@ from .json_files import json_object, json_value
 from .tensor_files import require_safetensors
 from .whole_files import write_whole
 
+_INSTEAD = "bring back a copy of it or train again; nothing was loaded"
 _KIND, _WITHOUT_SUM = "cbkernels checkpoint 2", "cbkernels checkpoint 1"
 
 
@@ -107,10 +108,10 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         tensors = load(raw)
         metadata = json_object(raw[8 : 8 + struct.unpack_from("<Q", raw)[0]], "its header").get("__metadata__") or {}
     except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is damaged or not a safetensors file ({error}); nothing was loaded") from error
+        raise ValueError(f"{path} is damaged or not a safetensors file ({error}); {_INSTEAD}") from error
     kind, packed = metadata.get("kind"), metadata.get("content", "")
     if kind not in (_KIND, _WITHOUT_SUM):
-        raise ValueError(f"{path} is not a checkpoint of this version ({kind!r}); nothing was loaded")
+        raise ValueError(f"{path} is not a checkpoint of this version ({kind!r}); {_INSTEAD}")
     try:
         if (kind == _KIND or "sha256" in metadata) and metadata.get("sha256") != _sum_of(packed, tensors):
             raise ValueError("its checksum is that of another content")
@@ -118,7 +119,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         if not isinstance(content, dict):
             raise ValueError("no table of contents")
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({error}); nothing was loaded") from error
+        raise ValueError(f"{path} is damaged ({error}); {_INSTEAD}") from error
     return content
 
 

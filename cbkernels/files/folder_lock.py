@@ -7,6 +7,7 @@ one that a kill left behind locks nothing. Readers need no lock, because files a
 from __future__ import annotations
 
 import os
+import re
 import time
 import warnings
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ except ImportError:  # Windows
 
 LOCK = ".cbkernels.lock"
 _FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+_OURS, _LONGEST = re.compile(rb"\d{1,10} \S{0,255}"), 300
+"""What holders write: their process and machine."""
 _told: list[str] = []
 """Where nothing could be locked, the first time."""
 
@@ -38,6 +41,7 @@ def held(folder: str | os.PathLike[str], *, wait_s: float = 0.0) -> Iterator[Non
 
     Raises:
         FolderInUse: another process holds it.
+        ValueError: a file of somebody else's has the lock's name.
 
     Example:
         >>> import tempfile
@@ -106,6 +110,9 @@ def _tried(path: Path) -> int | None:
             ) from None
         if not _is_still(path, descriptor):
             return None
+        content = os.pread(descriptor, _LONGEST, 0)
+        if content and not _OURS.fullmatch(content):
+            raise ValueError(f"{path} is no lock of cbkernels; move it away or name another folder")
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()} {os.uname().nodename}".encode())
         opened.pop_all()
@@ -120,7 +127,7 @@ def _is_still(path: Path, descriptor: int) -> bool:
 
 
 def _holder(descriptor: int) -> str:
-    process, _, host = os.pread(descriptor, 300, 0).decode(errors="replace").partition(" ")
+    process, _, host = os.pread(descriptor, _LONGEST, 0).decode(errors="replace").partition(" ")
     if not process.isdigit():
         return "another process"
     return f"process {process}" if host == os.uname().nodename else f"process {process} on {host!r}"

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,16 +55,26 @@ def json_value(text: bytes | str, what: object, *, finite: bool = True) -> Any:
         finite: False lets NaN and infinities pass, which Python writes and JSON does not know.
 
     Raises:
-        ValueError: it is no JSON, nested deeper than ``MOST_LEVELS``, or holds a number that no float can be.
+        ValueError: it is no JSON, nested deeper than ``MOST_LEVELS``, or holds a number that no float can be, or an
+            object with a name twice.
     """
     try:
-        value = json.loads(text.decode() if isinstance(text, bytes) else text)
+        value = json.loads(text.decode() if isinstance(text, bytes) else text, object_pairs_hook=_object)
         _require_plain(value, finite)
     except (ValueError, RecursionError) as error:
         is_deep = isinstance(error, RecursionError)
         reason = f"nested deeper than {MOST_LEVELS} levels" if is_deep else str(error)[:100]
         raise ValueError(f"{what} is damaged: it holds no JSON ({reason})") from error
     return value
+
+
+def _object(entries: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Python keeps the last of two entries of one name, other programs the first one."""
+    content = dict(entries)
+    if len(content) < len(entries):
+        twice = next(name for name, count in Counter(name for name, _ in entries).items() if count > 1)
+        raise ValueError(f"an object has the name {twice!r} twice")
+    return content
 
 
 def _require_plain(value: Any, finite: bool) -> None:

@@ -27,5 +27,5 @@ def require_room(what: str, unpacked: int, stored: int, most: int) -> None:
     if unpacked > max(most, FOLD * stored):
         raise TooLarge(
             f"{what} unpacks from {stored} to {unpacked} bytes, and to at most {most} it is read; "
-            f"pass --unpack-up-to (unpack_up_to) with {unpacked} or more if you trust it"
+            f"pass unpack_up_to with {unpacked} or more if you trust it"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -33,7 +34,10 @@ def written_aside(path: str | os.PathLike[str], *, is_synced: bool = True) -> It
     target = Path(path)
     aside = aside_of(target, os.getpid())
     try:
+        aside.touch()
+        mode = stat.S_IMODE(aside.stat().st_mode)  # as the umask says, whatever else puts a file of its own there
         yield aside
+        os.chmod(aside, mode)
         if is_synced:
             _sync_file(aside)
         os.replace(aside, target)

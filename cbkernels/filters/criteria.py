@@ -134,16 +134,16 @@ class FilterCriterion(Choice):
 
 
 CRITERIA = Choices("criterion", [
-    FilterCriterion("orthogonality", "overlap most with others of their layer", orthogonality),
-    FilterCriterion("orthogonality_published", "the same as in the author's code", orthogonality_published),
-    FilterCriterion("weight_norm", "short filters", weight_norm),
-    FilterCriterion("random", "a draw", random),
-    FilterCriterion("activation_norm", "little passes the ReLU", activation_norm),
-    FilterCriterion("apoz", "often nothing passes the ReLU", apoz),
-    FilterCriterion("gradient", "the loss depends little on their output", gradient),
-    FilterCriterion("taylor", "first-order change of the loss", taylor),
-    FilterCriterion("oracle", "the accuracy on held-back samples falls least without them", oracle),
-    FilterCriterion("oracle_loss", "the loss on held-back samples rises least without them", oracle_loss),
+    FilterCriterion("orthogonality", "those that overlap most with others of their layer", orthogonality),
+    FilterCriterion("orthogonality_published", "the same as the author's code computes it", orthogonality_published),
+    FilterCriterion("weight_norm", "those with the smallest weights", weight_norm),
+    FilterCriterion("random", "filters drawn at random", random),
+    FilterCriterion("activation_norm", "those of whose output little passes the ReLU", activation_norm),
+    FilterCriterion("apoz", "those of whose output most often nothing passes the ReLU", apoz),
+    FilterCriterion("gradient", "those on whose output the loss depends little", gradient),
+    FilterCriterion("taylor", "those without which the loss changes least, by a first-order estimate", taylor),
+    FilterCriterion("oracle", "those without which the accuracy on held-back samples falls least", oracle),
+    FilterCriterion("oracle_loss", "those without which the loss on held-back samples rises least", oracle_loss),
 ])  # fmt: skip
 STANDARD = "standard"
 """Training without RePr, in a comparison of criteria."""

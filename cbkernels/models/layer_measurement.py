@@ -18,7 +18,7 @@ from torch import nn
 
 from .. import backends
 from ..arrays import Rows, as_labels, as_rows
-from ..bundle import conflict_margin, entropy_of_views
+from ..bundle import results_of_layers
 from ..grid import UpdateGrid
 from ..result import BundleResult
 from ..streaming import BundleEntropy
@@ -140,15 +140,16 @@ class AtOnce:
             self._count(layers, {layer: as_rows(rows) for layer, rows in layers.items()})
 
     def _count(self, layers: Mapping[str, torch.Tensor], views: dict[str, Rows]) -> None:
-        """Layers on one device."""
+        """Layers on one device. A GPU has everything to do before the first number is waited for."""
         view = next(iter(views.values()))
-        labels = self._labels_on(view.device)
+        labels = as_labels(self._labels_on(view.device), view)
         chosen = backends.choose(self.backend, view)
-        self._measured.results.update(entropy_of_views(views, as_labels(labels, view), chosen, self.grid))
+        read_counts = chosen.queue_layers(list(views.values()), labels, self.grid, check_nan=True)
         if self.margin:
-            for layer, rows in layers.items():
-                self._measured.margins[layer] = conflict_margin(rows, labels, backend=self.backend)
+            queued = {layer: chosen.queue_margin(rows, labels) for layer, rows in views.items()}
             self._measured.amplitudes.update(_amplitudes(layers))
+            self._measured.margins.update({layer: read() for layer, read in queued.items()})
+        self._measured.results.update(results_of_layers(views, read_counts(), chosen.name, self.grid))
 
 
 def _amplitudes(layers: Mapping[str, torch.Tensor]) -> dict[str, float]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
 from .dataflow import Recording
@@ -43,7 +44,7 @@ def chosen_by_user(model: nn.Module, layers: Any) -> list[str]:
             all calls of ``name``), or a function of name and module.
 
     Raises:
-        ValueError: a name that is no module, or nothing was chosen.
+        ValueError: a name that is no module, what TorchScript has compiled, or nothing was chosen.
         TypeError: another kind of choice.
     """
     modules = {name: module for name, module in model.named_modules() if name}
@@ -62,6 +63,13 @@ def chosen_by_user(model: nn.Module, layers: Any) -> list[str]:
     if not names:
         chosen = "the function" if callable(layers) else repr(layers)
         raise ValueError(f"layers is {chosen}, which chooses none of the modules {listed(list(modules))}")
+    compiled: type = torch.jit.ScriptModule
+    closed = [name for name in names if isinstance(modules[name], compiled)]
+    if closed:
+        raise ValueError(
+            f"layers chooses {listed(closed)}, which TorchScript has compiled, so that nobody can look inside; "
+            "use the module that it was made of"
+        )
     return names
 
 
@@ -108,7 +116,7 @@ def observe(model: nn.Module, run: Callable[[], object]) -> Selection:
         kind, seen = type(model).__name__, f" ({'; '.join(found.notes)})" if found.notes else ""
         raise ValueError(
             f"layers is 'auto', but no hidden layer of {kind} was found{seen}; give what is to be measured a module of "
-            "its own, or name the layers"
+            "its own, name the layers, or, if the model was scripted, traced or exported, measure what it was made of"
         )
     return Selection(names, notes=found.notes)
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..arrays import NUMBERED
+from ..arrays import not_numbered
 from .evaluation import tensors_in
 
 REDUCTIONS = ("flatten", "cls", "last", "mean")
@@ -117,10 +117,10 @@ def _labels(y: Any) -> torch.Tensor:
     if not isinstance(y, torch.Tensor):
         y = np.asarray(y)
         if y.dtype.kind not in "biu":
-            raise TypeError(f"the probe's labels have dtype {y.dtype}; {NUMBERED}")
+            raise not_numbered("the probe's labels have", y.dtype)
         y = _as_tensor(y)
     if y.is_floating_point() or y.is_complex():
-        raise TypeError(f"the probe's labels have dtype {y.dtype}; {NUMBERED}")
+        raise not_numbered("the probe's labels have", y.dtype)
     kept: torch.Tensor = y.detach().clone()
     return kept
 

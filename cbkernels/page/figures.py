@@ -20,7 +20,7 @@ import numpy.typing as npt
 from ..drawing import figures as drawing
 from ..drawing.history_figures import HeatMap, plot_entropy, plot_margin
 from ..runs.record import LayerTable
-from ..runs.schema import Block, CurvePoint
+from ..runs.schema import LARGEST, Block, CurvePoint
 from ..tables import definition_note
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def training_curves(curves: Sequence[Curve], chance: float | None) -> Figure:
         curves: in the order in which they were trained.
         chance: share of the largest class in the test data, drawn as a line.
     """
-    has_loss = any(np.isfinite(curve.loss).any() for curve in curves)
+    has_loss = any(np.isfinite(_finite(curve.loss)).any() for curve in curves)
     figure = drawing.new_figure(7.6, 5.0 if has_loss else 3.4)
     axes = list(figure.subplots(2 if has_loss else 1, 1, sharex=True, squeeze=False)[:, 0])
     lengths = [max(1.0, max(curve.epochs, default=0.0) - min(curve.epochs, default=0.0)) for curve in curves]
@@ -170,8 +170,8 @@ def _in_percent(ax: Axes) -> None:
 
 
 def _mark_lost(ax: Axes, x: Any, curve: Curve) -> None:
-    """Epochs after the first whose loss is no number: the training diverged."""
-    lost = [i for i, e in enumerate(curve.epochs) if e > 0 and not math.isfinite(curve.loss[i])]
+    """Epochs after the first whose loss is no number that can be drawn: the training diverged."""
+    lost = [i for i, loss in enumerate(_finite(curve.loss)) if curve.epochs[i] > 0 and math.isnan(loss)]
     if lost:
         ax.plot(np.asarray(x)[lost], [0.95] * len(lost), "x", color=_RED, transform=ax.get_xaxis_transform(),
                 markersize=6, label="no loss (not a number)")  # fmt: skip
@@ -274,5 +274,5 @@ def block_costs(blocks: Sequence[Block], removed: Sequence[str], accuracy: float
 
 
 def _finite(values: Sequence[float | None]) -> npt.NDArray[np.float64]:
-    """NaN where there is no number."""
-    return np.array([math.nan if value is None or not math.isfinite(value) else value for value in values])
+    """NaN where there is no number, or one that no axis can reach."""
+    return np.array([math.nan if value is None or not abs(value) <= LARGEST else value for value in values])

@@ -82,13 +82,21 @@ class RunLog:
         """The last checkpoint, the lines cut back to it; None when the run was killed before its first one.
 
         Raises:
-            ValueError: a file is damaged.
+            ValueError: a file is damaged, or the checkpoint of a run that had one is gone.
         """
-        if self.folder is None or not (self.folder.path / CHECKPOINT).exists():
+        if self.folder is None:
+            return None
+        path = self.folder.path / HISTORY
+        if not (self.folder.path / CHECKPOINT).exists():
+            if path.exists() and path.read_bytes().count(b"\n") > 1:  # one line is written before the first checkpoint
+                raise ValueError(
+                    f"{self.folder.path / CHECKPOINT} is gone, and {HISTORY} has epochs behind the first one; bring it "
+                    "back, or start again with --overwrite"
+                )
             return None
         content = load_checkpoint(self.folder.path / CHECKPOINT)
         try:
-            counts, path = content["lines"], self.folder.path / HISTORY
+            counts = content["lines"]
             self.history = [json_object(line, path) for line in _kept(path, counts[HISTORY])]
             for line in self.history:
                 required(schema.Epoch, line, path)
@@ -97,8 +105,11 @@ class RunLog:
                 self._lines[table.file] = _kept(file, counts[table.file])
                 if self._lines[table.file][:1] != [table.header]:
                     raise ValueError(f"{file} is damaged: its first line is not {table.header.strip()!r}")
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{self.folder.path} does not fit its checkpoint ({error!r}); start a new run") from error
+        except (KeyError, TypeError, ValueError) as error:
+            reason = (
+                error if isinstance(error, ValueError) else f"{path.parent} does not fit its checkpoint ({error!r})"
+            )
+            raise ValueError(f"{reason}; bring the run's files back, or start again with --overwrite") from error
         return content
 
     def close(self) -> None:
@@ -111,9 +122,9 @@ def _kept(path: Path, count: int) -> list[str]:
     try:
         lines = path.read_bytes().decode().splitlines(keepends=True)
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); start a new run") from error
+        raise ValueError(f"{path} cannot be read ({error})") from error
     if len(lines) < count:
-        raise ValueError(f"{path} has {len(lines)} lines and its checkpoint {count}; start a new run")
+        raise ValueError(f"{path} has {len(lines)} lines and its checkpoint {count}")
     return lines[:count]
 
 

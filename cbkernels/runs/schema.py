@@ -6,6 +6,7 @@ it. Fields of JSON files are those of dataclasses here; ``reader.py`` fills them
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -57,6 +58,10 @@ class MeasuredLayer:
     """The margin in bits above the grid's step; None without a grid."""
 
 
+LARGEST = 1e200
+"""Of what is read to be drawn: beside the largest of all floats the ticks of an axis overflow."""
+
+
 @dataclass(frozen=True)
 class Column:
     """One column of a table."""
@@ -70,6 +75,8 @@ class Column:
     """A table without it is not read; of another column the cells are then 0, NaN or empty."""
     is_signed: bool = False
     """Whether its numbers may be negative."""
+    may_be_infinite: bool = False
+    """Others that are larger than ``LARGEST`` were never measured."""
 
     def read(self, cell: str | None) -> Any:
         """The value of a cell; a ValueError if it is none, or not in the column's range, or None: not there."""
@@ -78,7 +85,8 @@ class Column:
         if self.kind is str:
             return csv_cell(cell)
         value = int(cell) if self.kind is int else float(cell or "nan")
-        if (value < 0 and not self.is_signed) or (self.kind is int and value >= 2**31):
+        is_large = abs(value) > LARGEST and not (self.may_be_infinite and math.isinf(value))
+        if is_large or (value < 0 and not self.is_signed) or (self.kind is int and value >= 2**31):
             raise ValueError(f"{self.name} is {cell}; it must be 0 to 2**31 - 1")
         return value
 
@@ -136,8 +144,14 @@ MARGINS = Table(
     "margins.csv",
     (
         *_PLACE,
-        Column("margin", float, lambda m: repr(m.margin), is_needed=False),
-        Column("bits", float, lambda m: repr(float("nan") if m.bits is None else m.bits), is_signed=True),
+        Column("margin", float, lambda m: repr(m.margin), is_needed=False, may_be_infinite=True),
+        Column(
+            "bits",
+            float,
+            lambda m: repr(float("nan") if m.bits is None else m.bits),
+            is_signed=True,
+            may_be_infinite=True,
+        ),
         _GRID,
     ),
 )

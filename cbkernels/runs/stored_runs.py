@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from .._version import __version__
@@ -18,7 +19,7 @@ from ..files.folders import delete_files, named_files, sweep
 from ..files.json_files import read_json_object
 from .folder import RunFolder
 from .reader import is_drawn, read_config
-from .schema import COMPARISON, CONFIG, DRAWN, FILES, KIND, REMOVAL, RESULTS
+from .schema import COMPARISON, CONFIG, DRAWN, FILES, KIND, REMOVAL, RESULT, RESULTS
 
 MACHINE = ("device", "threads", "tensorboard", "data_dir", "unpack_up_to")
 """Options that may differ when a run goes on: they decide where it runs."""
@@ -30,8 +31,9 @@ _IN_ALL = ("seed", "probe_size")
 
 @contextmanager
 def open_folder(
-    out: str | os.PathLike[str], command: str, config: Mapping[str, Any], *, resume: bool, overwrite: bool = False
-) -> Iterator[RunFolder]:
+    out: str | os.PathLike[str], command: str, config: Mapping[str, Any], *, resume: bool, overwrite: bool = False,
+    grows: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[RunFolder]:  # fmt: skip
     """A folder with ``config.json`` in it, locked: no other process opens it meanwhile.
 
     Args:
@@ -40,21 +42,25 @@ def open_folder(
         config: JSON types.
         resume: go on with the run in it, if there is one.
         overwrite: delete the run in it, if there is one, and the removal in that.
+        grows: options that may be larger when the run goes on, each with the reason why it may not be, or "". The run
+            has not ended then, and its config says so from now on.
 
     Raises:
         ValueError: another run is in it, somebody else's files, or another process writes it.
         OSError: it cannot be written.
     """
     path = Path(out)
-    _holds_run(path, command, config, resume, overwrite)  # before so much as a lock is put into it
+    _holds_run(path, command, config, resume, overwrite, grows)  # before so much as a lock is put into it
     folder = RunFolder(path)
     with held(path):
-        is_there = _holds_run(path, command, config, resume, overwrite)  # now that nobody else can change that
+        is_there = _holds_run(path, command, config, resume, overwrite, grows)  # now nobody else can change that
         if is_there and not resume:
             _delete(path, command)
         _sweep(path, command)
         if not (is_there and resume):
             folder.write_json(CONFIG, {"command": command, "version": __version__, "schema": KIND, **config})
+        else:
+            _grow(folder, {name: config[name] for name in grows})
         yield folder
 
 
@@ -102,14 +108,24 @@ def _is_of_run(config: Mapping[str, Any]) -> bool:
     return is_known and isinstance(config.get("command"), str) and config["command"] in RESULTS
 
 
-def _holds_run(path: Path, command: str, config: Mapping[str, Any], resume: bool, overwrite: bool) -> bool:
+def _grow(folder: RunFolder, config: Mapping[str, Any]) -> None:
+    """The result goes first: a run without one is gone on with, whatever its config says."""
+    stored = read_json_object(folder.path / CONFIG)
+    if not config.items() <= stored.items():
+        delete_files(folder.path, [RESULT])
+        folder.write_json(CONFIG, {**stored, **config})
+
+
+def _holds_run(
+    path: Path, command: str, config: Mapping[str, Any], resume: bool, overwrite: bool, grows: Mapping[str, str]
+) -> bool:
     """Whether the run that is meant is there; what is neither that nor room for a new one is refused."""
     _require_no_links(path, command)
     stored = stored_config(path, command)
     if stored is None:
         _require_no_files(path, command, CONFIG)
     elif resume:
-        _require_same(path, stored, config)
+        _require_same(path, stored, config, grows)
     elif not overwrite:
         raise ValueError(f"{path} holds a run already; pass --resume to go on with it, --overwrite or another --out")
     return stored is not None
@@ -134,12 +150,16 @@ def _require_no_files(path: Path, command: str, missing: str) -> None:
             )
 
 
-def _require_same(path: Path, stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+def _require_same(path: Path, stored: Mapping[str, Any], config: Mapping[str, Any], grows: Mapping[str, str]) -> None:
     for name, value in config.items():
-        if name not in MACHINE and name in stored and stored[name] != value:
+        if name in MACHINE or name not in stored or stored[name] == value:
+            continue
+        more = name in grows and value > stored[name]
+        if not more or grows[name]:
+            why = grows[name] if more else f"only {' and '.join(grows)} may grow" if grows else ""
             raise ValueError(
                 f"{path} holds a run with {name} {stored[name]!r}, not {value!r}; "
-                f"leave that option out or name another --out"
+                f"leave that option out or name another --out{why and f' ({why})'}"
             )
 
 

@@ -122,7 +122,7 @@ def load_trained(folder: str | os.PathLike[str], *, device: str = "auto", data_d
         model.load_state_dict(weights)
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         told = str(error).splitlines()[0]
-        raise ValueError(f"{path / CHECKPOINT} is not that of this run ({told}); nothing was loaded") from error
+        raise ValueError(f"{path / CHECKPOINT} is not that of this run ({told}); train again") from error
     return TrainedRun(path, config, architecture, model.eval(), data, samples, dict(run.written_result))
 
 

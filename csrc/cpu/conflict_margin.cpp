@@ -1,8 +1,8 @@
-// Smallest L-infinity distance of two rows with different labels, exactly, without looking at most of the data. Rows
-// are sorted by one column: neighbours give a good first bound, and pairs too far apart in it are never visited. A pair
-// is first compared in the columns where one of its rows is most unusual, which ends about half of the pairs after a
-// few values; what is left is compared in full and given up as soon as one component exceeds the best. Which columns
-// are looked at first is guessed from a few rows; only the cost depends on it.
+// Smallest L-infinity distance of two rows with different labels, exactly, without looking at most of the pairs. Rows
+// are sorted by one column: neighbours give a good first bound, and pairs too far apart in it are never opened. Up to
+// 512 rows at a time are read column by column, and a column closes all pairs that are too far apart in it at once
+// (open_pairs.h). When comparing the pairs that are left takes less time than going on, they are compared, and given up
+// once a component reaches the best. Which column sorts is guessed from a few rows, and only the cost depends on it.
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -15,14 +15,15 @@
 #include "../contract.h"
 #include "float_environment.h"
 #include "labels.h"
+#include "open_pairs.h"
 #include "row_blocks.h"
 #include "threads.h"
 
 namespace cbkernels::cpu {
 namespace {
 
-constexpr int num_unusual = 16;  // columns per row; more of them cost more cache misses than they save
-constexpr int64_t num_guessed = 32;  // rows from which centres and the sort column are guessed
+constexpr int64_t num_guessed = 32;  // rows from which the sort column is guessed
+constexpr int64_t piece_bytes = 1024;  // of a row: 512 turned ones fit an L2 cache, and a prefetcher is worth its start
 
 // Distances of floats are exact doubles or doubles rounded once; of 64-bit integers exact integers.
 template <class Value>
@@ -37,45 +38,39 @@ inline Distance<Value> distance(Value a, Value b) {
                  : static_cast<uint64_t>(b) - static_cast<uint64_t>(a);
 }
 
-// The kernels round differences to Value: a rounded difference above this bound is an exact one above `best`.
-inline float rounded_bound(double best, float) {
-  const float nearest = static_cast<float>(best);
-  return nearest > std::numeric_limits<float>::max() ? nearest : std::nextafter(nearest * (1 + 0x1p-22f), INFINITY);
-}
-inline double rounded_bound(double best, double) { return best; }  // the distance is this rounded difference itself
-
 template <class Value>
 struct Kernels {  // 64-bit integers: plain loops
-  bool apart(const Value* a, const Value* b, int64_t count, uint64_t best, int64_t* looked_at) const {
+  int64_t apart(const Value* a, const Value* b, int64_t count, Value bound) const {
     for (int64_t k = 0; k < count; ++k)
-      if (distance(a[k], b[k]) > best) {
-        *looked_at = k + 1;
-        return true;
-      }
-    *looked_at = count;
-    return false;
+      if (distance(a[k], b[k]) >= static_cast<uint64_t>(bound)) return k;
+    return count;
   }
-  int64_t farthest(const Value* values, const Value* centre, int64_t count) const {
-    int64_t at = 0;
-    for (int64_t k = 1; k < count; ++k)
-      if (distance(values[k], centre[k]) > distance(values[at], centre[at])) at = k;
-    return at;
+  void turn(const Value* const* rows, int64_t count, Value* columns, int64_t stride) const {
+    for (int64_t k = 0; k < count; ++k)
+      for (int r = 0; r < 8; ++r) columns[k * stride + r] = rows[r][k];
   }
-};
-template <class Value, const DistanceKernels<Value> InstructionSet::* kernels>
-struct FloatKernels {
-  const DistanceKernels<Value>& use = instruction_set_in_use().*kernels;
-  bool apart(const Value* a, const Value* b, int64_t count, double best, int64_t* looked_at) const {
-    return use.apart(a, b, count, rounded_bound(best, Value{}), looked_at);
+  void range(const Value* values, int64_t count, Value* lowest, Value* highest) const {
+    const auto found = std::minmax_element(values, values + count);
+    *lowest = *found.first;
+    *highest = *found.second;
   }
-  int64_t farthest(const Value* values, const Value* centre, int64_t count) const {
-    return use.farthest(values, centre, count);
+  void tails(const Value* values, int64_t count, Value low, Value high, uint64_t* at_most, uint64_t* at_least) const {
+    std::fill_n(at_most, count / 64, 0);
+    std::fill_n(at_least, count / 64, 0);
+    for (int64_t k = 0; k < count; ++k) {
+      at_most[k / 64] |= static_cast<uint64_t>(values[k] <= low) << k % 64;
+      at_least[k / 64] |= static_cast<uint64_t>(values[k] >= high) << k % 64;
+    }
   }
 };
 template <>
-struct Kernels<float> : FloatKernels<float, &InstructionSet::float_distances> {};
+struct Kernels<float> : DistanceKernels<float> {
+  Kernels() : DistanceKernels(instruction_set_in_use().float_distances) {}
+};
 template <>
-struct Kernels<double> : FloatKernels<double, &InstructionSet::double_distances> {};
+struct Kernels<double> : DistanceKernels<double> {
+  Kernels() : DistanceKernels(instruction_set_in_use().double_distances) {}
+};
 
 template <class Value>
 class Search {
@@ -94,18 +89,15 @@ class Search {
       margin = D{};
       return true;
     }
-    guess_centres();
+    guess_sort_column();
     sort_rows();
     const int64_t n = static_cast<int64_t>(order_.size());
     Pace pace;
     for (int64_t k = 1; k < n; ++k) {
       pace.after(64);
-      if (labels_[order_[k - 1]] != labels_[order_[k]]) visit(order_[k - 1], order_[k]);
+      if (sorted_labels_[k - 1] != sorted_labels_[k]) visit(order_[k - 1], order_[k], 0);
     }
-    const int threads = n < 256 ? 1 : num_threads_;
-    parallel_for(n, 16, threads, [&](int64_t begin, int64_t end) {
-      for (int64_t k = begin; k < end; ++k) visit_followers(k);
-    });
+    if (best_ != D{}) search_groups();
     last_work().comparisons = comparisons_;
     margin = best_;
     return true;
@@ -113,20 +105,19 @@ class Search {
 
  private:
   static constexpr int64_t block_values = block_bytes / static_cast<int64_t>(sizeof(Value));
+  static constexpr int64_t piece_values = piece_bytes / static_cast<int64_t>(sizeof(Value));
   using Block = std::array<Value, block_values>;
 
-  struct Unusual {
-    int64_t column;
-    Value value;
-    D deviation;
-  };
-
+  // `count` values of row i from a column on. Scratch: as many.
+  const Value* piece(int64_t i, int64_t column, int64_t count, Value* scratch) const {
+    constexpr int64_t item = sizeof(Value);
+    const std::byte* bytes = rows_.piece(i, column * item, count * item, reinterpret_cast<std::byte*>(scratch));
+    if (reinterpret_cast<uintptr_t>(bytes) % alignof(Value) == 0) return reinterpret_cast<const Value*>(bytes);
+    std::memcpy(scratch, bytes, count * item);
+    return scratch;
+  }
   const Value* block(int64_t i, int64_t b, Block& scratch) const {
-    const std::byte* bytes = rows_.block(i, b, reinterpret_cast<std::byte*>(scratch.data()));
-    const auto* values = reinterpret_cast<const Value*>(bytes);
-    if (reinterpret_cast<uintptr_t>(bytes) % alignof(Value) == 0) return values;
-    std::memcpy(scratch.data(), bytes, rows_.block_length(b));
-    return scratch.data();
+    return piece(i, b * block_values, values_in(b), scratch.data());
   }
   int64_t values_in(int64_t b) const { return rows_.block_length(b) / static_cast<int64_t>(sizeof(Value)); }
   Value value(int64_t i, int64_t column) const {
@@ -137,6 +128,7 @@ class Search {
   }
 
   void list_rows_without_nan() {
+    order_.reserve(rows_.num_rows());
     Block scratch;
     Pace pace;
     for (int64_t i = 0; i < rows_.num_rows(); ++i) {
@@ -154,106 +146,195 @@ class Search {
     return std::any_of(order_.begin(), order_.end(), [&](int64_t i) { return labels_[i] != labels_[order_[0]]; });
   }
 
-  // Column means and the column with the widest range, of a few evenly spaced rows.
-  void guess_centres() {
+  // The column with the widest range in a few evenly spaced rows.
+  void guess_sort_column() {
     const int64_t n = static_cast<int64_t>(order_.size()), guessed = std::min(n, num_guessed);
-    centre_.resize(num_columns_);
     Block scratch;
-    std::array<double, block_values> sum, low, high;
-    double widest = -1;
+    std::array<Value, block_values> low, high;
+    D widest{};
     Pace pace;
     for (int64_t b = 0; b < rows_.num_blocks(); ++b) {
       pace.after(guessed * rows_.block_length(b));
-      sum.fill(0);
-      low.fill(INFINITY);
-      high.fill(-INFINITY);
       for (int64_t g = 0; g < guessed; ++g) {
         const Value* values = block(order_[n * g / guessed], b, scratch);
         for (int64_t k = 0; k < values_in(b); ++k) {
-          const double v = static_cast<double>(values[k]);
-          sum[k] += v;
-          low[k] = std::min(low[k], v);
-          high[k] = std::max(high[k], v);
+          low[k] = g == 0 ? values[k] : std::min(low[k], values[k]);
+          high[k] = g == 0 ? values[k] : std::max(high[k], values[k]);
         }
       }
-      for (int64_t k = 0; k < values_in(b); ++k) {
-        const double mean = sum[k] / static_cast<double>(guessed), range = high[k] - low[k];
-        constexpr double largest = 0x1p62;  // within every Value
-        centre_[b * block_values + k] = std::fabs(mean) < largest ? static_cast<Value>(mean) : Value{};
-        if (range > widest) {
+      for (int64_t k = 0; k < values_in(b); ++k)
+        if (const D range = distance(low[k], high[k]); range > widest) {
           widest = range;
           sort_column_ = b * block_values + k;
         }
-      }
     }
   }
 
   void sort_rows() {
     std::vector<std::pair<Value, int64_t>> keyed;
+    keyed.reserve(order_.size());
+    keys_.reserve(order_.size());
+    sorted_labels_.reserve(order_.size());
     for (const int64_t i : order_) keyed.push_back({or_zero(value(i, sort_column_)), i});
     sort_stoppably(keyed.begin(), keyed.end(), std::less<>());
     for (size_t k = 0; k < keyed.size(); ++k) {
       order_[k] = keyed[k].second;
       keys_.push_back(keyed[k].first);
+      sorted_labels_.push_back(labels_[keyed[k].second]);
     }
   }
 
   // No row here held a NaN, but another thread may have written one since, and no sort survives that.
   static Value or_zero(Value v) { return v == v ? v : Value{}; }
 
-  // The most unusual value of each of about 16 stretches of the row, most unusual first.
-  std::vector<Unusual> unusual_columns(int64_t i) const {
-    const int64_t stretch = std::max<int64_t>(1, (num_columns_ + num_unusual - 1) / num_unusual);
-    std::vector<Unusual> found;
-    Block scratch;
-    Pace pace;
-    for (int64_t b = 0; b < rows_.num_blocks(); ++b) {
-      pace.after(rows_.block_length(b));
-      const Value* values = block(i, b, scratch);
-      const Value* centre = centre_.data() + b * block_values;
-      for (int64_t from = 0; from < values_in(b); from += stretch) {
-        const int64_t at =
-            from + kernels_.farthest(values + from, centre + from, std::min(stretch, values_in(b) - from));
-        const Value unusual = or_zero(values[at]);
-        found.push_back({b * block_values + at, unusual, distance(unusual, centre[at])});
+  // Rows of the sorted order: some that follow each other, and some behind them. The first ones are compared with the
+  // second ones and, where these follow at once, with each other.
+  struct Groups {
+    int64_t begin, end, next_begin, next_end;
+    int num_rows() const { return static_cast<int>(end - begin + next_end - next_begin); }
+    int64_t row(int place) const { return place < end - begin ? begin + place : next_begin + place - (end - begin); }
+    int place(int64_t row) const { return static_cast<int>(row < end ? row - begin : row - next_begin + end - begin); }
+  };
+
+  // Where groups begin, and the end: at gaps that no close pair crosses, and where there are none, every so many rows.
+  std::vector<int64_t> group_bounds() const {
+    const int64_t n = static_cast<int64_t>(order_.size());
+    std::vector<int64_t> bounds{0};
+    for (int64_t k = 1; k <= n; ++k) {
+      if (k < n && !are_far(k - 1, k)) continue;
+      const int64_t size = k - bounds.back() <= OpenPairs::max_rows ? OpenPairs::max_rows : OpenPairs::max_rows / 2;
+      while (k - bounds.back() > size) bounds.push_back(bounds.back() + size);
+      bounds.push_back(k);
+    }
+    return bounds;
+  }
+
+  void search_groups() {
+    const int64_t n = static_cast<int64_t>(order_.size());
+    const std::vector<int64_t> bounds = group_bounds();
+    const int64_t num_groups = static_cast<int64_t>(bounds.size()) - 1;
+    const int threads = n < 256 ? 1 : num_threads_;
+    const bool side_by_side = num_groups >= 2 * threads;
+    parallel_for(num_groups, 1 + num_groups / 512, side_by_side ? threads : 1, [&](int64_t first, int64_t last) {
+      for (int64_t g = first; g < last; ++g) {
+        const int64_t begin = bounds[g], end = bounds[g + 1];
+        const auto is_near = [&](int64_t next) { return next < num_groups && !are_far(end - 1, bounds[next]); };
+        compare({begin, end, end, bounds[is_near(g + 1) ? g + 2 : g + 1]}, side_by_side ? 1 : threads);
+        for (int64_t next = g + 2; is_near(next); ++next)
+          compare({begin, end, bounds[next], bounds[next + 1]}, side_by_side ? 1 : threads);
       }
-    }
-    std::sort(found.begin(), found.end(), [](const Unusual& a, const Unusual& b) { return a.deviation > b.deviation; });
-    if (found.size() > num_unusual) found.resize(num_unusual);
-    return found;
+    });
   }
 
-  void visit_followers(int64_t k) {
-    const int64_t n = static_cast<int64_t>(order_.size()), i = order_[k];
-    const std::vector<Unusual> unusual = unusual_columns(i);
-    int64_t compared = 0;
-    for (int64_t m = k + 1; m < n; ++m) {
-      if (m % 4096 == 0) stop_if_asked();
-      const D best = best_.load(std::memory_order_relaxed);
-      if (best == D{} || distance(keys_[k], keys_[m]) >= best) break;  // and all behind it
-      const int64_t j = order_[m];
-      if (labels_[i] == labels_[j]) continue;
-      const auto too_far = [&](const Unusual& u) {
-        ++compared;
-        return distance(u.value, value(j, u.column)) >= best;  // no closer than what is known
-      };
-      if (std::none_of(unusual.begin(), unusual.end(), too_far)) visit(i, j);
-    }
-    comparisons_ += compared;
+  bool are_far(int64_t row, int64_t later) const {
+    return distance(keys_[row], keys_[later]) >= best_.load(std::memory_order_relaxed);
   }
 
-  // Gives the pair up once it exceeds the best, else takes its exact distance.
-  void visit(int64_t i, int64_t j) {
+  void compare(const Groups& groups, int threads) {
+    const int num_rows = groups.num_rows();
+    if (num_rows < 2) return;
+    OpenPairs pairs(num_rows);
+    open_pairs(groups, pairs);
+    // To compare a pair takes about half as long as to turn a row and to look through it.
+    std::atomic<int64_t> few{2 * num_rows}, next_column{0};
+    const int64_t num_pieces = pairs.more_than(few) ? (num_columns_ + piece_values - 1) / piece_values : 0;
+    parallel_for(num_pieces, 1, threads, [&](int64_t first, int64_t last) {
+      for (int64_t p = first; p < last; ++p)
+        if (pairs.more_than(few)) next_column = close_pairs(groups, p * piece_values, pairs, few);
+    });
+    parallel_for(num_rows, 16, threads, [&](int64_t first, int64_t last) {
+      for (int place = static_cast<int>(first); place < last; ++place)
+        pairs.others(place).each([&](int other) {
+          visit(order_[groups.row(place)], order_[groups.row(other)], next_column / block_values);
+        });
+    });
+  }
+
+  void open_pairs(const Groups& groups, OpenPairs& pairs) const {
+    const bool adjoin = groups.next_begin == groups.end;
+    for (int place = 0; place < groups.num_rows(); ++place) {
+      OpenPairs::Rows others;
+      const int64_t row = groups.row(place);
+      int64_t other = adjoin ? row + 1 : groups.next_begin;
+      if (row < groups.end)
+        for (int at = groups.place(other); other < groups.next_end && !are_far(row, other); ++other, ++at)
+          others.add(at, sorted_labels_[row] != sorted_labels_[other]);
+      pairs.open(place, others);
+    }
+  }
+
+  // Closes the pairs that a few columns tell apart, until few are left. `few`: as many as are compared in the time that
+  // going on would take, which is the longer the more rows lie in the tails. Returns the last column.
+  int64_t close_pairs(const Groups& groups, int64_t column, OpenPairs& pairs, std::atomic<int64_t>& few) {
+    const int64_t count = std::min(piece_values, num_columns_ - column);
+    const int64_t num_rows = (groups.num_rows() + 63) / 64 * 64, stride = num_rows + 64 / sizeof(Value);
+    ScratchArray<Value> columns(piece_values * stride);
+    ScratchArray<Tail<Value>> tails(2);
+    Pace pace;
+    for (int64_t from = 0; from < num_rows; from += 8) {
+      std::array<Value, piece_values> scratch[8];
+      const Value* rows[8];
+      for (int64_t r = 0; r < 8; ++r) {
+        const int place = static_cast<int>(std::min<int64_t>(from + r, groups.num_rows() - 1));
+        rows[r] = piece(order_[groups.row(place)], column, count, scratch[r].data());
+      }
+      kernels_.turn(rows, count, columns.data() + from, stride);
+    }
+    int64_t in_tails = 0, asked_at = 0;
+    for (int64_t k = 0; k < count; ++k) {
+      pace.after(num_rows * static_cast<int64_t>(sizeof(Value)));
+      in_tails += close_by_column(columns.data() + k * stride, num_rows, pairs, tails[0], tails[1]);
+      if (in_tails - asked_at < 4 * num_rows && k + 1 < count) continue;
+      asked_at = in_tails;
+      few = 2 * groups.num_rows() + in_tails * count / (k + 1) / 16;
+      if (pairs.more_than(few)) continue;
+      comparisons_ += groups.num_rows() * (k + 1);
+      return column + k;
+    }
+    comparisons_ += groups.num_rows() * count;
+    return column;
+  }
+
+  int64_t close_by_column(const Value* column, int64_t num_rows, OpenPairs& pairs, Tail<Value>& low,
+                          Tail<Value>& high) const {
+    const D best = best_.load(std::memory_order_relaxed);
+    Value lowest, highest;
+    kernels_.range(column, num_rows, &lowest, &highest);
+    if (distance(lowest, highest) < best) return 0;
+    OpenPairs::Rows lows, highs;
+    kernels_.tails(column, num_rows, below(highest, best), above(lowest, best), lows.words, highs.words);
+    lows.keep_below(pairs.num_rows());  // behind them are copies of the last row
+    highs.keep_below(pairs.num_rows());
+    pairs.keep_meeting(lows, highs);
+    low.take(column, lows, std::less<>());
+    high.take(column, highs, std::greater<>());
+    close_far(low, high, [&](Value l, Value h) { return l < h && distance(l, h) >= best; }, pairs);
+    close_far(high, low, [&](Value h, Value l) { return l < h && distance(l, h) >= best; }, pairs);
+    return low.size + high.size;
+  }
+
+  // Only values beyond these can be far from another one; which pairs are far is then asked exactly.
+  static Value below(Value highest, D best) {
+    const Value limit = static_cast<Value>(static_cast<D>(highest) - best);
+    return limit == limit ? limit : highest;
+  }
+  static Value above(Value lowest, D best) {
+    const Value limit = static_cast<Value>(static_cast<D>(lowest) + best);
+    return limit == limit ? limit : lowest;
+  }
+
+  // Gives the pair up once it is no closer than the best, else takes its exact distance. Begins where columns have not
+  // been looked at: those before have hardly anything left to say.
+  void visit(int64_t i, int64_t j, int64_t first_block) {
     const D best = best_.load(std::memory_order_relaxed);
     Block scratch_i, scratch_j;
     int64_t compared = 0;
     bool is_apart = false;
     Pace pace;
-    for (int64_t b = 0; b < rows_.num_blocks() && !is_apart; ++b) {
+    for (int64_t k = 0; k < rows_.num_blocks() && !is_apart; ++k) {
+      const int64_t b = (first_block + k) % rows_.num_blocks();
       pace.after(2 * rows_.block_length(b));
-      int64_t looked_at = 0;
-      is_apart = kernels_.apart(block(i, b, scratch_i), block(j, b, scratch_j), values_in(b), best, &looked_at);
-      compared += looked_at;
+      is_apart = are_apart(block(i, b, scratch_i), block(j, b, scratch_j), values_in(b), best, compared);
     }
     if (!is_apart) {
       D furthest{};
@@ -269,6 +350,21 @@ class Search {
     comparisons_ += compared;
   }
 
+  // The kernels round differences to Value, which keeps their order: where one reaches the rounded bound, the exact
+  // ones are asked.
+  bool are_apart(const Value* a, const Value* b, int64_t count, D best, int64_t& compared) const {
+    const Value bound = static_cast<Value>(best);
+    for (int64_t k = 0; k < count;) {
+      const int64_t at = k + kernels_.apart(a + k, b + k, count - k, bound);
+      const int64_t next = std::min(count, at + values_at_once<Value>);
+      compared += next - k;
+      for (int64_t u = at; u < next; ++u)
+        if (distance(a[u], b[u]) >= best) return true;
+      k = next;
+    }
+    return false;
+  }
+
   const RowBlocks& rows_;
   const std::vector<int64_t>& labels_;
   const int64_t num_columns_;
@@ -276,7 +372,7 @@ class Search {
   const Kernels<Value> kernels_{};
   std::vector<int64_t> order_;  // rows without NaN, later sorted by the sort column
   std::vector<Value> keys_;  // values of the sort column, ascending
-  std::vector<Value> centre_;
+  std::vector<int64_t> sorted_labels_;
   int64_t sort_column_ = 0;
   std::atomic<D> best_{std::numeric_limits<D>::has_infinity ? std::numeric_limits<D>::infinity()
                                                             : std::numeric_limits<D>::max()};

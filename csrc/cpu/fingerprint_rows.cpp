@@ -31,12 +31,26 @@ struct Keys {
   }
 };
 
-// A stream asks for the same keys again and again: making them takes as long as fingerprinting 60 KB.
-Keys& keys_of(const fingerprint::Key& key) {
-  thread_local std::unique_ptr<Keys> last;
-  if (!last || last->key.low != key.low || last->key.high != key.high) last = std::make_unique<Keys>(key);
-  return *last;
-}
+// A stream asks for the same keys again and again: making them takes as long as fingerprinting 60 KB. A call has them
+// to itself while it runs: a signal handler may make another one in its thread.
+class KeysOfThisCall {
+ public:
+  KeysOfThisCall(const fingerprint::Key& key, int64_t num_blocks) : keys_(std::move(kept())) {
+    if (!keys_ || keys_->key.low != key.low || keys_->key.high != key.high) keys_ = std::make_unique<Keys>(key);
+    keys_->reach(num_blocks);
+  }
+  ~KeysOfThisCall() { kept() = std::move(keys_); }
+  KeysOfThisCall(const KeysOfThisCall&) = delete;
+  KeysOfThisCall& operator=(const KeysOfThisCall&) = delete;
+  const Keys& operator*() const { return *keys_; }
+
+ private:
+  static std::unique_ptr<Keys>& kept() {
+    thread_local std::unique_ptr<Keys> of_last_call;
+    return of_last_call;
+  }
+  std::unique_ptr<Keys> keys_;
+};
 
 // Rows [begin, end), at most max_rows_at_once.
 void fingerprint_together(const RowBlocks& rows, int64_t begin, int64_t end, const Keys& keys, uint64_t* fingerprints,
@@ -79,14 +93,13 @@ void row_fingerprints(const RowsView& view, const UpdateGrid& grid, const finger
   const int64_t n = rows.num_rows(), bytes = n * rows.row_bytes();
   last_work() = Work{};
   last_work().bytes_total = last_work().bytes_touched = bytes;
-  Keys& keys = keys_of(key);
-  keys.reach(rows.num_blocks());
+  const KeysOfThisCall keys(key, rows.num_blocks());
   // A row is a stream, or shares its cache lines; of short ones together the fixed costs of a row overlap.
   const int together = rows.is_direct() && rows.num_blocks() > 1 ? 1 : max_rows_at_once;
   const int64_t chunk = std::max<int64_t>(1, (1 << 20) / std::max<int64_t>(1, rows.row_bytes() * together)) * together;
   parallel_for(n, chunk, bytes < (2 << 20) ? 1 : num_threads, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i += together)
-      fingerprint_together(rows, i, std::min(end, i + together), keys, fingerprints, holds_nan);
+      fingerprint_together(rows, i, std::min(end, i + together), *keys, fingerprints, holds_nan);
   });
 }
 

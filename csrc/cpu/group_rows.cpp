@@ -2,7 +2,8 @@
 // hash a row that differs once, from where it left, and group and compare those again. A row that is alone
 // after the first step is never read again, an equal row is read once, and no value is read more than twice
 // (but for samples and the two blocks where a row leaves a group). Short rows with duplicates
-// go through group_short_rows.h instead: one pass, compared while in the L1 cache.
+// go through group_short_rows.h instead: one pass, compared while in the L1 cache. Rows that lie closer together than
+// their columns do are compared in the order of the memory (compare_bands.h) while most of them take part.
 #include "group_rows.h"
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 #include <atomic>
 
 #include "../fingerprint.h"
+#include "compare_bands.h"
 #include "group_keys.h"
 #include "group_short_rows.h"
 #include "scratch_array.h"
@@ -21,7 +23,7 @@ namespace {
 constexpr int64_t line_bytes = 64;
 constexpr int64_t parallel_bytes = 16 << 20;  // about half a millisecond of reading: below, threads do not pay
 constexpr int64_t second_sample_from = 8;    // rows in a group: bounds what is read again to an eighth
-constexpr int32_t equal_to_leader = -1;
+constexpr int64_t fewest_of_a_band = 16;  // one row in so many: a cache line holds about as many values of others
 
 struct Batch {  // some members of one group
   int64_t leader;
@@ -48,22 +50,27 @@ class Grouper {
   void group_members_of_short_rows();
   void group_members_of_long_rows();
   void separate_large_groups();
-  void compare_with_leaders(const std::vector<int32_t>* from_block);
+  void compare(const std::vector<Follower>& followers, bool to_the_end);
+  void compare_with_leaders();
+  void compare_by_bands(const std::vector<Follower>& followers, bool to_the_end);
   void regroup_fallen(bool to_the_end);
   void search_fallen();
   int64_t scan_for_nan();
-  void scan_staged(const std::vector<int64_t>& rows);
+  void scan_row_by_row(const std::vector<int64_t>& unread);
+  void scan_staged(const int64_t* rows, int64_t num_rows);
   int64_t number_bundles();
 
   // parts of steps
   void sample_rows(int64_t begin, int64_t end, const std::vector<int64_t>& offsets, uint64_t* keys);
-  void list_members();
-  void compare_batch(const Batch& batch, const std::vector<int32_t>* from_block);
+  std::vector<Follower> followers() const;
+  bool fill_bands(const std::vector<Follower>& followers) const;
+  void list_members(const std::vector<Follower>& followers);
+  void compare_batch(const Batch& batch);
   uint64_t sample_key(int64_t row, int64_t num_samples, std::byte* scratch, bool& nan) const;
   uint64_t rest_key(int64_t row, int64_t block, uint64_t key, std::byte* scratch, bool& nan) const;
   uint64_t masked(uint64_t key) const { return key & routing_mask_; }
   int64_t bytes_in(int64_t from_block, int64_t to_block) const {
-    return std::min(to_block * block_bytes, rows_.row_bytes()) - from_block * block_bytes;
+    return rows_.block_begin(to_block) - rows_.block_begin(from_block);
   }
   int threads_for(int64_t bytes) const { return bytes < parallel_bytes ? 1 : num_threads_; }
   int64_t sample_offset(int64_t s, int64_t num_samples) const {
@@ -78,16 +85,18 @@ class Grouper {
   const uint64_t routing_mask_ = routing_mask();
   const int64_t most_collisions_;       // in vain, before the keys count as known
   int64_t* const leader_;               // of every row; ids in the end
+  bool all_lead_ = false;               // every row is its own leader
   ScratchArray<uint8_t> nan_;           // row holds a NaN that was seen
   std::vector<int32_t> unread_from_;    // blocks before this one hold no NaN (only with check_nan)
   std::vector<int64_t> members_;        // rows that are not their own leader, by leader
-  std::vector<int32_t> left_at_;        // of each member: block where it left its leader
+  std::vector<int32_t> from_block_;     // of each member: the blocks before are known to be equal
+  std::vector<int32_t> left_at_;        // and the block where it left its leader
   std::vector<uint64_t> left_key_;    // and the hash of that block, taken while it is in the cache
-  std::vector<Batch> batches_;
+  std::vector<Batch> batches_;          // of members_
   struct Fallen {
     int64_t row, leader;
-    int32_t block;
-    uint64_t key;  // of that block
+    int32_t block, hashed_to;
+    uint64_t key;  // of the blocks from `block` up to `hashed_to`
   };
   std::vector<Fallen> fallen_;
 };
@@ -133,13 +142,31 @@ int64_t Grouper::sample_all_rows() {
   const int64_t samples = rows_.row_bytes() >= 16 * block_bytes ? 2 : 1;
   const int64_t sampled_bytes = samples * std::min(line_bytes, rows_.row_bytes());
   std::vector<int64_t> offsets;
-  for (int64_t s = 0; s < samples; ++s) offsets.push_back(sample_offset(s, samples));
-  ScratchArray<uint64_t> keys(n);
+  for (int64_t s = 0; s < samples; ++s) offsets.push_back(on_a_line(rows_, sample_offset(s, samples)));
   last_work().rows_sampled += n;
   last_work().bytes_touched += n * sampled_bytes;
   const int threads = threads_for(4 * n * sampled_bytes);
-  parallel_for(n, 4096, threads, [&](int64_t begin, int64_t end) { sample_rows(begin, end, offsets, keys.data()); });
-  return group_keys(keys.data(), nan_.data(), n, leader_, num_threads_);
+  if (n <= most_keys_in_one_table) {
+    ScratchArray<uint64_t> keys(n);
+    parallel_for(n, 4096, threads, [&](int64_t begin, int64_t end) { sample_rows(begin, end, offsets, keys.data()); });
+    return group_keys(keys.data(), nan_.data(), n, leader_, num_threads_);
+  }
+  uint64_t* const keys = reinterpret_cast<uint64_t*>(leader_);  // whose pages are needed anyway
+  RepeatedKeys repeated(n);
+  parallel_for(n, 4096, threads, [&](int64_t begin, int64_t end) {
+    int64_t stop;
+    for (int64_t at = begin; at < end; at = stop) {
+      stop = std::min(at + 16, end);
+      sample_rows(at, stop, offsets, keys);
+      if (threads > 1) continue;
+      for (int64_t i = at; i < stop; ++i) repeated.prefetch(keys[i]);
+      repeated.add(keys + begin, at - begin);  // what was prefetched a step ago
+      begin = at;
+    }
+    if (threads == 1) repeated.add(keys + begin, end - begin);
+  });
+  if (threads > 1) repeated.add(keys, n, threads);
+  return group_repeated_keys(keys, nan_.data(), n, leader_, num_threads_, equal_keys_suffice, repeated);
 }
 
 // Pilot for short rows: are most of 512 evenly spaced rows not the first of their kind? Decides speed only.
@@ -158,17 +185,31 @@ bool Grouper::looks_full_of_duplicates() {
   return 2 * different <= pilots;
 }
 
+std::vector<Follower> Grouper::followers() const {
+  std::vector<Follower> found;
+  for (int64_t i = 0; i < rows_.num_rows(); ++i)
+    if (leader_[i] != i) found.push_back({i, leader_[i], 0});
+  return found;
+}
+
+// Are these rows so many that all rows should be read in the order of the memory?
+bool Grouper::fill_bands(const std::vector<Follower>& followers) const {
+  const int64_t count = static_cast<int64_t>(followers.size());
+  if (!rows_.has_bands() || count * fewest_of_a_band < rows_.num_rows()) return false;
+  if (!rows_.copies_bands() || count <= most_leaders_of_copied_bands) return true;
+  std::vector<uint8_t> leads(rows_.num_rows(), 0);
+  for (const Follower& f : followers) leads[f.leader] = 1;
+  return std::count(leads.begin(), leads.end(), 1) <= most_leaders_of_copied_bands;
+}
+
 // members_ sorted by (leader, row), cut into batches_.
-void Grouper::list_members() {
+void Grouper::list_members(const std::vector<Follower>& followers) {
   const int64_t n = rows_.num_rows();
   std::vector<int64_t> place(n, 0);
-  int64_t total = 0;
-  for (int64_t i = 0; i < n; ++i)
-    if (leader_[i] != i) {
-      ++place[leader_[i]];
-      ++total;
-    }
+  for (const Follower& f : followers) ++place[f.leader];
+  const size_t total = followers.size();
   members_.resize(total);
+  from_block_.resize(total);
   batches_.clear();
   int64_t at = 0;
   for (int64_t i = 0; i < n; ++i) {
@@ -179,8 +220,14 @@ void Grouper::list_members() {
     place[i] = at;
     at += count;
   }
-  for (int64_t i = 0; i < n; ++i)
-    if (leader_[i] != i) members_[place[leader_[i]]++] = i;
+  for (const Follower& f : followers) {
+    from_block_[place[f.leader]] = f.from;
+    members_[place[f.leader]++] = f.row;
+  }
+  for (const Batch& batch : batches_) {  // one start for a batch: the earliest of its members
+    const auto begin = from_block_.begin() + batch.first;
+    *begin = *std::min_element(begin, begin + batch.count);
+  }
   left_at_.assign(total, equal_to_leader);
   left_key_.resize(total);
 }
@@ -196,7 +243,7 @@ void Grouper::separate_large_groups() {
     while (next < batches_.size() && batches_[next].leader == batches_[b].leader) ++next;
     const int64_t first = batches_[b].first, last = batches_[next - 1].first + batches_[next - 1].count;
     if (last - first + 1 >= second_sample_from) {
-      compare_batch({batches_[b].leader, first, 1}, nullptr);
+      compare_batch({batches_[b].leader, first, 1});
       const int64_t blocks = left_at_[first] == equal_to_leader ? rows_.num_blocks() : left_at_[first] + 1;
       last_work().bytes_touched += 2 * bytes_in(0, blocks);
       if (left_at_[first] != equal_to_leader) {
@@ -227,10 +274,10 @@ void Grouper::separate_large_groups() {
   }
   last_work().rows_sampled += n;
   last_work().bytes_touched += n * samples * line_bytes;
-  list_members();
+  list_members(followers());
 }
 
-void Grouper::compare_batch(const Batch& batch, const std::vector<int32_t>* from_block) {
+void Grouper::compare_batch(const Batch& batch) {
   std::array<std::byte, block_bytes> leader_scratch;
   std::array<std::byte, scratch_block_bytes * max_rows_at_once> scratch;
   std::array<const std::byte*, max_rows_at_once> pieces;
@@ -241,7 +288,7 @@ void Grouper::compare_batch(const Batch& batch, const std::vector<int32_t>* from
     alive[r] = r;
     alive_row[r] = members_[batch.first + r];
   }
-  const int64_t from = from_block ? (*from_block)[batch.first] : 0;
+  const int64_t from = from_block_[batch.first];
   Pace pace;
   for (int64_t b = from; b < rows_.num_blocks() && num_alive; ++b) {
     const int64_t length = rows_.block_length(b);
@@ -267,17 +314,43 @@ void Grouper::compare_batch(const Batch& batch, const std::vector<int32_t>* from
   }
 }
 
-// Fills fallen_ with the members that differ from their leader. `from_block`: of each member, where to begin.
-void Grouper::compare_with_leaders(const std::vector<int32_t>* from_block) {
+// As compare_with_leaders(), in the order of the memory.
+void Grouper::compare_by_bands(const std::vector<Follower>& followers, bool to_the_end) {
+  std::vector<Departure> departures;
+  const int32_t hashed_to =
+      compare_bands(rows_, followers, to_the_end,
+                    threads_for(static_cast<int64_t>(followers.size()) * rows_.row_bytes()), departures);
+  fallen_.clear();
+  for (size_t f = 0; f < followers.size(); ++f) {
+    const Departure& departure = departures[f];
+    if (departure.block == equal_to_leader) continue;
+    const auto [row, leader, from] = followers[f];
+    fallen_.push_back({row, leader, departure.block, hashed_to, departure.key});
+    nan_[row] |= departure.nan;
+    if (!check_nan_) continue;
+    unread_from_[row] = std::max(unread_from_[row], hashed_to);
+    unread_from_[leader] = std::max(unread_from_[leader], departure.block);
+  }
+}
+
+// Fills fallen_ with the followers that differ from their leader; to_the_end: hashed to the end, if by bands.
+void Grouper::compare(const std::vector<Follower>& followers, bool to_the_end) {
+  if (fill_bands(followers)) return compare_by_bands(followers, to_the_end);
+  list_members(followers);
+  compare_with_leaders();
+}
+
+// Fills fallen_ with the members that differ from their leader.
+void Grouper::compare_with_leaders() {
   const int64_t all_bytes = static_cast<int64_t>(members_.size()) * rows_.row_bytes();
   const int64_t chunk = std::max<int64_t>(1, (1 << 20) / (max_rows_at_once * std::max<int64_t>(1, rows_.row_bytes())));
   parallel_for(static_cast<int64_t>(batches_.size()), chunk, threads_for(all_bytes), [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) compare_batch(batches_[b], from_block);
+    for (int64_t b = begin; b < end; ++b) compare_batch(batches_[b]);
   });
   fallen_.clear();
   int64_t bytes = 0;
   for (const Batch& batch : batches_) {
-    const int64_t from = from_block ? (*from_block)[batch.first] : 0;
+    const int64_t from = from_block_[batch.first];
     int64_t furthest = from;
     bool leader_is_equal = false;
     for (int64_t m = batch.first; m < batch.first + batch.count; ++m) {
@@ -289,7 +362,7 @@ void Grouper::compare_with_leaders(const std::vector<int32_t>* from_block) {
         leader_is_equal = true;
         continue;
       }
-      fallen_.push_back({row, batch.leader, left_at_[m], left_key_[m]});
+      fallen_.push_back({row, batch.leader, left_at_[m], left_at_[m] + 1, left_key_[m]});
       if (check_nan_) unread_from_[row] = std::max(unread_from_[row], left_at_[m] + 1);
     }
     if (check_nan_ && !leader_is_equal)
@@ -316,9 +389,9 @@ void Grouper::regroup_fallen(bool to_the_end) {
       uint64_t key = f.key;
       bool seen = nan_[f.row];
       if (to_the_end) {
-        key = rest_key(f.row, f.block + 1, key, scratch.data(), seen);
+        key = rest_key(f.row, f.hashed_to, key, scratch.data(), seen);
         if (check_nan_) unread_from_[f.row] = static_cast<int32_t>(rows_.num_blocks());
-        if (f.block + 1 < rows_.num_blocks()) read += bytes_in(f.block + 1, rows_.num_blocks());
+        read += bytes_in(f.hashed_to, rows_.num_blocks());
       }
       keys[p] = masked(fingerprint::mix(key + fingerprint::mix(static_cast<uint64_t>(f.leader)) + f.block));
       nan[p] = seen;
@@ -327,36 +400,18 @@ void Grouper::regroup_fallen(bool to_the_end) {
   });
   std::vector<int64_t> first(n);
   group_keys(keys.data(), nan.data(), n, first.data(), num_threads_);
-  members_.clear();
-  batches_.clear();
-  std::vector<int64_t> order;  // positions that are not first, by leader
+  std::vector<Follower> followers;
   for (int64_t p = 0; p < n; ++p) {
-    leader_[fallen_[p].row] = fallen_[first[p]].row;
-    nan_[fallen_[p].row] |= nan[p];
-    if (first[p] != p) order.push_back(p);
-  }
-  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return first[a] < first[b]; });
-  std::vector<int32_t> from_block;
-  for (const int64_t p : order) {
-    const int64_t at = static_cast<int64_t>(members_.size()), leader = fallen_[first[p]].row;
-    if (batches_.empty() || batches_.back().leader != leader || batches_.back().count == rows_.most_rows_at_once())
-      batches_.push_back({leader, at, 0});
-    ++batches_.back().count;
-    members_.push_back(fallen_[p].row);
+    const Fallen &f = fallen_[p], &leader = fallen_[first[p]];
+    leader_[f.row] = leader.row;
+    nan_[f.row] |= nan[p];
     // a collision may bring rows together that left different leaders or blocks; nothing is known of them then
-    const bool same_place =
-        fallen_[p].leader == fallen_[first[p]].leader && fallen_[p].block == fallen_[first[p]].block;
-    from_block.push_back(same_place ? fallen_[p].block : 0);
+    const bool same_place = f.leader == leader.leader && f.block == leader.block;
+    if (first[p] != p) followers.push_back({f.row, leader.row, same_place ? f.block : 0});
   }
-  for (const Batch& batch : batches_) {  // one start for a batch: the earliest of its members
-    const auto begin = from_block.begin() + batch.first;
-    *begin = *std::min_element(begin, begin + batch.count);
-  }
-  left_at_.assign(members_.size(), equal_to_leader);
-  left_key_.resize(members_.size());
   if (to_the_end) last_work().rows_fingerprinted += n;
   last_work().bytes_touched += bytes;
-  compare_with_leaders(&from_block);
+  compare(followers, true);
 }
 
 // Hashes of different rows collided twice, which does not happen by chance: compare each with all leaders
@@ -372,9 +427,10 @@ void Grouper::search_fallen() {
     for (const int64_t candidate : leaders) {
       pace.after(2 * block_bytes);
       members_.assign(1, f.row);
+      from_block_.assign(1, 0);
       left_at_.assign(1, equal_to_leader);
       left_key_.resize(1);
-      compare_batch({candidate, 0, 1}, nullptr);
+      compare_batch({candidate, 0, 1});
       if (left_at_[0] == equal_to_leader) {
         leader_[f.row] = candidate;
         break;
@@ -386,10 +442,9 @@ void Grouper::search_fallen() {
 }
 
 // Rows that are no contiguous memory, some at a time, from the first block that one of them needs.
-void Grouper::scan_staged(const std::vector<int64_t>& rows) {
+void Grouper::scan_staged(const int64_t* rows, int64_t num_rows) {
   std::array<std::byte, scratch_block_bytes * max_rows_at_once> scratch;
   std::array<const std::byte*, max_rows_at_once> pieces;
-  const int64_t num_rows = static_cast<int64_t>(rows.size());
   Pace pace;
   for (int64_t first = 0; first < num_rows; first += max_rows_at_once) {
     const int count = static_cast<int>(std::min<int64_t>(max_rows_at_once, num_rows - first));
@@ -397,7 +452,7 @@ void Grouper::scan_staged(const std::vector<int64_t>& rows) {
     for (int r = 1; r < count; ++r) from = std::min(from, unread_from_[rows[first + r]]);
     for (int64_t b = from; b < rows_.num_blocks(); ++b) {
       pace.after(count * rows_.block_length(b));
-      rows_.blocks(rows.data() + first, count, b, scratch.data(), pieces.data());
+      rows_.blocks(rows + first, count, b, scratch.data(), pieces.data());
       for (int r = 0; r < count; ++r)
         nan_[rows[first + r]] |= kernels_.holds_nan(pieces[r], rows_.block_length(b), rows_.grid());
     }
@@ -411,28 +466,33 @@ int64_t Grouper::scan_for_nan() {
     std::vector<uint8_t> has_company(n, 0);
     for (int64_t i = 0; i < n; ++i)
       if (leader_[i] != i) has_company[i] = has_company[leader_[i]] = 1;
-    std::atomic<int64_t> bytes{0};
-    const int64_t chunk = std::max<int64_t>(1, (1 << 20) / std::max<int64_t>(1, rows_.row_bytes()));
-    parallel_for(n, chunk, threads_for(n * rows_.row_bytes()), [&](int64_t begin, int64_t end) {
-      std::vector<int64_t> unread;
-      for (int64_t i = begin; i < end; ++i)
-        if (!nan_[i] && !has_company[i] && unread_from_[i] < rows_.num_blocks()) unread.push_back(i);
-      for (const int64_t i : unread) bytes += bytes_in(unread_from_[i], rows_.num_blocks());
-      if (rows_.is_direct()) {
-        for (const int64_t i : unread) {
-          const int64_t from = static_cast<int64_t>(unread_from_[i]) * block_bytes;
-          nan_[i] = kernels_.holds_nan(rows_.row(i) + from, rows_.row_bytes() - from, rows_.grid());
-        }
-      } else {
-        scan_staged(unread);
-      }
-    });
-    last_work().bytes_touched += bytes;
+    std::vector<int64_t> unread;
+    for (int64_t i = 0; i < n; ++i)
+      if (!nan_[i] && !has_company[i] && unread_from_[i] < rows_.num_blocks()) unread.push_back(i);
+    const int64_t count = static_cast<int64_t>(unread.size());
+    if (rows_.has_bands() && count * fewest_of_a_band >= n)
+      scan_bands(rows_, unread, unread_from_.data(), threads_for(n * rows_.row_bytes()), nan_.data());
+    else
+      scan_row_by_row(unread);
   }
   return std::count_if(nan_.data(), nan_.data() + n, [](uint8_t nan) { return nan != 0; });
 }
 
+void Grouper::scan_row_by_row(const std::vector<int64_t>& unread) {
+  const int64_t count = static_cast<int64_t>(unread.size());
+  for (const int64_t i : unread) last_work().bytes_touched += bytes_in(unread_from_[i], rows_.num_blocks());
+  const int64_t chunk = std::max<int64_t>(1, (1 << 20) / std::max<int64_t>(1, rows_.row_bytes()));
+  parallel_for(count, chunk, threads_for(count * rows_.row_bytes()), [&](int64_t begin, int64_t end) {
+    if (!rows_.is_direct()) return scan_staged(unread.data() + begin, end - begin);
+    for (int64_t p = begin; p < end; ++p) {
+      const int64_t i = unread[p], from = static_cast<int64_t>(unread_from_[i]) * block_bytes;
+      nan_[i] = kernels_.holds_nan(rows_.row(i) + from, rows_.row_bytes() - from, rows_.grid());
+    }
+  });
+}
+
 int64_t Grouper::number_bundles() {
+  if (all_lead_) return rows_.num_rows();  // ids are leaders already
   int64_t num_bundles = 0;
   for (int64_t i = 0; i < rows_.num_rows(); ++i) leader_[i] = leader_[i] == i ? num_bundles++ : leader_[leader_[i]];
   return num_bundles;
@@ -447,13 +507,19 @@ void Grouper::group_in_one_pass(const uint8_t* skip) {
 
 void Grouper::group_members_of_short_rows() {
   std::vector<uint8_t> is_alone(rows_.num_rows(), 1);
-  for (const int64_t m : members_) is_alone[m] = is_alone[leader_[m]] = 0;
+  for (int64_t i = 0; i < rows_.num_rows(); ++i)
+    if (leader_[i] != i) is_alone[i] = is_alone[leader_[i]] = 0;
   group_in_one_pass(is_alone.data());
 }
 
 void Grouper::group_members_of_long_rows() {
-  separate_large_groups();
-  if (!members_.empty()) compare_with_leaders(nullptr);
+  if (const auto all = followers(); fill_bands(all)) {
+    compare_by_bands(all, false);
+  } else {
+    list_members(all);
+    separate_large_groups();
+    if (!members_.empty()) compare_with_leaders();
+  }
   if (!fallen_.empty()) regroup_fallen(false);
   if (!fallen_.empty()) regroup_fallen(true);
   if (!fallen_.empty()) search_fallen();
@@ -466,14 +532,12 @@ Grouping Grouper::run() {
     std::fill(leader_, leader_ + n, 0);
   } else if (short_rows && looks_full_of_duplicates()) {
     group_in_one_pass(nullptr);
+  } else if (sample_all_rows() == 0) {
+    all_lead_ = true;
+  } else if (short_rows) {
+    group_members_of_short_rows();
   } else {
-    if (sample_all_rows() > 0) {
-      list_members();
-      if (short_rows)
-        group_members_of_short_rows();
-      else
-        group_members_of_long_rows();
-    }
+    group_members_of_long_rows();
   }
   const int64_t num_nan_rows = scan_for_nan();
   return {number_bundles(), num_nan_rows};
@@ -484,6 +548,7 @@ Grouping Grouper::run() {
 Grouping group_rows(RowBlocks rows, bool check_nan, int num_threads, int64_t* ids) {
   // with keys that nobody knows there are about N^2 / 2^33 of them; routing bits are masked to see many
   const int64_t most_collisions = ~routing_mask() ? no_limit : 64 + rows.num_rows();
+  if (rows.row_bytes() > block_bytes) rows.cut_as_the_memory_is();
   try {
     return Grouper(rows, check_nan, num_threads, most_collisions, ids).run();
   } catch (const KeysAreKnown&) {}

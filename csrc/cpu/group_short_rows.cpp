@@ -23,9 +23,11 @@ class Pass {
     sample_bytes_ = std::min<int64_t>(64, rows.row_bytes());
     sample_from_ = rows.row_bytes() / 64 / 2 * 64;
     if (sample_from_ + sample_bytes_ > rows.row_bytes()) sample_from_ = 0;
+    sample_from_ = on_a_line(rows, sample_from_);
   }
 
   ~Pass() {  // also of a pass that was given up
+    last_work().rows_sampled += num_sampled_;
     last_work().bytes_touched += bytes_touched_;
     last_work().collisions += num_collisions_;
   }
@@ -35,14 +37,19 @@ class Pass {
     Pace pace;
     for (int64_t i = begin; i < end;) {
       pace.after(rows_at_once * rows_.row_bytes());
-      if (previous >= 0 && rows_.is_direct() && !out_.skip) {
+      if (rows_.is_direct() && !out_.skip) {
         const int64_t most = std::min(end - i, most_rows_of_a_run);
-        const int64_t run = kernels_.equal_run(rows_.row(i), rows_.row_stride(), most, rows_.row(previous),
-                                               rows_.row_bytes(), rows_.grid());
-        std::fill(out_.leader + i, out_.leader + i + run, previous);
-        bytes_touched_ += run * rows_.row_bytes();
+        int64_t run = previous >= 0 ? run_of(previous, i, most) : 0;
+        if (run < most && !hashes_whole_rows_) run += known_run(i + run, most - run);
         i += run;
         if (run == most) continue;
+        if (!hashes_whole_rows_) {
+          place(i, sample_of(i));
+          ++num_sampled_;
+          previous = out_.nan[i] ? -1 : out_.leader[i];
+          ++i;
+          continue;
+        }
       }
       const int64_t stop = std::min(end, i + rows_at_once);
       previous = place_all(i, stop);
@@ -60,6 +67,25 @@ class Pass {
   }
 
  private:
+  // How many rows from i on, at most `most`, are equal to a leader ...
+  int64_t run_of(int64_t leader, int64_t i, int64_t most) {
+    const int64_t run =
+        kernels_.equal_run(rows_.row(i), rows_.row_stride(), most, rows_.row(leader), rows_.row_bytes(), rows_.grid());
+    std::fill(out_.leader + i, out_.leader + i + run, leader);
+    bytes_touched_ += run * rows_.row_bytes();
+    return run;
+  }
+  // ... or each to the one that has its sample.
+  int64_t known_run(int64_t i, int64_t most) {
+    const std::vector<LeaderSlot>& slots = by_sample_.slots();
+    const KnownLeaders known = {slots.data(), slots.size(), sample_from_, sample_bytes_, routing_mask(), rows_.row(0)};
+    const int64_t run = kernels_.known_run(rows_.row(i), rows_.row_stride(), most, known, rows_.row_bytes(),
+                                           rows_.grid(), rows_.block_keys(), out_.leader + i);
+    bytes_touched_ += 2 * run * rows_.row_bytes();
+    num_agreed_ += run;
+    return run;
+  }
+
   static constexpr int64_t rows_at_once = 8;
   static constexpr int64_t most_rows_of_a_run = 1 << 14;  // 64 MiB at most
   using Scratch = std::array<std::byte, block_bytes>;
@@ -76,7 +102,7 @@ class Pass {
     const std::byte* sample = rows_.piece(i, sample_from_, sample_bytes_, row_scratch_->data());
     const uint64_t key = rows_.route(sample, sample_bytes_, 0, &nan);
     if (nan) out_.nan[i] = 1;
-    return key & routing_mask();
+    return key & routing_mask_;
   }
 
   void sample_all(int64_t begin, int64_t stop, uint64_t* keys) {
@@ -89,7 +115,7 @@ class Pass {
     kernels_.route_samples(rows_.row(begin), rows_.row_stride(), stop - begin, &sample_from_, 1, sample_bytes_,
                            rows_.grid(), rows_.block_keys(), keys, nan.data());
     for (int64_t i = begin; i < stop; ++i) {
-      keys[i - begin] &= routing_mask();
+      keys[i - begin] &= routing_mask_;
       if (nan[i - begin]) out_.nan[i] = 1;
     }
   }
@@ -194,7 +220,7 @@ class Pass {
     const uint64_t key = rows_.route(row, rows_.row_bytes(), 1, &nan);
     if (nan) out_.nan[i] = 1;
     if (out_.read_whole) out_.read_whole[i] = 1;
-    return key & routing_mask();
+    return key & routing_mask_;
   }
 
   // Until now only rows whose samples misled are in the table of whole rows: enter the others.
@@ -214,9 +240,10 @@ class Pass {
   int64_t sample_from_, sample_bytes_;
   LeaderTable by_sample_, by_whole_row_;
   std::vector<int64_t> leaders_;  // in the order of their rows
+  const uint64_t routing_mask_ = routing_mask();
   bool hashes_whole_rows_ = false;
   int64_t num_agreed_ = 0, num_misled_ = 0;  // comparisons with the first row of the same sample
-  int64_t bytes_touched_ = 0, num_collisions_ = 0;
+  int64_t num_sampled_ = 0, bytes_touched_ = 0, num_collisions_ = 0;
   std::unique_ptr<Scratch> row_scratch_ = std::make_unique<Scratch>();
   std::unique_ptr<Scratch> leader_scratch_ = std::make_unique<Scratch>();
 };

@@ -16,6 +16,26 @@ constexpr int max_rows_at_once = 32;
 // Of copies of blocks in scratch space: 32 of them 4 KiB apart would share eight places in the L1 cache.
 constexpr int64_t scratch_block_bytes = block_bytes + 64;
 
+// A slot of a LeaderTable: a key and the leader that has it, free where `leader` is negative.
+struct LeaderSlot {
+  uint64_t key;
+  int64_t leader;
+};
+// By the high bits of the key: the low ones may have chosen the table. Static: see simd.h.
+static inline uint64_t first_slot(uint64_t key, uint64_t num_slots) {
+  return static_cast<uint64_t>((static_cast<unsigned __int128>(key) * num_slots) >> 64);
+}
+static inline uint64_t next_slot(uint64_t slot, uint64_t num_slots) { return slot + 1 == num_slots ? 0 : slot + 1; }
+
+// Leaders that can be found by the routing hash of one piece of a row, at most 64 bytes long.
+struct KnownLeaders {
+  const LeaderSlot* slots;
+  uint64_t num_slots;
+  int64_t sample_from, sample_bytes;
+  uint64_t key_mask;
+  const std::byte* rows;  // row 0
+};
+
 struct RowKernels {
   // Bit r is set when rows[r] differs from the leader somewhere in num_bytes <= 4 KiB; num_rows <= 32.
   uint32_t (*differing)(const std::byte* const* rows, int num_rows, const std::byte* leader, int64_t num_bytes,
@@ -23,6 +43,10 @@ struct RowKernels {
   // How many of `count` rows, `stride` bytes apart, equal the leader before the first that does not.
   int64_t (*equal_run)(const std::byte* first, int64_t stride, int64_t count, const std::byte* leader,
                        int64_t num_bytes, const UpdateGrid& grid);
+  // How many of `count` rows equal the leader that is known for their sample, before the first that does not; writes
+  // their leaders. `stride` is that of the leaders, too.
+  int64_t (*known_run)(const std::byte* first, int64_t stride, int64_t count, const KnownLeaders& known,
+                       int64_t num_bytes, const UpdateGrid& grid, const uint32_t* block_keys, int64_t* leader);
   // Bit r is set when rows[r] equals leaders[r]; num_rows <= 32.
   uint32_t (*equal_pairs)(const std::byte* const* rows, const std::byte* const* leaders, int num_rows,
                           int64_t num_bytes, const UpdateGrid& grid);
@@ -31,7 +55,7 @@ struct RowKernels {
   uint64_t (*route)(const std::byte* piece, int64_t num_bytes, const UpdateGrid& grid, const uint32_t* block_keys,
                     uint64_t key, bool* nan);
   // The same for `count` rows at once, `stride` bytes apart, from the pieces at the given offsets, each
-  // num_bytes <= 64 long; writes keys and flags.
+  // num_bytes <= 64 long; writes keys and flags. The rows behind them are expected in the next call.
   void (*route_samples)(const std::byte* first, int64_t stride, int64_t count, const int64_t* offsets, int num_offsets,
                         int64_t num_bytes, const UpdateGrid& grid, const uint32_t* block_keys, uint64_t* keys,
                         uint8_t* nan);

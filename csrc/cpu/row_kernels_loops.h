@@ -158,34 +158,68 @@ uint64_t route(const std::byte* piece, int64_t num_bytes, const UpdateGrid& grid
   return fold(total[0], key);
 }
 
+// The routing hash of a sample of at most 64 bytes, chained on `key`.
+template <class E>
+inline uint64_t sample_key(const E& element, const std::byte* sample, int64_t num_bytes, const uint32_t* block_keys,
+                           uint64_t key, Words& nan) {
+  if (num_bytes != 2 * vector_bytes) {
+    Longs total[1];
+    nan |= pair_sums<E, 1>(element, sample, num_bytes, block_keys, total);
+    return fold(total[0], key);
+  }
+  const std::byte* keys = reinterpret_cast<const std::byte*>(block_keys);
+  const Words a = element.canonical(load(sample), nan);
+  const Words b = element.canonical(load(sample + vector_bytes), nan);
+  return fold(multiply_pairs(a + load(keys)) + multiply_pairs(b + load(keys + vector_bytes)), key);
+}
+
 template <class E>
 void route_samples(const std::byte* first, int64_t stride, int64_t count, const int64_t* offsets, int num_offsets,
                    int64_t num_bytes, const UpdateGrid& grid, const uint32_t* block_keys, uint64_t* keys,
                    uint8_t* nan) {
-  constexpr int64_t ahead = 24;  // rows; a miss takes about as long as 10 rows in the cache
+  constexpr int64_t ahead = 48;  // rows, into the L2 cache, which waits for twice as many lines as the L1 cache
   const E element(grid);
-  const std::byte* key_bytes = reinterpret_cast<const std::byte*>(block_keys);
-  const Words key0 = load(key_bytes), key1 = load(key_bytes + vector_bytes);
   for (int64_t i = 0; i < count; ++i) {
     const std::byte* row = first + i * stride;
-    if (i + ahead < count)
-      for (int s = 0; s < num_offsets; ++s) __builtin_prefetch(row + ahead * stride + offsets[s]);
+    for (int s = 0; s < num_offsets; ++s) __builtin_prefetch(row + ahead * stride + offsets[s], 0, 2);
     Words nan_lanes{};
     uint64_t key = 0;
-    for (int s = 0; s < num_offsets; ++s) {
-      if (num_bytes == 2 * vector_bytes) {
-        const Words a = element.canonical(load(row + offsets[s]), nan_lanes);
-        const Words b = element.canonical(load(row + offsets[s] + vector_bytes), nan_lanes);
-        key = fold(multiply_pairs(a + key0) + multiply_pairs(b + key1), key);
-      } else {
-        Longs total[1];
-        nan_lanes |= pair_sums<E, 1>(element, row + offsets[s], num_bytes, block_keys, total);
-        key = fold(total[0], key);
-      }
-    }
+    for (int s = 0; s < num_offsets; ++s)
+      key = sample_key(element, row + offsets[s], num_bytes, block_keys, key, nan_lanes);
     keys[i] = key;
     nan[i] = any(nan_lanes);
   }
+}
+
+// Row by row, and the sample of the next one first: its look-up overlaps this one's comparison, and the memory never
+// rests. A prefetcher trained by samples fetches no rows.
+template <class E>
+int64_t known_run(const std::byte* first, int64_t stride, int64_t count, const KnownLeaders& known, int64_t num_bytes,
+                  const UpdateGrid& grid, const uint32_t* block_keys, int64_t* leader) {
+  constexpr int64_t ahead_bytes = 24 << 10;  // into the L2 cache
+  const int64_t distance = stride < 0 ? -stride : stride;
+  const int64_t ahead = distance == 0 ? 0 : distance > ahead_bytes ? stride : ahead_bytes / distance * stride;
+  const E element(grid);
+  const auto key_of = [&](const std::byte* row) {
+    Words nan{};  // a row that holds one equals no leader
+    return sample_key(element, row + known.sample_from, known.sample_bytes, block_keys, 0, nan) & known.key_mask;
+  };
+  uint64_t next_key = count > 0 ? key_of(first) : 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const std::byte* row = first + i * stride;
+    const uint64_t key = next_key;
+    for (int64_t at = 0; at < num_bytes; at += 64) {
+      __builtin_prefetch(row + ahead + at, 0, 2);
+      __builtin_prefetch(row + stride + at);
+    }
+    if (i + 1 < count) next_key = key_of(row + stride);
+    uint64_t slot = first_slot(key, known.num_slots);
+    while (known.slots[slot].key != key && known.slots[slot].leader >= 0) slot = next_slot(slot, known.num_slots);
+    const int64_t candidate = known.slots[slot].leader;
+    if (candidate < 0 || !equals(element, row, known.rows + candidate * stride, num_bytes)) return i;
+    leader[i] = candidate;
+  }
+  return count;
 }
 
 template <class E>
@@ -228,7 +262,8 @@ inline uint64_t read(const std::byte* from, int64_t num_bytes) {
 
 template <class E>
 constexpr RowKernels kernels_of() {
-  return {differing<E>, equal_run<E>, equal_pairs<E>, route<E>, route_samples<E>, block_sums<E>, holds_nan<E>, read};
+  return {differing<E>,  equal_run<E>, known_run<E>, equal_pairs<E>, route<E>, route_samples<E>,
+          block_sums<E>, holds_nan<E>, read};
 }
 
 const RowKernels table[num_elements] = {

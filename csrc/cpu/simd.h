@@ -100,6 +100,32 @@ inline Words to_float16(Floats v) {
 #endif
 }
 
+// The lower, or upper, halves of two vectors of 16 bytes, lane by lane in turn.
+template <class Vector>
+inline Vector zip_low(Vector a, Vector b) {
+  constexpr int lanes = sizeof(Vector) / sizeof(a[0]);
+  if constexpr (lanes == 2)
+    return __builtin_shufflevector(a, b, 0, 2);
+  else if constexpr (lanes == 4)
+    return __builtin_shufflevector(a, b, 0, 4, 1, 5);
+  else if constexpr (lanes == 8)
+    return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+  else
+    return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+}
+template <class Vector>
+inline Vector zip_high(Vector a, Vector b) {
+  constexpr int lanes = sizeof(Vector) / sizeof(a[0]);
+  if constexpr (lanes == 2)
+    return __builtin_shufflevector(a, b, 1, 3);
+  else if constexpr (lanes == 4)
+    return __builtin_shufflevector(a, b, 2, 6, 3, 7);
+  else if constexpr (lanes == 8)
+    return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+  else
+    return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+}
+
 inline Words to_bfloat16(Floats v) {
   const Words bits = (Words)v;
   return (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;

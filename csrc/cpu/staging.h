@@ -14,9 +14,14 @@ using StageRun = void (*)(const std::byte* from, int64_t stride, int64_t count, 
 // of them.
 using StageTile = void (*)(const std::byte* const* from, int num_rows, int64_t stride, int64_t count,
                            std::byte* const* to);
+// The same for neighbouring rows: `count` values of each of `num_rows` rows, row_stride bytes apart, to pieces
+// to_stride bytes apart. Memory is walked in its own order, whichever of the strides is the smaller.
+using StageBand = void (*)(const std::byte* from, int64_t row_stride, int64_t num_rows, int64_t stride, int64_t count,
+                           std::byte* to, int64_t to_stride);
 struct Stagers {
   StageRun run;
   StageTile tile;
+  StageBand band;
 };
 
 namespace simd {
@@ -124,13 +129,118 @@ void convert_tile(const std::byte* const* from, int num_rows, int64_t stride, in
   }
 }
 
+template <class T>
+struct Lanes {
+  typedef T type __attribute__((vector_size(16)));
+};
+
+// A square of as many rows as 16 bytes hold values; the columns are contiguous.
+template <class Bits>
+inline void transpose_square(const std::byte* from, int64_t stride, std::byte* to, int64_t to_stride) {
+  constexpr int side = 16 / sizeof(Bits);
+  typename Lanes<Bits>::type v[side], zipped[side];
+  for (int c = 0; c < side; ++c) memcpy(&v[c], from + c * stride, 16);
+  for (int step = 1; step < side; step *= 2) {
+    for (int i = 0; i < side / 2; ++i) {
+      zipped[2 * i] = zip_low(v[i], v[i + side / 2]);
+      zipped[2 * i + 1] = zip_high(v[i], v[i + side / 2]);
+    }
+    memcpy(v, zipped, sizeof v);
+  }
+  for (int r = 0; r < side; ++r) memcpy(to + r * to_stride, &v[r], 16);
+}
+
+// Sixteen columns at a time, each cache line of them at once: columns a power of two apart share few places of an L1
+// cache. The next sixteen, or the next band's, are asked for meanwhile; into L2, for the same reason.
+template <class Bits>
+void transpose(const std::byte* from, int64_t num_rows, int64_t stride, int64_t count, std::byte* to,
+               int64_t to_stride) {
+  constexpr int64_t side = 16 / sizeof(Bits), together = 16, size = sizeof(Bits), line_rows = 64 / size;
+  const int64_t whole_rows = num_rows / side * side, whole_columns = count / side * side;
+  for (int64_t begin = 0; begin < whole_columns; begin += together) {
+    const int64_t end = begin + together < whole_columns ? begin + together : whole_columns;
+    for (int64_t line = 0; line < whole_rows; line += line_rows) {
+      const int64_t last = line + line_rows < whole_rows ? line + line_rows : whole_rows;
+      for (int64_t c = begin; c < end; ++c) __builtin_prefetch(from + (c + together) * stride + line * size, 0, 2);
+      for (int64_t c = begin; c < end; c += side)
+        for (int64_t r = line; r < last; r += side)
+          transpose_square<Bits>(from + c * stride + r * size, stride, to + r * to_stride + c * size, to_stride);
+    }
+  }
+  for (int64_t c = 0; c < count; ++c)
+    for (int64_t r = c < whole_columns ? whole_rows : 0; r < num_rows; ++r)
+      memcpy(to + r * to_stride + c * size, from + c * stride + r * size, sizeof(Bits));
+}
+
+template <int size>
+struct BitsOf;
+template <>
+struct BitsOf<1> {
+  using type = uint8_t;
+};
+template <>
+struct BitsOf<2> {
+  using type = uint16_t;
+};
+template <>
+struct BitsOf<4> {
+  using type = uint32_t;
+};
+template <>
+struct BitsOf<8> {
+  using type = uint64_t;
+};
+
+template <int64_t num_bytes>
+void copy_pieces(const std::byte* from, int64_t row_stride, int64_t num_rows, std::byte* to, int64_t to_stride) {
+  for (int64_t r = 0; r < num_rows; ++r) memcpy(to + r * to_stride, from + r * row_stride, num_bytes);
+}
+
+template <class From, class To>
+void convert_band(const std::byte* from, int64_t row_stride, int64_t num_rows, int64_t stride, int64_t count,
+                  std::byte* to, int64_t to_stride) {
+  using Bits = typename BitsOf<sizeof(From)>::type;
+  constexpr int64_t size = sizeof(From), values_of_a_run = 8, values_at_once = 64, rows_at_once = 16;
+  if (row_stride == -size)  // backwards is as good as forwards
+    return convert_band<From, To>(from + (num_rows - 1) * row_stride, size, num_rows, stride, count,
+                                  to + (num_rows - 1) * to_stride, -to_stride);
+  const int64_t copied_bytes = stride == size && __is_same(From, To) ? count * size : 0;
+  if (copied_bytes == 8) return copy_pieces<8>(from, row_stride, num_rows, to, to_stride);
+  if (copied_bytes == 16) return copy_pieces<16>(from, row_stride, num_rows, to, to_stride);
+  if (copied_bytes == 32) return copy_pieces<32>(from, row_stride, num_rows, to, to_stride);
+  if (stride == size && count >= values_of_a_run) {
+    for (int64_t r = 0; r < num_rows; ++r)
+      convert_run<From, To>(from + r * row_stride, stride, count, to + r * to_stride);
+  } else if (row_stride == size && __is_same(From, To)) {
+    transpose<Bits>(from, num_rows, stride, count, to, to_stride);
+  } else if (row_stride == size) {
+    std::byte turned[rows_at_once * values_at_once * sizeof(From)];
+    constexpr int64_t turned_stride = values_at_once * size;
+    for (int64_t c = 0; c < count; c += values_at_once) {
+      const int64_t columns = count - c < values_at_once ? count - c : values_at_once;
+      for (int64_t first = 0; first < num_rows; first += rows_at_once) {
+        const int64_t rows = num_rows - first < rows_at_once ? num_rows - first : rows_at_once;
+        transpose<Bits>(from + c * stride + first * size, rows, stride, columns, turned, turned_stride);
+        for (int64_t r = 0; r < rows; ++r)
+          convert_run<From, To>(turned + r * turned_stride, size, columns,
+                                to + (first + r) * to_stride + c * static_cast<int64_t>(sizeof(To)));
+      }
+    }
+  } else {
+    for (int64_t c = 0; c < count; ++c)
+      for (int64_t r = 0; r < num_rows; ++r)
+        convert_run<From, To>(from + c * stride + r * row_stride, 0, 1,
+                              to + r * to_stride + c * static_cast<int64_t>(sizeof(To)));
+  }
+}
+
 template <class From, class To>
 constexpr Stagers converting() {
-  return {convert_run<From, To>, convert_tile<From, To>};
+  return {convert_run<From, To>, convert_tile<From, To>, convert_band<From, To>};
 }
 template <class Bits>
 constexpr Stagers copying() {
-  return {copy_run<Bits>, convert_tile<Bits, Bits>};
+  return {copy_run<Bits>, convert_tile<Bits, Bits>, convert_band<Bits, Bits>};
 }
 
 template <class To>

@@ -9,6 +9,9 @@
 #include <mutex>
 #include <thread>
 #include <utility>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #include "../contract.h"
 #include "float_environment.h"
@@ -73,6 +76,17 @@ struct Loop {  // outlives the call when a helper starts late; `work` does not, 
   }
 };
 
+// The C library ends the process where a new thread finds no memory for its variables: start none just below a limit.
+bool has_room_for_a_thread() {
+#if defined(__linux__)
+  constexpr size_t room = 1 << 20;
+  void* found = mmap(nullptr, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  return found != MAP_FAILED && munmap(found, room) == 0;
+#else
+  return true;
+#endif
+}
+
 }  // namespace
 
 Work& last_work() {
@@ -97,7 +111,7 @@ void parallel_for(int64_t count, int64_t chunk, int num_threads, const std::func
   loop->work = &work;
   Work& counters = last_work();
   ++counters.parallel_regions;
-  for (int i = 0; i < helpers; ++i) {
+  for (int i = 0; i < helpers && has_room_for_a_thread(); ++i) {
     try {
       std::thread([loop] { loop->run(); }).detach();
       counters.threads = std::max<int64_t>(counters.threads, i + 2);

@@ -40,14 +40,14 @@ Layer plan(const RowsView& rows, const UpdateGrid& grid, int64_t rows_of_all_lay
 class Grouping {
  public:
   Grouping(const std::vector<RowsView>& views, const UpdateGrid& grid, const LabelsView* labels, bool scan_for_nan,
-           int64_t* ids, const Stream& stream)
+           int64_t* ids, const Stream& stream, bool reads_later = false)
       : stream_(stream), workspace_(stream) {
     const int64_t num_rows = views[0].num_rows(), num_layers = static_cast<int64_t>(views.size());
     for (const RowsView& view : views) layers_.push_back(plan(view, grid, num_rows * num_layers));
     layers_[0].ids = ids;
     sort_by_kind();
     std::vector<Launch> launches = launches_of_kinds();
-    results_.reserve(workspace_, num_layers, num_rows, static_cast<int64_t>(launches.size()));
+    results_.reserve(workspace_, num_layers, num_rows, static_cast<int64_t>(launches.size()), reads_later);
     const size_t table = num_layers > 1 ? workspace_.reserve<Layer>(num_layers) : 0;
     int most_blocks = 0;
     for (const Launch& of : launches) most_blocks = std::max(most_blocks, of.shape.blocks);
@@ -77,7 +77,17 @@ class Grouping {
     }
   }
 
-  std::vector<BundleCounts> fetch() {
+  std::vector<BundleCounts> fetch() const {
+    return as_called(results_.fetch(workspace_, row_bytes(), stream_), caller_index_);
+  }
+  Reader<std::vector<BundleCounts>> queue() const {
+    return [read = results_.queue(workspace_, row_bytes(), stream_), order = caller_index_] {
+      return as_called(read(), order);
+    };
+  }
+
+ private:
+  std::vector<int64_t> row_bytes() const {  // of every layer; counts what was sampled
     std::vector<int64_t> row_bytes;
     Work& work = last_work();
     for (const Layer& layer : layers_) {
@@ -88,18 +98,21 @@ class Grouping {
       work.bytes_touched += rows.num_rows * std::min(row_bytes.back(), sampled);
       work.rows_sampled += rows.num_rows;
     }
-    std::vector<BundleCounts> sorted = results_.fetch(workspace_, row_bytes, stream_), counts(sorted.size());
-    for (size_t l = 0; l < sorted.size(); ++l) counts[caller_index_[l]] = std::move(sorted[l]);
-    return counts;
+    return row_bytes;
   }
 
- private:
   struct Launch {  // of the layers of one kind
     decltype(RowKernels::group_rows) kernel;
     size_t first, count;
     size_t shared_bytes;
     LaunchShape shape;
   };
+
+  static std::vector<BundleCounts> as_called(std::vector<BundleCounts> sorted, const std::vector<size_t>& order) {
+    std::vector<BundleCounts> counts(sorted.size());
+    for (size_t l = 0; l < sorted.size(); ++l) counts[order[l]] = std::move(sorted[l]);
+    return counts;
+  }
 
   void sort_by_kind() {
     caller_index_.resize(layers_.size());
@@ -166,6 +179,13 @@ std::vector<BundleCounts> count_bundles(const std::vector<RowsView>& layers, con
     return counts;
   }
   return Grouping(layers, grid, &labels, check_nan, nullptr, stream).fetch();
+}
+
+Reader<std::vector<BundleCounts>> queue_bundles(const std::vector<RowsView>& layers, const LabelsView& labels,
+                                                const UpdateGrid& grid, bool check_nan, const Stream& stream) {
+  const DeviceGuard guard(stream);
+  last_work() = Work{};
+  return Grouping(layers, grid, &labels, check_nan, nullptr, stream, true).queue();
 }
 
 }  // namespace cbkernels::cuda

@@ -3,9 +3,11 @@
 #pragma once
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 #include "layer_work.h"
+#include "pinned.h"
 #include "runtime.h"
 
 namespace cbkernels::cuda {
@@ -34,16 +36,17 @@ class WorkMemory {
 
 class LayerResults {
  public:
-  // The first thing in a workspace. What a fetch brings along unasked starts at zero, too: nobody reads memory that
-  // nothing has written.
-  void reserve(Workspace& workspace, int64_t num_layers, int64_t num_rows, int64_t num_launches = 1) {
+  // The first thing in a workspace. What a copy brings along unasked starts at zero, too: nobody reads memory that
+  // nothing has written. Who reads later, when the workspace is gone, needs all that there may be.
+  void reserve(Workspace& workspace, int64_t num_layers, int64_t num_rows, int64_t num_launches = 1,
+               bool reads_later = false) {
     num_layers_ = num_layers;
     out_of_layer_ = num_rows + num_rows / 2;
     workspace.reserve<LaunchState>(num_launches);
     results_ = workspace.reserve<LayerResult>(num_layers);
     counters_ = workspace.reserve<LayerCounters>(num_layers);
     out_ = workspace.reserve<uint32_t>(num_layers * out_of_layer_);
-    brought_along_ = out_ + std::min(workspace.size() - out_, most_brought_along);
+    brought_along_ = reads_later ? workspace.size() : std::max(out_, std::min(workspace.size(), most_brought_along));
     workspace.align();
   }
   // After allocation: clears, and gives layer l its places.
@@ -62,26 +65,46 @@ class LayerResults {
     work.pending = has_few_rows ? work.slots : work.out + l * out_of_layer_;
   }
 
-  // Waits for the stream. row_bytes: of every layer, for the count of what was read.
+  // Waits for the numbers. row_bytes: of every layer, for the count of what was read.
   std::vector<BundleCounts> fetch(const Workspace& workspace, const std::vector<int64_t>& row_bytes,
                                   const Stream& stream) const {
-    std::vector<unsigned char> bytes(brought_along_);
-    copy_to_host(bytes.data(), workspace.at<void>(0), bytes.size(), stream);
-    synchronise(stream);
-    LaunchState state;
-    std::memcpy(&state, bytes.data(), sizeof state);
-    const size_t needed = out_ + static_cast<size_t>(state.out_used) * sizeof(uint32_t), here = bytes.size();
-    if (needed > here) {
-      bytes.resize(needed);
-      copy_to_host(bytes.data() + here, workspace.at<unsigned char>(here), needed - here, stream);
-      synchronise(stream);
+    for (size_t bytes = brought_along_;;) {
+      Pinned brought(bytes, stream);
+      brought.copy_to_host(workspace.at<void>(0), bytes);
+      brought.wait();
+      const size_t needed = out_ + static_cast<size_t>(state_in(brought).out_used) * sizeof(uint32_t);
+      if (needed <= bytes) return counts_in(brought, row_bytes);
+      bytes = needed;
     }
+  }
+  // Queues the copy.
+  Reader<std::vector<BundleCounts>> queue(const Workspace& workspace, const std::vector<int64_t>& row_bytes,
+                                          const Stream& stream) const {
+    const auto brought = std::make_shared<Pinned>(brought_along_, stream);
+    brought->copy_to_host(workspace.at<void>(0), brought_along_);
+    return [brought, results = *this, row_bytes, stream, work = last_work()] {
+      const DeviceGuard guard(stream);
+      last_work() = work;
+      brought->wait();
+      return results.counts_in(*brought, row_bytes);
+    };
+  }
+
+ private:
+  static constexpr size_t most_brought_along = 1 << 16;
+
+  static LaunchState state_in(const Pinned& brought) {
+    LaunchState state;
+    std::memcpy(&state, brought.memory(), sizeof state);
+    return state;
+  }
+  std::vector<BundleCounts> counts_in(const Pinned& brought, const std::vector<int64_t>& row_bytes) const {
     std::vector<LayerResult> results(static_cast<size_t>(num_layers_));
-    std::memcpy(results.data(), bytes.data() + results_, results.size() * sizeof(LayerResult));
-    std::vector<uint32_t> out(static_cast<size_t>(state.out_used));
-    if (!out.empty()) std::memcpy(out.data(), bytes.data() + out_, out.size() * sizeof(uint32_t));
+    std::memcpy(results.data(), brought.memory() + results_, results.size() * sizeof(LayerResult));
+    std::vector<uint32_t> out(static_cast<size_t>(state_in(brought).out_used));
+    if (!out.empty()) std::memcpy(out.data(), brought.memory() + out_, out.size() * sizeof(uint32_t));
     std::vector<LayerCounters> counters(results.size());
-    std::memcpy(counters.data(), bytes.data() + counters_, counters.size() * sizeof(LayerCounters));
+    std::memcpy(counters.data(), brought.memory() + counters_, counters.size() * sizeof(LayerCounters));
     std::vector<BundleCounts> counts;
     Work& work = last_work();
     for (size_t l = 0; l < results.size(); ++l) {
@@ -94,10 +117,6 @@ class LayerResults {
     }
     return counts;
   }
-
- private:
-  static constexpr size_t most_brought_along = 1 << 16;
-
   static BundleCounts counts_of(const LayerResult& result, const uint32_t* out) {
     BundleCounts counts;
     counts.num_bundles = result.num_bundles;

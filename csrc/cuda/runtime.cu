@@ -1,8 +1,8 @@
 #include "runtime.h"
 
+#include <unistd.h>
+
 #include <atomic>
-#include <cstring>
-#include <list>
 #include <map>
 #include <mutex>
 #include <new>
@@ -21,21 +21,29 @@ void check(cudaError_t status, const char* what) {
                            "; work queued earlier may be the cause, CUDA_LAUNCH_BLOCKING=1 shows which");
 }
 
-namespace {
-
-// Where nothing can be thrown: an error that is not sticky must not meet the next caller either.
 void forget(cudaError_t status) {
   if (status != cudaSuccess) cudaGetLastError();
 }
 
-}  // namespace
-
 cudaStream_t handle_of(const Stream& stream) { return static_cast<cudaStream_t>(stream.handle); }
 
+namespace {
+
+// CUDA does not survive a fork, and neither does a lock that another thread holds meanwhile.
+std::atomic<pid_t> process_that_uses_cuda{0};
+bool is_fork_of_a_user() {
+  const pid_t user = process_that_uses_cuda;
+  return user != 0 && user != getpid();
+}
+
+}  // namespace
+
 DeviceGuard::DeviceGuard(const Stream& stream) : now_(stream.device) {
+  if (is_fork_of_a_user()) require();
   const cudaError_t status = cudaGetDevice(&before_);
   if (status != cudaSuccess) require();  // says so where there is no GPU at all
   check(status, "asking for the current device");
+  process_that_uses_cuda = getpid();
   check(cudaThreadExchangeStreamCaptureMode(&mode_), "asking for the capture mode");
   if (before_ == now_) return;
   const cudaError_t chosen = cudaSetDevice(now_);
@@ -87,64 +95,6 @@ cudaMemPool_t pool_of(int device) {
   return pools[device] = pool;
 }
 
-// Pinned memory for copies to a device. It is made where no idle piece is large enough and stays with the process: as
-// much as calls have needed at the same time. A piece is used again when its event says that its copy is over.
-struct Staging {
-  size_t bytes = 0;
-  void* memory = nullptr;
-  cudaEvent_t copied = nullptr;  // recorded behind the latest copy
-  bool is_taken = false;
-};
-constexpr size_t least_staging_bytes = size_t{64} << 10;  // the table of more than a hundred layers
-
-class StagingOfDevices {
- public:
-  Staging& take(size_t bytes, int device) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    std::list<Staging>& pieces = pieces_[device];
-    for (Staging& piece : pieces) {
-      if (piece.is_taken || piece.bytes < bytes) continue;
-      const cudaError_t status = cudaEventQuery(piece.copied);
-      if (status == cudaErrorNotReady) {
-        forget(status);
-        continue;
-      }
-      check(status, "asking whether a copy is over");
-      piece.is_taken = true;
-      return piece;
-    }
-    Staging& made = pieces.emplace_back();
-    try {
-      make(made, bytes);
-    } catch (...) {
-      pieces.pop_back();
-      throw;
-    }
-    return made;
-  }
-  void give_back(Staging& piece) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    piece.is_taken = false;
-  }
-
- private:
-  static void make(Staging& piece, size_t bytes) {
-    for (piece.bytes = least_staging_bytes; piece.bytes < bytes;) piece.bytes *= 2;
-    check(cudaEventCreateWithFlags(&piece.copied, cudaEventDisableTiming), "creating an event");
-    const cudaError_t status = cudaMallocHost(&piece.memory, piece.bytes);
-    if (status != cudaSuccess) forget(cudaEventDestroy(piece.copied));
-    check(status, "allocating pinned memory");
-    piece.is_taken = true;
-  }
-
-  std::mutex mutex_;
-  std::map<int, std::list<Staging>> pieces_;
-};
-StagingOfDevices& staging() {
-  static StagingOfDevices& forever = *new StagingOfDevices;  // never destroyed: nor is the driver
-  return forever;
-}
-
 std::atomic<int> blocks_for_tests{0}, threads_for_tests{0};
 std::atomic<int64_t> rows_of_a_block_for_tests{0};
 
@@ -191,24 +141,9 @@ LaunchShape shape_for(const void* kernel, int threads, size_t shared_bytes, int6
   return {static_cast<int>(blocks < 1 ? 1 : blocks), threads};
 }
 
-void copy_to_host(void* host, const void* device, size_t bytes, const Stream& stream) {
-  check(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, handle_of(stream)), "copying to the host");
-}
-void copy_to_device(void* device, const void* host, size_t bytes, const Stream& stream) {
-  Staging& piece = staging().take(bytes, stream.device);
-  std::memcpy(piece.memory, host, bytes);
-  cudaError_t status = cudaMemcpyAsync(device, piece.memory, bytes, cudaMemcpyHostToDevice, handle_of(stream));
-  if (status == cudaSuccess) {
-    status = cudaEventRecord(piece.copied, handle_of(stream));
-    if (status != cudaSuccess) forget(cudaStreamSynchronize(handle_of(stream)));  // no event will say when it is over
-  }
-  staging().give_back(piece);
-  check(status, "copying to the device");
-}
 void fill_with_zeros(void* device, size_t bytes, const Stream& stream) {
   check(cudaMemsetAsync(device, 0, bytes, handle_of(stream)), "clearing working memory");
 }
-void synchronise(const Stream& stream) { check(cudaStreamSynchronize(handle_of(stream)), "waiting for the stream"); }
 
 void wait_for(const Stream& stream, void* producer) {
   const DeviceGuard guard(stream);
@@ -236,6 +171,9 @@ std::string architectures() { return CBKERNELS_CUDA_ARCHITECTURES; }
 
 std::string missing_reason() {
   int count = 0, driver = 0;
+  if (is_fork_of_a_user())
+    return "no NVIDIA GPU can be used here: this process was forked from one that uses CUDA, which does not survive "
+           "that; start it by the method \"spawn\" of multiprocessing, or move the input to the CPU";
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status == cudaSuccess && count > 0) return "";
   cudaGetLastError();

@@ -12,6 +12,8 @@ namespace cbkernels::cuda {
 
 // Throws std::bad_alloc when the device has no memory left, else std::runtime_error that names what was tried.
 void check(cudaError_t status, const char* what);
+// Where nothing can be thrown: an error that is not sticky must not meet the next caller either.
+void forget(cudaError_t status);
 
 cudaStream_t handle_of(const Stream& stream);
 
@@ -86,11 +88,8 @@ void launch(void (*kernel)(Parameters...), const LaunchShape& shape, size_t shar
 // A layer of more rows is grouped by the whole grid.
 int64_t most_rows_of_a_block();
 
-void copy_to_host(void* host, const void* device, size_t bytes, const Stream& stream);
-// Through pinned memory of our own: `host` may go at once. Never waits. Not for a stream that is being captured, whose
-// graph would read that memory at every replay.
+// Through pinned memory (pinned.h): `host` may go at once. Never waits.
 void copy_to_device(void* device, const void* host, size_t bytes, const Stream& stream);
 void fill_with_zeros(void* device, size_t bytes, const Stream& stream);
-void synchronise(const Stream& stream);
 
 }  // namespace cbkernels::cuda

@@ -20,6 +20,11 @@ std::vector<BundleCounts> count_bundles(const std::vector<RowsView>&, const Labe
   require();
   return {};
 }
+Reader<std::vector<BundleCounts>> queue_bundles(const std::vector<RowsView>&, const LabelsView&, const UpdateGrid&,
+                                                bool, const Stream&) {
+  require();
+  return {};
+}
 void row_fingerprints(const RowsView&, const UpdateGrid&, const fingerprint::Key&, uint64_t*, const Stream&) {
   require();
 }
@@ -30,6 +35,10 @@ BundleCounts count_fingerprints(const FingerprintBlock&, bool, const Stream&) {
 double conflict_margin(const RowsView&, const LabelsView&, const Stream&) {
   require();
   return 0;
+}
+Reader<double> queue_margin(const RowsView&, const LabelsView&, const Stream&) {
+  require();
+  return {};
 }
 void wait_for(const Stream&, void*) { require(); }
 int device_of(const void*) {

@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 COMMANDS = [
     "cbkernels",
-    *(f"cbkernels {name}" for name in ["measure", "train", "autotune", "remove", "repr", "report", "demo", "info"]),
+    *(f"cbkernels {name}" for name in ["measure", "scan", "train", "autotune", "remove", "repr", "report"]),
+    *(f"cbkernels {name}" for name in ["demo", "info", "completion"]),
 ]
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)(#[^)\s]*)?\)")
 

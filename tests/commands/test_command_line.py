@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
@@ -20,7 +21,7 @@ import pytest
 import cbkernels
 from cbkernels import backends
 from cbkernels.command_line import main
-from cbkernels.commands import measure
+from cbkernels.commands import autotune, measure, sizes, train
 from cbkernels.files import array_files
 
 GRID = ["--learning-rate", "1e-3", "--batch-size", "50", "--weight-amplitude", "0.7"]
@@ -417,16 +418,16 @@ def test_refuses_arrays(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--learning-rate", "0", "--batch-size", "64", "--weight-amplitude", "1"], ["learning_rate is 0.0"]),
-        (["--learning-rate", "inf", "--batch-size", "64", "--weight-amplitude", "1"], ["learning_rate is inf"]),
-        (["--learning-rate", "1", "--batch-size", "-2", "--weight-amplitude", "1"], ["batch_size is -2.0"]),
-        (["--learning-rate", "1", "--batch-size", "2", "--weight-amplitude", "nan"], ["weight_amplitude is nan"]),
+        (["--learning-rate", "0", "--batch-size", "64", "--weight-amplitude", "1"], ["--learning-rate is 0.0"]),
+        (["--learning-rate", "inf", "--batch-size", "64", "--weight-amplitude", "1"], ["--learning-rate is inf"]),
+        (["--learning-rate", "1", "--batch-size", "-2", "--weight-amplitude", "1"], ["--batch-size is -2.0"]),
+        (["--learning-rate", "1", "--batch-size", "2", "--weight-amplitude", "nan"], ["--weight-amplitude is nan"]),
         ([*GRID, "--grid-dtype", "float9"], ["'float9'"]),
         (["--grid-dtype", "float32"], ["--grid-dtype", "--learning-rate"]),
         (["--learning-rate", "1"], ["--batch-size and --weight-amplitude missing"]),
         ([*GRID, "--tolerance", "0", "0"], ["--tolerance", "one of them"]),
         (["--tolerance", "0", "-1"], ["(0.0, -1.0)"]),
-        (["--log-epsilon", "-1"], ["log_epsilon is -1.0"]),
+        (["--log-epsilon", "-1"], ["--log-epsilon is -1.0"]),
         (["--tolerance", "0", "0", "--stream"], ["--tolerance", "--stream"]),
         (["--margin", "--stream"], ["--margin", "--stream"]),
     ],
@@ -539,6 +540,16 @@ def test_refuses_what_is_not_there(folder: Path, capsys: pytest.CaptureFixture[s
     assert "folder.npy: Is a directory" in refusal(capsys, "measure", "folder.npy", "labels.npy")
 
 
+@pytest.mark.parametrize("command", [measure, train, autotune], ids=lambda module: module.__name__.rpartition(".")[2])
+def test_sizes_are_said_in_one_way(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    parser, files = argparse.ArgumentParser(), ["a.npy", "b.npy"] if command is measure else []
+    command.add_parser(parser.add_subparsers(dest="command"))
+    name = command.__name__.rpartition(".")[2]
+    for said, size in (("4000000", 4_000_000), ("2GiB", 2 << 30), ("1.5g", 1_500_000_000)):
+        assert parser.parse_args([name, *files, "--unpack-up-to", said]).unpack_up_to == size
+    assert "'2 blobs' is not a size like" in refusal(capsys, name, *files, "--unpack-up-to", "2 blobs")
+
+
 def test_names_the_layer_that_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.savez("run.npz", fine=np.zeros((40, 2)), odd=np.zeros((40, 2), complex))
     assert "layer 'odd': acts has dtype complex128" in refusal(capsys, "measure", "run.npz", "labels.npy")
@@ -601,7 +612,7 @@ def test_an_interrupt_is_exit_code_130(capsys: pytest.CaptureFixture[str], monke
 
 def test_sizes_are_read_as_they_are_written() -> None:
     for text, size in {"17": 17, "2G": 2 * 10**9, "512MiB": 512 << 20, "1.5 kib": 1536, "3kB": 3000}.items():
-        assert measure._num_bytes(text) == size
+        assert sizes.num_bytes(text) == size
 
 
 def test_choices_of_several_options_are_explained_once(capsys: pytest.CaptureFixture[str]) -> None:

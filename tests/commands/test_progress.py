@@ -62,3 +62,22 @@ def test_a_terminal_without_tqdm_gets_the_line(monkeypatch: pytest.MonkeyPatch) 
     with Progress(log=True) as progress:
         progress.epoch("one", 0, 2)
     assert terminal.getvalue().startswith("\rone")
+
+
+@pytest.mark.parametrize("run", ["", "round 9: "])
+def test_a_terminal_of_80_columns_has_room_for_the_bar(monkeypatch: pytest.MonkeyPatch, run: str) -> None:
+    """Epoch, loss and accuracy stay; the conflicting layers, whose names may be long, are in the log and the tables."""
+    pytest.importorskip("tqdm", reason="the progress bar: NOT TESTED HERE (no tqdm)")
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "80")
+    with Progress(log=True) as progress:
+        for epoch in range(61, 63):
+            status = f"{run}epoch {epoch} of 99, loss 2.3021, test accuracy 10.3%, 49 layers conflict from hidden.6 on"
+            progress.epoch(status, epoch, 99)
+    *_, line, wiped = (part for part in terminal.getvalue().split("\r") if part)
+    assert wiped.strip() == ""
+    assert f"{run}epoch 62 of 99, loss 2.3021, test accuracy 10.3% |" in line
+    assert len(line) <= 80
+    assert line.count("|") == 2
+    assert "<" in line  # how long it takes still

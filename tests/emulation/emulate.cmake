@@ -11,7 +11,7 @@ set(memory_accesses)
 if(NOT CBKERNELS_SANITIZE)  # calls it before every load and store of a kernel
   set(memory_accesses tests/emulation/memory_accesses.cpp)
   set(kernel_sources ${cuda_sources})
-  list(FILTER kernel_sources EXCLUDE REGEX "/runtime.cu$")
+  list(FILTER kernel_sources EXCLUDE REGEX "/(pinned|runtime).cu$")
   set_property(SOURCE ${kernel_sources} APPEND PROPERTY COMPILE_OPTIONS -fsanitize=thread)
 endif()
 set_source_files_properties(csrc/module.cpp PROPERTIES COMPILE_DEFINITIONS CBKERNELS_EMULATED)

@@ -18,7 +18,7 @@ constexpr size_t most_shared_bytes_normally = 48 << 10;
 struct Counters {
   int64_t launches = 0, threads_run = 0;
   int64_t collectives = 0;  // of warps and blocks, each counted once
-  int64_t synchronisations = 0;   // of the host with a stream
+  int64_t synchronisations = 0;   // of the host with a stream or an event
   int64_t pageable_copies = 0;    // to the host, into memory that is not pinned: these wait, too
   int64_t api_calls = 0;
   int64_t allocations = 0;                       // of device memory
@@ -41,15 +41,17 @@ void fail_api_call(int64_t k);
 
 void pretend_no_device(bool is_missing);
 
-// Whatever says when a copy from pinned memory is over says "not yet".
+// Whatever says when a copy from or to pinned memory is over says "not yet".
 void make_copies_look_unfinished(bool they_do);
 
 int device_of_this_thread();  // the current one; no call of the API
 
 // While "capturing", what CUDA refuses to capture fails: waiting for the stream; allocating outside of its order and
 // asking for events, unless the thread's capture mode is relaxed; and copies from or to memory that is neither the
-// device's nor pinned. (What is captured runs at once.)
+// device's nor pinned. (What is captured runs at once, but for copies to pinned memory.)
 void capture(bool is_capturing);
+void replay_copies();  // the latest captured copies to the host, with what the device held when they were captured
+void forget_graph();  // what it owns is let go
 void register_device_memory(uintptr_t address, size_t bytes);  // of the caller, for `capture`; 0 bytes: forget it
 
 // Memory for an input, between two pages that nobody may touch; it ends where the second one begins. Reading behind it

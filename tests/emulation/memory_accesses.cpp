@@ -19,6 +19,10 @@ EMULATION_ACCESSES(unaligned_read)
 EMULATION_ACCESSES(unaligned_write)
 void __tsan_read_range(void*, unsigned long) { emulation::may_interrupt_access(); }
 void __tsan_write_range(void*, unsigned long) { emulation::may_interrupt_access(); }
+int __tsan_atomic32_fetch_add(volatile int* at, int value, int order) {  // the host's own: pointers that are shared
+  (void)order;
+  return __atomic_fetch_add(at, value, __ATOMIC_SEQ_CST);
+}
 void __tsan_vptr_update(void**, void*) {}
 void __tsan_vptr_read(void**) {}
 void __tsan_func_entry(void*) {}

@@ -36,6 +36,8 @@ void bind_emulation(pybind11::module_& module) {
   hooks.def("make_copies_look_unfinished", &emulation::make_copies_look_unfinished);
   hooks.def("device_of_this_thread", &emulation::device_of_this_thread);
   hooks.def("capture", &emulation::capture);
+  hooks.def("replay_copies", &emulation::replay_copies);
+  hooks.def("forget_graph", &emulation::forget_graph);
   hooks.def("allocate_fenced", &emulation::allocate_fenced);
   hooks.def("free_fenced", &emulation::free_fenced);
   hooks.def("register_device_memory", &emulation::register_device_memory);

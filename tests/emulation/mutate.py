@@ -1,7 +1,8 @@
-"""Plant faults in csrc/cuda, one at a time: does a short run on the emulated devices notice?
+"""Plant faults in csrc/cuda and csrc/cpu, one at a time: does a short run on the emulated devices, or of tests, notice?
 
 ``make mutate`` prints caught / planted; fewer than nine in ten is a failure. A fault is a text and what takes its
-place, compiled in a copy of csrc; ``probe.py`` is what every faulty module has to survive, and the right one does.
+place, compiled in a copy of csrc; ``probe.py``, or for csrc/cpu ``probe_cpu.py``, is what every faulty module has to
+survive, and the right one does.
 """
 
 from __future__ import annotations
@@ -23,15 +24,21 @@ BUILD = Path(os.environ.get("CBKERNELS_EMULATION_BUILD", ROOT / "build" / "emula
 SCRATCH = BUILD.parent / "mutation"
 MUST_CATCH = 0.9
 MOST_SECONDS = 120
-"""For one probe; the right module takes about ten. A kernel that hangs is a fault that was caught."""
+"""For one probe; the right module takes ten to thirty. A kernel that hangs is a fault that was caught."""
 
 
 class Fault(NamedTuple):
-    file: str  # in csrc/cuda
+    file: str  # in csrc/cuda, or in another folder of csrc
     text: str
     replacement: str
     what: str
     occurrence: int = 1
+    folder: str = "cuda"
+
+    @property
+    def path(self) -> str:
+        """In csrc."""
+        return f"{self.folder}/{self.file}"
 
 
 FAULTS = [
@@ -170,17 +177,19 @@ FAULTS = [
         "tolerance: the next leader is forgotten",
     ),
     Fault(
-        "conflict_margin.cu",
+        "pair_tiles.h",
         "while (__syncthreads_or(open != 0)) {",
         "while (__any_sync(whole_warp, open != 0)) {",
         "margin: barrier behind writing a tile",
     ),
     Fault(
-        "conflict_margin.cu",
+        "pair_tiles.h",
         "Kind::pattern(worst[k]) < limit",
         "Kind::pattern(worst[k]) < limit / 2",
         "margin: gives up too early",
     ),
+    Fault("margin_cut.h", "parts(columns, cut.span)", "columns / cut.span", "margin: the last span of a tile"),
+    Fault("margin_cut.h", "parts(num_rows, tile_rows)", "num_rows / tile_rows", "margin: the last rows of all"),
     Fault(
         "group_keys.h",
         "if (row < row_of_first) atomicMin(slots + slot_of_first, row);",
@@ -199,14 +208,109 @@ FAULTS = [
         "return before + inclusive;",
         "adding up over a warp: the lane counts itself",
     ),
+    Fault(
+        "pinned.cu",
+        'check(cudaEventSynchronize(piece_.copied), "waiting for results");',
+        "",
+        "reading: does not wait for the copy",
+    ),
+    Fault(
+        "pinned.cu",
+        "piece.bytes == size && is_idle(piece)",
+        "piece.bytes == size",
+        "pinned memory: what a reader needs is given away",
+    ),
+    Fault("pinned.cu", "  ++piece.owners;\n", "", "pinned memory: a graph owns nothing"),
+    Fault(
+        "conflict_margin.cu",
+        "is_exact_in_float32(dtype) || rounded == 0",
+        "true",
+        "margin: a rounded distance is taken for an exact one",
+    ),
     Fault("layer_work.h", "take(work.order, num_rows);", "take(work.order, num_rows / 2);", "memory: half a list"),
+    Fault(
+        "conflict_margin.cpp",
+        "close_far(low, high, [&](Value l, Value h) { return l < h && ",
+        "close_far(low, high, [&](Value l, Value h) { return ",
+        "margin: a row in both tails counts as high when it is low",
+        folder="cpu",
+    ),
+    Fault(
+        "conflict_margin.cpp",
+        "bounds[is_near(g + 1) ? g + 2 : g + 1]",
+        "bounds[g + 1]",
+        "margin: rows of two groups beside each other are not compared",
+        folder="cpu",
+    ),
+    Fault(
+        "conflict_margin.cpp",
+        "for (int64_t next = g + 2; is_near(next); ++next)",
+        "for (int64_t next = g + 3; is_near(next); ++next)",
+        "margin: a group behind the next one is not compared",
+        folder="cpu",
+    ),
+    Fault(
+        "conflict_margin.cpp",
+        "if (distance(a[u], b[u]) >= best) return true;",
+        "return true;",
+        "margin: a pair is given up on a rounded difference",
+        folder="cpu",
+    ),
+    Fault(
+        "open_pairs.h",
+        "for (int k = from.size; k-- > 0;) {",
+        "for (int k = 0; k < from.size; ++k) {",
+        "margin: what is far from an outer row closes inner ones",
+        folder="cpu",
+    ),
+    Fault("group_keys.h", "bits.once |= bit;", "bits.once = bit;", "repeated keys: a slot is forgotten", folder="cpu"),
+    Fault(
+        "group_keys.h",
+        "word_of(slot) < end) add(slot)",
+        "word_of(slot) < end - 1) add(slot)",
+        "repeated keys: the last slots of a thread's share",
+        folder="cpu",
+    ),
+    Fault(
+        "group_keys.h",
+        "some_keys.data() + s * share, found[s]",
+        "some_keys.data() + s, found[s]",
+        "repeated keys: those that a second thread found",
+        folder="cpu",
+    ),
+    Fault(
+        "group_rows.cpp",
+        "repeated.add(keys + begin, end - begin);",
+        ";",
+        "repeated keys: the last ones of a piece",
+        folder="cpu",
+    ),
+    Fault(
+        "group_short_rows.cpp",
+        "if (run < most && !hashes_whole_rows_) run += known_run",
+        "if (false) run += known_run",
+        "short rows: each takes the long way",
+        folder="cpu",
+    ),
+    Fault(
+        "row_kernels_loops.h",
+        "leader[i] = candidate;",
+        "leader[i] = known.slots[first_slot(key, known.num_slots)].leader;",
+        "short rows: the leader of another sample",
+        folder="cpu",
+    ),
 ]
 
 
-def run_probe(module: Path) -> str:
+def probe_of(fault: Fault) -> str:
+    """Margins on the CPU are tried beside those of the devices; the rest of csrc/cpu by tests."""
+    return "probe_cpu.py" if fault.folder == "cpu" and fault.file != "conflict_margin.cpp" else "probe.py"
+
+
+def run_probe(module: Path, probe: str = "probe.py") -> str:
     """What the probe found wrong, empty when nothing."""
     environment = {**os.environ, "CBKERNELS_EMULATION": str(module)}
-    command = [sys.executable, str(Path(__file__).resolve().parent / "probe.py")]
+    command = [sys.executable, str(Path(__file__).resolve().parent / probe)]
     try:
         run = subprocess.run(
             command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=MOST_SECONDS, check=False
@@ -223,15 +327,15 @@ def run_probe(module: Path) -> str:
 
 
 def objects_that_read() -> dict[str, list[str]]:
-    """File of csrc/cuda -> the objects of the build that depend on it."""
+    """File of csrc -> the objects of the build that depend on it."""
     listing = subprocess.run(["ninja", "-C", str(BUILD), "-t", "deps"], capture_output=True, text=True, check=True)
     readers: dict[str, list[str]] = {}
     for entry in listing.stdout.split("\n\n"):
         lines = entry.strip().splitlines()
         target = lines[0].split(":")[0] if lines else ""
-        if "/csrc/cuda/" in target:
+        if "/csrc/" in target:
             for line in lines[1:]:
-                found = re.search(r"/csrc/cuda/([\w.]+)$", line.strip())
+                found = re.search(r"/csrc/(\w+/[\w.]+)$", line.strip())
                 if found:
                     readers.setdefault(found[1], []).append(target)
     return readers
@@ -253,7 +357,7 @@ def faulty_text(fault: Fault, text: str) -> str:
     parts = text.split(fault.text)
     if len(parts) <= fault.occurrence:
         raise SystemExit(
-            f"csrc/cuda/{fault.file} has {len(parts) - 1} times {fault.text!r} and a fault is planned at number "
+            f"csrc/{fault.path} has {len(parts) - 1} times {fault.text!r} and a fault is planned at number "
             f"{fault.occurrence}; bring FAULTS in tests/emulation/mutate.py up to date"
         )
     before, after = fault.text.join(parts[: fault.occurrence]), fault.text.join(parts[fault.occurrence :])
@@ -262,11 +366,11 @@ def faulty_text(fault: Fault, text: str) -> str:
 
 def build(fault: Fault, readers: dict[str, list[str]], commands: dict[str, str]) -> Path | None:
     """The module with the fault, or None when it does not compile."""
-    changed = SCRATCH / "csrc" / "cuda" / fault.file
+    changed = SCRATCH / "csrc" / fault.path
     right_text = changed.read_text()
     changed.write_text(faulty_text(fault, right_text))
     objects = {str(path.relative_to(BUILD)): path for path in sorted((BUILD / "CMakeFiles").rglob("*.o"))}
-    faulty = {target: SCRATCH / Path(target).name for target in readers[fault.file]}
+    faulty = {target: SCRATCH / Path(target).name for target in readers[fault.path]}
 
     def compiles(target: str) -> bool:
         command = commands[target].replace(f"{ROOT}/csrc/", f"{SCRATCH}/csrc/").replace(target, str(faulty[target]))
@@ -298,8 +402,8 @@ def main() -> int:
     if newest.stat().st_mtime > modules[0].stat().st_mtime:
         raise SystemExit(f"{modules[0]} is older than {newest.relative_to(ROOT)}; run make emulation first")
     for fault in FAULTS:
-        faulty_text(fault, (SCRATCH / "csrc" / "cuda" / fault.file).read_text())
-    wrong = run_probe(modules[0])
+        faulty_text(fault, (SCRATCH / "csrc" / fault.path).read_text())
+    wrong = run_probe(modules[0]) or run_probe(modules[0], "probe_cpu.py")
     if wrong:
         raise SystemExit(f"the probe fails without any fault, so it shows nothing: {wrong}")
     readers, commands = objects_that_read(), commands_of_build()
@@ -314,11 +418,11 @@ def main() -> int:
         module = build(fault, readers, commands)
         if module is None:
             raise SystemExit(f"fault {number} ({fault.what}) does not compile; repair it in tests/emulation/mutate.py")
-        wrong = run_probe(module)
+        wrong = run_probe(module, probe_of(fault))
         planted += 1
         caught += bool(wrong)
         state = f"caught: {wrong[:90]}" if wrong else "NOT CAUGHT"
-        print(f"{number:3} {fault.file}, {fault.what} ({time.monotonic() - began:.0f} s): {state}", flush=True)
+        print(f"{number:3} {fault.path}, {fault.what} ({time.monotonic() - began:.0f} s): {state}", flush=True)
     print(f"mutate: {caught} of {planted} faults caught")
     return 0 if caught >= MUST_CATCH * planted else 1
 

@@ -15,12 +15,12 @@ if not __package__:  # run as a file
 
 import cbkernels as cb
 from cbkernels import backends
-from cbkernels.arrays import as_rows
+from cbkernels.arrays import as_labels, as_rows
 from tests import emulation
 from tests.cases import CASES
 from tests.fuzz import check, same_counts
 from tests.inputs import place
-from tests.random_inputs import random_case
+from tests.random_inputs import BOTH_TAILS, random_case, rows_in_both_tails, rows_of_one_close_pair
 
 NAME = emulation.NAME
 SHAPES = [(0, 0), (3, 64), (2, 96), (3, 256), (1, 32)]
@@ -101,6 +101,43 @@ def fingerprints_and_margins() -> None:
         require(same, f"fingerprints of a stream {number}")
 
 
+def margins_on_the_cpu() -> None:
+    hardly_apart = np.repeat(np.random.default_rng(0).permutation(120)[:, None] * -(2.0**-30), 240, axis=1)
+    hardly_apart[np.arange(120), np.arange(120) * 2] = 1
+    cases = [*map(rows_in_both_tails, BOTH_TAILS), (hardly_apart.astype(np.float32), np.arange(120))]
+    for number, (points, names) in enumerate(cases):
+        right = cb.conflict_margin(points, names, backend="reference")
+        require(cb.conflict_margin(points, names, backend="cpu") == right, f"margin on the CPU {number}")
+    for pair in ((250, 260), (254, 513)):
+        points, apart = rows_of_one_close_pair(*pair)
+        require(cb.conflict_margin(points, np.arange(1100), backend="cpu") == apart, f"margin of the pair {pair}")
+
+
+def queued_numbers() -> None:
+    """Readers that ask late, or never, beside a graph that nobody reads."""
+    on_device, on_cpu = backends.TABLE[NAME], backends.TABLE["cpu"]
+    for number in range(1, 5):
+        prepare(number)
+        rng = np.random.default_rng(number)
+        inputs = [as_rows(rng.integers(0, 3, (20 + k, 4)).astype(np.float32)) for k in range(5)]
+        names = [as_labels(rng.integers(0, 4, rows.num_rows), rows) for rows in inputs]
+        core.emulation.capture(True)
+        on_device.queue_layers([inputs[0]], names[0], None, True)
+        core.emulation.capture(False)
+        queued = [
+            (on_device.queue_margin(rows, labels), on_device.queue_layers([rows], labels, None, True))
+            for rows, labels in zip(inputs, names, strict=True)
+        ]
+        for _ in range(20):
+            on_device.queue_margin(inputs[1], names[1])
+        core.emulation.replay_copies()
+        for rows, labels, (margin, counts) in list(zip(inputs, names, queued, strict=True))[::-1]:
+            require(margin() == on_cpu.conflict_margin(rows, labels), f"queued margin {number}")
+            right = on_cpu.count_bundles(rows, labels, None, None, True)
+            require(same_counts(counts()[0], right), f"queued counts {number}")
+        core.emulation.forget_graph()
+
+
 def named_cases() -> None:
     for number, case in enumerate(CASES):
         if len(case.ids) > 300:
@@ -117,7 +154,10 @@ def main() -> int:
     if core is None:
         raise SystemExit(f"{NAME}: {missing}")
     backends.TABLE[NAME] = backends.Cuda(NAME, core.cuda)
-    for part in (random_inputs, many_rows, layers_of_one_launch, fingerprints_and_margins, named_cases):
+    backends.TABLE["cpu"] = type(backends.TABLE["cpu"])("cpu", core.cpu)
+    parts = (random_inputs, many_rows, layers_of_one_launch, fingerprints_and_margins, margins_on_the_cpu,
+             queued_numbers, named_cases)  # fmt: skip
+    for part in parts:
         part()
     print(f"probe: {emulation.launches()} kernel launches emulated, no difference")
     return 0

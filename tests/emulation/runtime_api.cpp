@@ -19,7 +19,16 @@
 #endif
 
 struct CUmemPoolHandle_st { int device; };
-struct CUevent_st { int64_t behind_copies; };  // how many were queued when it was recorded
+struct CUevent_st {
+  int64_t behind_copies;  // how many were queued when it was recorded
+  bool is_captured;       // recorded as a part of a graph, which nobody outside can ask
+};
+struct CUuserObject_st {
+  void* data;
+  cudaHostFn_t destroy;
+  unsigned references;
+};
+struct CUgraph_st { std::vector<cudaUserObject_t> owned; };
 
 namespace emulation {
 namespace {
@@ -43,6 +52,7 @@ struct Copy {
   void* to;
   const void* from;
   size_t bytes;
+  std::vector<unsigned char> taken;  // to pinned memory: what was on the device, whose memory may go
 };
 
 struct Devices {
@@ -55,7 +65,9 @@ struct Devices {
   std::set<cudaMemPool_t> pools;
   std::set<cudaEvent_t> events;
   std::map<const void*, int> shared_bytes_of_kernel;
-  std::vector<Copy> copies;  // from pinned memory, queued and not made yet
+  std::vector<Copy> copies;  // from or to pinned memory, queued and not made yet
+  std::vector<Copy> captured;  // to pinned memory, made when the graph is replayed
+  cudaGraph_t graph = nullptr;
   int64_t copies_made = 0;
   bool is_missing = false, is_capturing = false, copies_look_unfinished = false;
   int64_t calls_until_failure = 0;
@@ -140,8 +152,15 @@ cudaError_t allocate(void** memory, size_t bytes, Kind kind, int device = curren
   return cudaSuccess;
 }
 
+// Queued copies need this memory still.
+bool is_waited_for(uintptr_t begin, size_t bytes) {
+  const auto is_inside = [&](const void* address) { return reinterpret_cast<uintptr_t>(address) - begin < bytes; };
+  for (const Copy& copy : devices().copies)
+    if (is_inside(copy.to) || is_inside(copy.from)) return true;
+  return false;
+}
+
 cudaError_t release(void* memory, bool is_pinned) {
-  make_copies();
   auto& allocations = devices().allocations;
   const auto found = allocations.find(reinterpret_cast<uintptr_t>(memory));
   if (found == allocations.end() || (found->second.kind == Kind::pinned) != is_pinned) {
@@ -151,6 +170,7 @@ cudaError_t release(void* memory, bool is_pinned) {
     std::abort();
   }
   const size_t bytes = found->second.bytes;
+  if (is_waited_for(found->first, bytes)) make_copies();
   unsigned char* user = static_cast<unsigned char*>(memory);
   allocations.erase(found);
   (is_pinned ? counting().live_pinned_bytes : counting().live_bytes) -= static_cast<int64_t>(bytes);
@@ -178,6 +198,12 @@ std::string fault_of(const void* address, size_t bytes, bool is_on_device) {
 
 bool may_be_captured(const void* address, size_t bytes) {
   return allocation_at(address) != nullptr || is_registered(address, bytes);
+}
+
+void let_go(cudaUserObject_t object, unsigned references) {
+  if ((object->references -= references) != 0) return;
+  object->destroy(object->data);
+  delete object;
 }
 
 cudaError_t refused_while_capturing() { return returned(cudaErrorStreamCaptureUnsupported); }
@@ -245,6 +271,21 @@ void capture(bool is_capturing) {
   const std::lock_guard held(devices().lock);
   devices().is_capturing = is_capturing;
   capture_mode = cudaStreamCaptureModeGlobal;
+  if (!is_capturing) return;
+  forget_graph();
+  devices().graph = new CUgraph_st;
+}
+void replay_copies() {
+  const std::lock_guard held(devices().lock);
+  make_copies();
+  for (const Copy& copy : devices().captured) std::memcpy(copy.to, copy.from, copy.bytes);
+}
+void forget_graph() {
+  const std::lock_guard held(devices().lock);
+  devices().captured.clear();
+  if (devices().graph == nullptr) return;
+  for (cudaUserObject_t object : devices().graph->owned) let_go(object, 1);
+  delete std::exchange(devices().graph, nullptr);
 }
 void make_copies_look_unfinished(bool they_do) {
   const std::lock_guard held(devices().lock);
@@ -331,6 +372,7 @@ constexpr ErrorText error_texts[] = {
     {cudaErrorLaunchFailure, "cudaErrorLaunchFailure", "unspecified launch failure"},
     {cudaErrorCooperativeLaunchTooLarge, "cudaErrorCooperativeLaunchTooLarge", "too many blocks in cooperative launch"},
     {cudaErrorNotSupported, "cudaErrorNotSupported", "operation not supported"},
+    {cudaErrorCapturedEvent, "cudaErrorCapturedEvent", "operation not permitted on an event last recorded in a graph"},
     {cudaErrorStreamCaptureUnsupported, "cudaErrorStreamCaptureUnsupported",
      "operation not permitted when stream is capturing"},
 };
@@ -487,7 +529,15 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
   if (!to_device && allocation_at(to) == nullptr) ++counting().pageable_copies;
   const auto* source = allocation_at(from);
   if (kind == cudaMemcpyHostToDevice && source != nullptr && source->second.kind == Kind::pinned) {
-    devices().copies.push_back({to, from, bytes});
+    devices().copies.push_back({to, from, bytes, {}});
+    return cudaSuccess;
+  }
+  if (kind == cudaMemcpyDeviceToHost && allocation_at(to) != nullptr) {
+    make_copies();
+    const auto* const bytes_there = static_cast<const unsigned char*>(from);
+    auto& queue = devices().is_capturing ? devices().captured : devices().copies;
+    queue.push_back({to, nullptr, bytes, {bytes_there, bytes_there + bytes}});
+    queue.back().from = queue.back().taken.data();
     return cudaSuccess;
   }
   make_copies();
@@ -547,15 +597,20 @@ cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   const Call call;
   if (call.fails()) return call.status();
-  *event = new CUevent_st{0};
+  *event = new CUevent_st{0, false};
   devices().events.insert(*event);
   ++counting().live_events;
   return cudaSuccess;
 }
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  return cudaEventRecordWithFlags(event, stream, cudaEventRecordDefault);
+}
+cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t, unsigned flags) {
   const Call call;
   if (call.fails()) return call.status();
   if (devices().events.count(event) == 0) return returned(cudaErrorInvalidResourceHandle);
+  if (flags == cudaEventRecordExternal && !devices().is_capturing) return returned(cudaErrorInvalidValue);
+  event->is_captured = devices().is_capturing && flags != cudaEventRecordExternal;
   event->behind_copies = devices().copies_made + static_cast<int64_t>(devices().copies.size());
   return cudaSuccess;
 }
@@ -564,8 +619,19 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
   if (call.fails()) return call.status();
   if (devices().events.count(event) == 0) return returned(cudaErrorInvalidResourceHandle);
   if (is_forbidden_by_capture()) return refused_while_capturing();
+  if (event->is_captured) return returned(cudaErrorCapturedEvent);
   const bool is_behind_a_copy = event->behind_copies != 0 && devices().copies_look_unfinished;
   return event->behind_copies > devices().copies_made || is_behind_a_copy ? returned(cudaErrorNotReady) : cudaSuccess;
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  const Call call;
+  if (call.fails()) return call.status();
+  if (devices().events.count(event) == 0) return returned(cudaErrorInvalidResourceHandle);
+  if (is_forbidden_by_capture()) return refused_while_capturing();
+  if (event->is_captured) return returned(cudaErrorCapturedEvent);
+  make_copies();
+  ++counting().synchronisations;
+  return cudaSuccess;
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
   const Call call;
@@ -578,6 +644,36 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t event, unsigned) {
   const Call call;
   if (call.fails()) return call.status();
   return devices().events.count(event) != 0 ? cudaSuccess : returned(cudaErrorInvalidResourceHandle);
+}
+
+// --- graphs -----------------------------------------------------------------------------------------------------
+
+cudaError_t cudaStreamGetCaptureInfo(cudaStream_t stream, cudaStreamCaptureStatus* status, unsigned long long*,
+                                     cudaGraph_t* graph) {
+  const cudaError_t asked = cudaStreamIsCapturing(stream, status);
+  *graph = devices().is_capturing ? devices().graph : nullptr;
+  return asked;
+}
+cudaError_t cudaUserObjectCreate(cudaUserObject_t* object, void* data, cudaHostFn_t destroy, unsigned references,
+                                 unsigned flags) {
+  const Call call;
+  if (call.fails()) return call.status();
+  if (references == 0 || flags != cudaUserObjectNoDestructorSync) return returned(cudaErrorInvalidValue);
+  *object = new CUuserObject_st{data, destroy, references};
+  return cudaSuccess;
+}
+cudaError_t cudaUserObjectRelease(cudaUserObject_t object, unsigned references) {
+  const Call call;
+  if (references > object->references) return returned(cudaErrorInvalidValue);
+  let_go(object, references);
+  return call.status();
+}
+cudaError_t cudaGraphRetainUserObject(cudaGraph_t graph, cudaUserObject_t object, unsigned references, unsigned flags) {
+  const Call call;
+  if (call.fails()) return call.status();
+  if (graph == nullptr || references != 1 || flags != cudaGraphUserObjectMove) return returned(cudaErrorInvalidValue);
+  graph->owned.push_back(object);
+  return cudaSuccess;
 }
 
 // --- kernels ------------------------------------------------------------------------------------------------

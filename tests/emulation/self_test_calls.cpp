@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "../../csrc/cuda/margin_cut.h"
 #include "include/cuda_runtime.h"
 #include "self_test.h"
 
@@ -114,6 +115,10 @@ void emulation::bind_self_tests(pybind11::module_& hooks) {
     cudaPointerAttributes attributes{};
     const cudaError_t status = cudaPointerGetAttributes(&attributes, at(address));
     return py::make_tuple(cudaGetErrorName(status), static_cast<int>(attributes.type), attributes.device);
+  });
+  tests.def("cut_of", [](int64_t num_rows, int64_t columns, int64_t warps, int64_t blocks) {  // of any GPU
+    const cbkernels::cuda::margin::Cut cut = cbkernels::cuda::margin::cut_of(num_rows, columns, warps, blocks);
+    return py::make_tuple(cut.num_row_spans, cut.row_span, cut.num_tiles, cut.num_spans, cut.span);
   });
   tests.def("take_last_error", [] { return std::string(cudaGetErrorName(cudaGetLastError())); });
   tests.def("write", [](uintptr_t address, int value) {  // one byte of the host's, anywhere

@@ -47,6 +47,20 @@ FAULTS = [
         ("test_entropy_identity.py", "test_distributed.py"),
     ),
     Fault(
+        "entropy.py",
+        "whole = [counts for counts in layers if not counts.num_nan_rows]",
+        "whole = list(layers)",
+        "entropy: a layer behind one with NaN gets the other's bundles",
+        ("test_entropy_of_layers.py",),
+    ),
+    Fault(
+        "arrays.py",
+        "x.nbytes if x.is_contiguous() else",
+        "x.nbytes if True else",
+        "arrays: a tensor with gaps is read behind the end of its memory",
+        ("test_torch_inputs.py",),
+    ),
+    Fault(
         "result.py",
         '"entropy": None if self.entropy != self.entropy else self.entropy,',
         '"entropy": self.entropy,',
@@ -247,8 +261,8 @@ FAULTS = [
     # --- what is told
     Fault(
         "findings/tables.py",
-        "if result.num_conflicting or result.num_nan_rows else",
-        "if result.num_conflicting else",
+        "is_marked = result.num_conflicting or result.num_nan_rows",
+        "is_marked = result.num_conflicting",
         "report tables: a diverged layer looks healthy in a notebook",
         ("findings/test_layer_report.py",),
     ),

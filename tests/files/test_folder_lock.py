@@ -57,6 +57,18 @@ def test_another_process_is_named_and_a_kill_ends_its_lock(tmp_path: Path, other
     assert not list(tmp_path.iterdir()), "nothing is left"
 
 
+@pytest.mark.parametrize("content", ["my notes\n", "12", "12 a b", "7 " + "x" * 500])
+def test_a_file_of_somebody_else_with_that_name_is_left_alone(tmp_path: Path, content: str) -> None:
+    """It was emptied, and deleted at the end."""
+    (tmp_path / LOCK).write_text(content)
+    with (
+        pytest.raises(ValueError, match="is no lock of cbkernels; move it away or name another"),
+        held(tmp_path),
+    ):
+        pytest.fail("it was taken")
+    assert (tmp_path / LOCK).read_text() == content
+
+
 def test_one_can_wait(tmp_path: Path) -> None:
     order: list[str] = []
     is_held = threading.Event()

@@ -20,6 +20,7 @@ DAMAGED = {
     "a float that is infinite": '{"rate": 1e400}',
     "NaN": '{"rate": NaN}',
     "a number alone": "-Infinity",
+    "a name twice": '{"a": [{"rate": 1, "b": 2, "rate": 3}]}',
     "cut off": '{"rate": ',
 }
 

@@ -10,7 +10,7 @@ import pytest
 
 from cbkernels.files import folders, whole_files
 from cbkernels.files.folders import delete_files, make_folder, output_path, sweep
-from cbkernels.files.whole_files import write_whole
+from cbkernels.files.whole_files import write_whole, written_aside
 
 
 @pytest.fixture
@@ -43,6 +43,19 @@ def test_a_file_is_on_the_disk_before_it_is_renamed_and_its_name_afterwards(tmp_
     calls.clear()
     make_folder(tmp_path / "b" / "c")
     assert sorted(calls) == sorted([f"sync {tmp_path.name}", "sync b"]), "new folders are there after a loss of power"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes of files: NOT TESTED HERE (Windows)")
+def test_a_file_has_the_mode_of_the_umask_whoever_wrote_it(tmp_path: Path) -> None:
+    """safetensors writes for its user only, so that a network that was saved could not be read by anybody else."""
+    before = os.umask(0o026)
+    try:
+        with written_aside(tmp_path / "weights") as aside:
+            aside.unlink(missing_ok=True)
+            os.close(os.open(aside, os.O_CREAT | os.O_WRONLY, 0o600))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "weights").stat().st_mode & 0o777 == 0o640
 
 
 @pytest.mark.parametrize(("number", "is_fatal"), [(errno.EINVAL, False), (errno.ENOTSUP, False), (errno.EIO, True)])

@@ -127,6 +127,8 @@ class Calls:
                            c.label_counts, c.starts))  # fmt: skip
         for counts in f.count_bundles([there, there, there], *names, parameters, None, True, 0, 0):
             self.compare(f"{name} count_bundles", _plain(counts), expected)
+        read = f.queue_bundles([there, there], *names, parameters, True, 0, 0)
+        self.compare(f"{name} queued counts", [_plain(counts) for counts in read()], [expected] * 2)
         patterns, holds_nan = cpu.row_fingerprints(rows, grid, 2 << 64 | 1)
         found = m.put(np.full((n, 2), 7, np.uint64))
         f.row_fingerprints(*there, parameters, (1, 2), found, 0, 0)
@@ -135,6 +137,8 @@ class Calls:
         self.compare(f"{name} count_fingerprints", _plain(counts), expected)
         if grid is None and n <= 300:
             self.compare(f"{name} margin", f.conflict_margin(*there, *names, 0, 0), cpu.conflict_margin(rows, of_row))
+            read_margin = f.queue_margin(*there, *names, 0, 0)
+            self.compare(f"{name} queued margin", read_margin(), cpu.conflict_margin(rows, of_row))
             f.bundle_ids(*there, None, (0.0, 0.5), ids, 0, 0)
             near = cpu.bundle_ids(rows, None, (0.0, 0.5)).tolist()
             self.compare(f"{name} tolerance", m.get(ids, (n,), np.int64).tolist(), near)

@@ -17,7 +17,8 @@ from .presence import need_gpu
 
 torch: Any = need_gpu()
 
-from cbkernels import torch_operators  # noqa: E402 (imports torch)
+from cbkernels import backends, torch_operators  # noqa: E402 (imports torch)
+from cbkernels.arrays import as_labels, as_rows  # noqa: E402
 
 from .known_rows import GRIDS, labels_of, plain, random_rows, special_rows  # noqa: E402
 
@@ -116,6 +117,33 @@ def test_numbers_are_refused_and_the_capture_goes_on() -> None:
     assert ids.tolist() == cb.bundle_rows(acts.cpu()).tolist()
 
 
+def test_queued_numbers_are_those_of_the_latest_replay() -> None:
+    layers = [random_rows(64, 300).cuda(), random_rows(64, 7).cuda()]
+    labels = labels_of(64).cuda()
+
+    def queued() -> tuple[Any, Any]:
+        views = [as_rows(acts) for acts in layers]
+        of_row, backend = as_labels(labels, views[0]), backends.TABLE["cuda"]
+        return backend.queue_layers(views, of_row, None, True), backend.queue_margin(views[0], of_row)
+
+    graph, (counts, margin) = captured(queued)
+    for read in (counts, margin):
+        with pytest.raises(RuntimeError, match="has not been replayed"):
+            read()
+    for bundles in (0, 1, 9):
+        for acts in layers:
+            acts.copy_(random_rows(*acts.shape, bundles=bundles, seed=bundles))
+        graph.replay()
+        expected = cb.bundle_entropy_layers({str(k): acts.cpu() for k, acts in enumerate(layers)}, labels.cpu())
+        assert [c.num_bundles for c in counts()] == [r.num_bundles for r in expected.values()]
+        assert margin() == cb.conflict_margin(layers[0].cpu(), labels.cpu())
+    del counts, margin
+    others = [queued() for _ in range(20)]
+    graph.replay()  # into what is no reader's
+    torch.cuda.synchronize()
+    assert {read() for _, read in others} == {cb.conflict_margin(layers[0].cpu(), labels.cpu())}
+
+
 def test_the_first_call_of_a_process_can_be_captured() -> None:
     code = """if True:
         import torch, cbkernels as cb
@@ -155,6 +183,10 @@ def test_many_captured_layers_and_other_work_in_one_graph() -> None:
 def test_the_host_is_back_before_the_gpu_has_begun() -> None:
     acts, labels = random_rows(500, 300).cuda(), labels_of(500).cuda()
     metric = cb.BundleEntropy()
+    view, backend = as_rows(acts), backends.TABLE["cuda"]
+    of_row = as_labels(labels, view)
+    kept = [backend.queue_margin(view, of_row) for _ in range(5)]  # as much pinned memory as is needed at once
+    del kept
     cb.bundle_rows(acts), torch_operators.row_fingerprints(acts), cb.BundleEntropy().update(acts, labels)
     torch.cuda.synchronize()
     torch.cuda._sleep(ABOUT_A_SECOND)
@@ -165,7 +197,9 @@ def test_the_host_is_back_before_the_gpu_has_begun() -> None:
     torch_operators.row_fingerprints(acts)
     for _ in range(5):
         metric.update(acts, labels)
+    queued = [backend.queue_margin(view, of_row) for _ in range(5)]
     assert not begun.query(), "a call waited for the GPU"
+    assert {read() for read in queued} == {cb.conflict_margin(acts.cpu(), labels.cpu())}
     assert ids.tolist() == cb.bundle_rows(acts.cpu()).tolist()
     assert on_grid.tolist() == cb.bundle_rows(acts.cpu(), grid=GRIDS["float32"]).tolist()
     assert metric.compute().num_rows == 2500

@@ -224,6 +224,7 @@ def test_backends_keep_the_protocol() -> None:
     promised = [n for n in vars(backends.Backend) if not n.startswith("_") and n != "name"]
     assert set(promised) == {
         "takes", "require", "count_bundles", "count_layers", "bundle_ids", "row_fingerprints", "conflict_margin",
+        "queue_layers", "queue_margin",
     }  # fmt: skip
     for name, backend in backends.TABLE.items():
         assert backend.name == name

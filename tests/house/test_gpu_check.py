@@ -744,7 +744,8 @@ class Ticks:
         def replay() -> None:
             again = run()
             for part, new in zip(parts, again if isinstance(again, tuple) else (again,), strict=True):
-                part.copy_(new)
+                if not callable(part):
+                    part.copy_(new)
 
         return replay, result
 
@@ -764,16 +765,22 @@ def test_everything_is_measured_and_its_answer_asserted(
     assert json.loads((tmp_path / "times.json").read_text()) == content
     assert len(content["cases"]) == len(cases)
     for (shape, _, data), entry in zip(cases, content["cases"], strict=True):
-        names = {"bundle_entropy_layers, check_nan=False", "bundle_entropy_layers, check_nan=True"}
+        names = {"bundle_entropy_layers, check_nan=False", "bundle_entropy_layers, check_nan=True",
+                 "counts queued", "counts queued and read"}  # fmt: skip
         if len(shape) == 2:
             names = {"bundle_rows", "row_fingerprints"}
             names |= {"bundle_rows, grid", "bundle_entropy", "update"} if data in ("distinct", "equal") else set()
-            names |= {"conflict_margin"} if shape == (40, 64) and data in ("distinct", "equal") else set()
+            names |= (
+                {"conflict_margin", "margin queued"} if shape == (40, 64) and data in ("distinct", "equal") else set()
+            )
         assert set(entry["calls"]) == names, entry["name"]
         assert entry["skipped"] == {}
         if len(shape) == 2:
             assert set(entry["calls"]["bundle_rows"]) == {"host", "event", "graph"}
             assert entry["calls"]["bundle_rows"]["event"]["median_us"] == pytest.approx(1000.0)
+        else:
+            assert set(entry["calls"]["counts queued"]) == {"host", "event", "graph"}
+            assert set(entry["calls"]["counts queued and read"]) == {"host"}
     assert content["skipped"] == []
     assert content["yardsticks"]["copy_bytes_per_s"] == pytest.approx(2 * (1 << 16) / 1e-3)
     assert "(40, 64) float32 pairs" in capsys.readouterr().out
@@ -838,7 +845,44 @@ def test_a_slow_peer_is_not_called(times: Any, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(peers, "ONE_COMPARISON_AT_A_TIME", peer)
     monkeypatch.setattr(peers, "seconds_of", lambda run, clock: 2.0)
     entry = peers.race(times.make_case((200, 64), "equal", "float32", "cpu"), Ticks(), lambda: 100.0)
-    assert entry["skipped"] == {"slow": "TimeoutError: expected 6.2 s from 64 rows, limit 4.0 s"}
+    assert entry["skipped"] == {"slow": "TimeoutError: expected 8.0 s from 64 rows, limit 4.0 s"}
+
+
+def test_a_peer_that_is_not_installed_is_said_loudly_and_a_slow_one_comes_last(
+    times: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    peers = importlib.import_module("peers")
+    asked: list[str] = []
+
+    def noting(name: str) -> Callable[[Any], Any]:
+        return lambda x: (asked.append(name), peers.torch_unique(x))[1]
+
+    slow = noting("slow")
+    monkeypatch.setattr(peers, "PEERS", {"slow": slow, "quick": noting("quick"), "absent": noting("absent")})
+    monkeypatch.setattr(peers, "NEEDS", {"absent": ("a_package_of_nobodys",)})
+    monkeypatch.setattr(peers, "ONE_COMPARISON_AT_A_TIME", slow)
+    content = peers.race_all(tmp_path / "peers.json", Ticks(), lambda: 100.0, ((40, 64), (70, 9)), "cpu")
+    assert content == json.loads((tmp_path / "peers.json").read_text())
+    told = "*** absent: a_package_of_nobodys NOT INSTALLED on this machine: NOT MEASURED. ***"
+    assert told in capsys.readouterr().out
+    assert len(content["cases"]) == 4
+    for entry in content["cases"]:
+        assert set(entry["peers"]) == {"quick", "slow"}
+        assert entry["skipped"] == {"absent": "ImportError: a_package_of_nobodys NOT INSTALLED on this machine"}
+    assert set(asked) == {"quick", "slow"}
+    assert asked == sorted(asked), "every case with the quick ones first"
+
+
+def test_a_call_that_cuda_refuses_costs_no_other_one(times: Any) -> None:
+    class Refusing(Ticks):
+        def captured(self, run: Any) -> Any:
+            if callable(run()):
+                raise RuntimeError("CUDA failed at capturing")
+            return super().captured(run)
+
+    entry = times.measure(times.make_case((3, 40, 64), "equal", "float32", "cpu"), Refusing(), lambda: 100.0)
+    assert entry["skipped"] == {"counts queued": "FAILED: CUDA failed at capturing"}
+    assert "counts queued and read" in entry["calls"]
 
 
 def test_a_peer_is_timed_beside_ours_and_must_agree(times: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -878,6 +922,7 @@ def test_goals_are_those_of_this_card(times: Any) -> None:
     assert found["(4096, 65536) distinct in 45 us"]["reached"] is False
     assert found["120 x (512, 512) float32 equal: time of the kernel"]["reached"] is True
     assert found["10^6 rows of 64 distinct in 100 us"]["reached"] is None
+    assert found["table work on 10^6 keys in 100 us: rows of 16 bytes, pairs"]["reached"] is None
     slower = {goal["goal"]: goal for goal in times.goals(cases, 4.3e12)}
     assert slower["(4096, 65536) float32 equal: 75 % of the copy rate"]["reached"] is False
 

@@ -48,8 +48,10 @@ def parts(tmp_path: Path) -> list[Path]:
     distinct = {
         "bundle_rows": {"graph": summary(64.0), "host": summary(27.0)},
         "row_fingerprints": {"graph": summary(500.0)}, "update": {"host": summary(112.0)},
+        "margin queued": {"graph": summary(450.0)},
     }  # fmt: skip
-    layers = {"bundle_entropy_layers, check_nan=False": {"host": summary(1200.0)}}
+    layers = {"bundle_entropy_layers, check_nan=False": {"host": summary(1200.0)},
+              "counts queued": {"host": summary(90.0)}, "counts queued and read": {"host": summary(230.0)}}  # fmt: skip
     measured = {
         "how": "events", "yardsticks": {"copy_bytes_per_s": 2e12, "read_bytes_per_s": 3e12,
                                         "smallest_launch": summary(4.3)},
@@ -59,8 +61,11 @@ def parts(tmp_path: Path) -> list[Path]:
     }  # fmt: skip
     one = part(1, {"name": "times", "outcome": "passed", "seconds": 22.4, "measured": measured},
                {"name": "smoke", "outcome": "failed", "seconds": 3.0})  # fmt: skip
-    peers = {"cases": [{"name": "x", "bundle_rows": summary(25.0), "skipped": {"cupy": "slow"},
-                        "peers": {"torch": {"median_us": 5800.0, "ratio": 232.0}}}]}  # fmt: skip
+    peers = {"goal": 20.0, "not_installed": {"cuDF": "cudf NOT INSTALLED on this machine"},
+             "cases": [{"name": "x", "bundle_rows": summary(25.0), "skipped": {"cupy": "slow"},
+                        "peers": {"torch.unique(dim=0)": {"median_us": 5800.0, "ratio": 232.0}}},
+                       {"name": "y", "bundle_rows": summary(25.0), "skipped": {},
+                        "peers": {"torch.unique(dim=0)": {"median_us": 480.0, "ratio": 19.2}}}]}  # fmt: skip
     two = part(2, {"name": "peers", "outcome": "passed", "seconds": 1.0, "measured": peers})
     paths = [tmp_path / "one.json", tmp_path / "two.json"]
     for path, content in zip(paths, (one, two), strict=True):
@@ -77,10 +82,13 @@ def test_every_figure_is_that_of_the_run(gpu_table: Any, parts: list[Path]) -> N
     for line in (
         "| 1 | smoke | c0ffee01 | failed | 3 |  |",
         "| (10, 10) float32 | 64 | - | 1000 (0.50) | - | -, - | 27 |",
-        "| (3, 10, 10) float32 equal | 100 | 0.50 | 1200 |",
-        "| (10, 10) float32 distinct | 500 | 1.00 | 112 | - |",
+        "| (3, 10, 10) float32 equal | 100 | 0.50 | 90 | 230 | 1200 |",
+        "| (10, 10) float32 distinct | 500 | 1.00 | 112 | - | 450 |",
         "| be quick | 45 | 64 | NOT reached |",
-        "| x | 25 | torch | 5800 | 232 |",
+        "| x: 20x torch.unique(dim=0) | 290 | 25 | reached |",
+        "| y: 20x torch.unique(dim=0) | 24 | 25 | NOT reached |",
+        "**cuDF: cudf NOT INSTALLED on this machine: NOT MEASURED.**",
+        "| x | 25 | torch.unique(dim=0) | 5800 | 232 |",
         "| x | 25 | cupy | not measured: slow | |",
     ):
         assert line in text, line

@@ -126,7 +126,7 @@ def test_code_runs(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def shown_behind(blocks: list[Block], block: Block, stdout: str, document: Path) -> None:
-    """What a document says its code printed: all of it, or of a training its first line without the figures."""
+    """What a document says its code printed: all of it, or of a training its first line without figures and spaces."""
     shown = next(iter(blocks[blocks.index(block) + 1 :]), None)
     printed = "".join(f"{line.rstrip()}\n" for line in stdout.splitlines())
     if shown is None or not shown.words.startswith("text printed by this block"):
@@ -135,7 +135,7 @@ def shown_behind(blocks: list[Block], block: Block, stdout: str, document: Path)
         assert printed == shown.text, f"{document.name}:{shown.line} shows something else"
     else:
         first, shown_first = (
-            re.sub(r"\[.*\]|-?[\d.]+", "#", text.partition("\n")[0]) for text in (printed, shown.text)
+            re.sub(r"\[.*\]|-?[\d.]+| +", "#", text.partition("\n")[0]) for text in (printed, shown.text)
         )
         assert first == shown_first, f"{document.name}:{shown.line} shows something else"
 

@@ -156,6 +156,102 @@ def test_what_is_no_report_or_tracker_is_refused() -> None:
         log_report(report(0), Tracker())  # type: ignore[arg-type]
 
 
+def test_tensorboards_writer_is_a_tracker_too() -> None:
+    class Writer:
+        written: list[tuple[str, float, int | None]] = []  # noqa: RUF012
+
+        def add_scalar(self, tag: str, value: float, step: int | None) -> None:
+            self.written.append((tag, value, step))
+
+    log_report(report(7, collapsed=3), Writer())
+    assert Writer.written == [(tag, value, 7) for tag, value in report(7, collapsed=3).scalars(layers=False).items()]
+
+
+# --- the real packages, offline ---------------------------------------------------------------------------
+
+LOGGED = """
+import json, os, pathlib
+os.environ |= {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "MLFLOW_ALLOW_FILE_STORE": "true"}
+import numpy as np
+import cbkernels as cb
+from cbkernels.findings.layer_report import LayerReport
+from cbkernels.integrations import log_report
+def report(epoch):
+    layers = {"fc": np.eye(6) * (epoch < 2)}
+    return LayerReport(cb.bundle_entropy_layers(layers, np.array([0, 0, 1, 1, 2, 2])), step=epoch)
+def logged(log_batch, log):  # ten batches an epoch, each at a step of its own
+    for epoch in range(3):
+        for batch in range(10):
+            log_batch(10 * epoch + batch)
+        log_report(report(epoch), log, layers=True)
+"""
+WANDB = """
+import struct, wandb
+from wandb.proto import wandb_internal_pb2
+def records(data):  # LevelDB's log format behind a header of 7 bytes: blocks of 32 KiB, records in up to 4 parts
+    at, whole = 7, b""
+    while at + 7 <= len(data):
+        if (left := 32768 - at % 32768) < 7:
+            at += left
+            continue
+        size, part = struct.unpack("<HB", data[at + 4 : at + 7])
+        whole, at = whole + data[at + 7 : at + 7 + size], at + 7 + size
+        if part in (1, 4):  # all of it, the last one
+            yield whole
+            whole = b""
+run = wandb.init(project="offline", dir=".")
+logged(lambda step: wandb.log({"loss": 1.0}), wandb.log)
+image = wandb.Image(report(2).plot())
+run.finish()
+(path,) = pathlib.Path("wandb").glob("offline-run-*/*.wandb")
+lines = []
+for data in records(path.read_bytes()):
+    record = wandb_internal_pb2.Record()
+    record.ParseFromString(data)
+    if record.WhichOneof("record_type") == "history":
+        items = record.history.item
+        lines.append({item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items})
+own = [line for line in lines if "bundle_entropy/fc" in line]
+steps = [line["bundle_entropy_summary/step"] for line in own]
+print(sum("loss" in line for line in lines), steps, isinstance(image, wandb.Image))
+print([round(float(line["bundle_entropy/fc"]), 3) for line in own])
+"""
+MLFLOW = """
+import mlflow
+mlflow.set_tracking_uri(pathlib.Path("runs").resolve().as_uri())
+with mlflow.start_run() as run:
+    logged(lambda step: mlflow.log_metrics({"loss": 1.0}, step=step), mlflow.log_metrics)
+history = lambda name: mlflow.MlflowClient().get_metric_history(run.info.run_id, name)
+own = history("bundle_entropy/fc")
+print(len(history("loss")), [point.step for point in own], True)
+print([round(point.value, 3) for point in own])
+"""
+TENSORBOARD = """
+from torch.utils.tensorboard import SummaryWriter
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+with SummaryWriter("runs") as writer:
+    logged(lambda step: writer.add_scalar("loss", 1.0, step), writer)
+read = EventAccumulator("runs", size_guidance={"scalars": 0})
+read.Reload()
+own = read.Scalars("bundle_entropy/fc")
+print(len(read.Scalars("loss")), [event.step for event in own], True)
+print([round(event.value, 3) for event in own])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("package", "code"), [("wandb", WANDB), ("mlflow", MLFLOW), ("tensorboard", TENSORBOARD)])
+def test_nothing_is_lost_beside_what_is_logged_every_batch(package: str, code: str, tmp_path: Path) -> None:
+    """An epoch is less than the number of batches so far: as wandb's own step it was dropped, with a warning."""
+    pytest.importorskip(package, reason=f"{package} itself: NOT TESTED HERE (pip install 'cbkernels[trackers]')")
+    pytest.importorskip("matplotlib", reason=f"{package} itself: NOT TESTED HERE (needs matplotlib)")
+    if package == "tensorboard":
+        pytest.importorskip("torch", reason="TensorBoard: NOT TESTED HERE (needs torch)")
+    counts, entropies = run(LOGGED + code, cwd=tmp_path).splitlines()[-2:]
+    assert counts == "30 [0, 1, 2] True"
+    assert entropies == "[0.0, 0.0, 1.099]"
+
+
 # --- packages that are not there --------------------------------------------------------------------------
 
 HIDE = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ import cbkernels as cb  # noqa: E402
 from cbkernels.training.networks.fully_connected import fnn  # noqa: E402
 
 from .. import model_zoo  # noqa: E402
+from ..all_of import all_of  # noqa: E402
 
 X = torch.randn(6, 10, generator=torch.Generator().manual_seed(1))
 LABELS = torch.tensor([0, 1, 0, 1, 2, 2])
@@ -87,6 +89,36 @@ def test_auto_sees_calls_not_definitions() -> None:
 def test_auto_without_hidden_layers_says_so() -> None:
     with pytest.raises(ValueError, match="layers is 'auto', but no hidden layer of Linear was found; give what"):
         layers_of(nn.Linear(10, 3))
+
+
+def compiled_by_torchscript(make: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return make(nn.Sequential(nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 3)))
+
+
+def test_models_whose_layers_are_closed_are_measured_as_what_they_were_made_of() -> None:
+    """Naming the layers, which the message said, ended in "get_submodule is not supported on ScriptModules"."""
+    scripted, traced, exported = (
+        compiled_by_torchscript(make)
+        for make in (
+            torch.jit.script,
+            lambda model: torch.jit.trace(model, X),
+            lambda model: torch.export.export(model, (X,)).module(),
+        )
+    )
+    mixed = nn.Sequential(scripted, nn.ReLU(), nn.Linear(3, 3))
+    with all_of("closed models") as case:
+        for model in (scripted, traced, exported):
+            with (
+                case(type(model).__name__),
+                pytest.raises(ValueError, match=r"exported, measure what it was made of$"),
+            ):
+                layers_of(model)
+        for model, layers in ((scripted, ["1"]), (scripted, ".*"), (traced, ["1"]), (mixed, ".*"), (mixed, ["0"])):
+            with case(type(model).__name__, layers), pytest.raises(ValueError, match="which TorchScript has compiled"):
+                layers_of(model, layers=layers)
+    assert layers_of(mixed) == ["1"]
 
 
 @pytest.mark.parametrize("name", ["plain_conv_net", "lstm_classifier", "one_relu_twice"])

@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -461,6 +462,23 @@ def test_a_loss_that_is_no_number_is_marked() -> None:
     below = figures.training_curves([curve], None).axes[1]
     (lost,) = [line for line in below.lines if line.get_marker() == "x"]
     assert list(lost.get_xdata()) == [2, 3]
+
+
+def test_numbers_that_no_axis_reaches_are_left_out_of_pictures(tmp_path: Path) -> None:
+    """A loss of -1e308 left no report ("arange: cannot compute length"); other such numbers made matplotlib warn."""
+    folder = copied("train_resnet", tmp_path / "run")
+    history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    history[0]["train_loss"], history[-1]["train_loss"] = 1e308, -1e308
+    (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history))
+    columns, *rows = csv.reader((folder / "layers.csv").read_text().splitlines())
+    for row, entropy in zip(rows, ("1e308", "inf"), strict=False):
+        row[columns.index("entropy")] = entropy
+    (folder / "layers.csv").write_text("".join(",".join(row) + "\n" for row in (columns, *rows)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        page = page_of(folder)
+    assert "layers.csv: 2 lines are damaged and left out." in page.words
+    assert page.all("img")
 
 
 def test_removal_curves_show_mean_and_spread() -> None:

@@ -186,6 +186,9 @@ def test_the_papers_are_the_defaults() -> None:
     assert (config.optimizer, config.lookahead_steps, config.lookahead_alpha, config.epochs) == ("radam", 6, 0.5, 120)
     assert (config.blocks, config.weights) == ((3, 12, 41, 3), "he")
     assert (AutotuneConfig().check_epochs, RemoveConfig().draws) == (10, 15)
+    tuned = AutotuneConfig()
+    assert (tuned.depth, tuned.width) == (50, 10), "too deep, which is where auto-tune starts"
+    assert (config.depth, config.width) == (3, 64), "what train trains where nobody says can learn"
 
 
 @pytest.mark.parametrize(("policy", "samples"), [("first", 512), ("all", 64), ("stage", 64)])

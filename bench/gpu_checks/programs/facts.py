@@ -11,7 +11,8 @@ from typing import Any
 import cbkernels
 from cbkernels import _core
 
-PACKAGES = ("numpy", "torch", "pytest", "pytest-timeout", "hypothesis", "cupy-cuda13x", "jax", "numba", "xxhash")
+PACKAGES = ("numpy", "torch", "pytest", "pytest-timeout", "hypothesis", "cupy-cuda13x", "cudf-cu13", "cudf-cu12",
+            "jax", "numba", "xxhash")  # fmt: skip
 
 
 def version_of(package: str) -> str | None:

@@ -131,6 +131,13 @@ def check_layers(case: Case) -> Callable[[Any], None]:
     return check
 
 
+def check_counts(case: Case) -> Callable[[Any], None]:
+    def check(counts: Any) -> None:
+        assert [c.num_bundles for c in counts] == [case.entry["bundles"]] * len(case.acts), f"wrong on {case.name}"
+
+    return check
+
+
 def check_update(case: Case) -> Callable[[Any], None]:
     one = check_entropy(case)
     return lambda metric: one(metric.compute())

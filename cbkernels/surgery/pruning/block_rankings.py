@@ -84,7 +84,7 @@ def _later(name: str) -> Scores:
 RANKINGS = Choices("rank", [
     BlockRanking("margin", "the blocks whose branches have the smallest conflict margin first", _later("margin")),
     BlockRanking(
-        "conflicts", "of the blocks that conflict, those of the highest bundle entropy first", _later("conflicts"),
+        "conflicts", "the blocks that conflict, those of the highest bundle entropy first", _later("conflicts"),
         none_left="no block that conflicts is left; rank='margin' tries all",
     ),
     BlockRanking(
@@ -101,5 +101,5 @@ RANKINGS = Choices("rank", [
     BlockRanking(
         "bn_scale", "the blocks with the smallest scale of the branch's last batch norm first", _later("bn_scale")
     ),
-    BlockRanking("random", "in an order that the seed draws", _later("random")),
+    BlockRanking("random", "an order that the seed draws", _later("random")),
 ])  # fmt: skip

@@ -30,9 +30,9 @@ class Augmentation(Choice):
 
 
 AUGMENTATIONS = Choices("augmentation", [
-    Augmentation("none", "as they are stored", standardises=False),
+    Augmentation("none", "the images as they are stored", standardises=False),
     Augmentation("standardise", "mean 0 and standard deviation 1 in each image"),
-    Augmentation("cifar", "also crops of the image enlarged by 6 pixels, flips, brightness", True, 6, True, 0.25),
-    Augmentation("svhn", "the same by 4 pixels, without flips", True, 4, False, 0.25),
+    Augmentation("cifar", "that, crops of the image enlarged by 6 pixels, flips, brightness", True, 6, True, 0.25),
+    Augmentation("svhn", "the same as cifar by 4 pixels and without flips", True, 4, False, 0.25),
     Augmentation("imagenette", "the same as cifar by 10 pixels", True, 10, True, 0.25),
 ])  # fmt: skip

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader, Dataset
 
+from ...arrays import not_numbered
 from ...models.evaluation import device_of
 from ..config import TrainConfig
 from .augmentation import AUGMENTATIONS, AUTO
@@ -105,7 +107,7 @@ def samples_of(data: DataSet, config: TrainConfig, device: torch.device) -> Samp
 
 
 def divided(
-    train: tuple[Any, Any], test: tuple[Any, Any] | None, prepared: Prepares, config: TrainConfig,
+    train: Any, test: Any | None, prepared: Prepares, config: TrainConfig,
     device: torch.device, num_classes: int | None = None, name: str = "own",
 ) -> Samples:  # fmt: skip
     """Arrays or tensors as ``Samples``; a held-back part of the same share of every class.
@@ -131,12 +133,28 @@ def divided(
     )  # fmt: skip
 
 
-def _pair(given: tuple[Any, Any], name: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    images, labels = (torch.as_tensor(each) for each in given)
+def _collected(given: Dataset[Any] | DataLoader[Any], name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """All samples of a data set, or all that a loader gives in one pass, in memory."""
+    batches = list(given if isinstance(given, DataLoader) else DataLoader(given, batch_size=_EVALUATED_AT_ONCE))
+    if not batches or not all(isinstance(b, (tuple, list)) and len(b) == 2 for b in batches):
+        what = f"batches of {type(batches[0]).__name__}" if batches else "no sample"
+        raise ValueError(f"{name} gives {what}; it must give pairs of samples and labels")
+    images, labels = (torch.cat([torch.as_tensor(each) for each in part]) for part in zip(*batches, strict=True))
+    return images, labels
+
+
+def _pair(given: Any, name: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    images, labels = _collected(given, name) if isinstance(given, (Dataset, DataLoader)) else given
+    images, labels = (each if isinstance(each, torch.Tensor) else np.asarray(each) for each in (images, labels))
+    if not isinstance(labels, torch.Tensor) and labels.dtype.kind not in "biu":
+        raise not_numbered(f"{name} has labels of", labels.dtype)
+    images, labels = torch.as_tensor(images), torch.as_tensor(labels)
     if len(images) != len(labels) or labels.ndim != 1:
         raise ValueError(f"{name} has {len(images)} samples and labels of shape {tuple(labels.shape)}; one label each")
-    if labels.is_floating_point() or (len(labels) and int(labels.min()) < 0):
-        raise ValueError(f"{name} has labels of {labels.dtype} from {labels.min()}; they must count from 0")
+    if labels.is_floating_point() or labels.is_complex():
+        raise not_numbered(f"{name} has labels of", labels.dtype)
+    if len(labels) and int(labels.min()) < 0:
+        raise ValueError(f"{name} has labels from {labels.min()}; they must count from 0")
     return images.to(device), labels.to(device, torch.int64)
 
 

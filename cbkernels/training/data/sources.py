@@ -101,7 +101,7 @@ def _digits() -> Found:
 
 
 SOURCES = Choices("dataset", [
-    DataSource("digits", "1,797 images of 8x8, inside of the package", read=_digits),
+    DataSource("digits", "1,797 digits of 8x8, which the package holds", read=_digits),
     DataSource("mnist", "digits of 28x28", "ylecun/mnist"),
     DataSource("fashion_mnist", "clothes of 28x28", "zalando-datasets/fashion_mnist"),
     DataSource("cifar10", "photographs of 32x32", "uoft-cs/cifar10", augmentation="cifar"),

@@ -6,8 +6,9 @@ What is measured and written in between is not its concern: ``measured_epochs.py
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,6 +25,21 @@ from .optimizers import build_optimizer
 from .schedules import build_schedule
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """What a user brings of a training; None is what the config names.
+
+    Args:
+        loss: (logits, labels) -> a scalar.
+        optimizer: (parameters) -> a ``torch.optim.Optimizer``.
+        schedule: (optimizer, number of updates of the training) -> a scheduler, which is stepped after every update.
+    """
+
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = nn.functional.cross_entropy
+    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None = None
+    schedule: Callable[[torch.optim.Optimizer, int], Any] | None = None
+
+
 class Training:
     """A network, its optimizer with its schedule, and its random numbers.
 
@@ -33,17 +49,21 @@ class Training:
         samples: what it learns.
         teacher: a network in evaluation mode, on the samples' device, whose logits are learned too (distillation).
         ranks: with several, each takes an equal part of every batch and gradients are averaged (DDP).
+        recipe: what is not the config's.
 
     Raises:
+        TypeError: the recipe's optimizer is none.
         ValueError: the batch cannot be divided by the number of ranks.
     """
 
     epoch: int
     """Epochs that were trained."""
+    after_batch: Callable[[int, int], object]
+    """Called with the number of the batch, from 1, and the number of batches in an epoch."""
 
     def __init__(
         self, model: nn.Module, config: TrainConfig, samples: Samples, ranks: Ranks | None = None,
-        teacher: nn.Module | None = None,
+        teacher: nn.Module | None = None, recipe: Recipe | None = None,
     ) -> None:  # fmt: skip
         self.ranks = ranks or Ranks()
         self._teacher = teacher
@@ -53,12 +73,21 @@ class Training:
         self.model = model.to(samples.device)
         if config.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = build_optimizer(self.model, config)
-        self._schedule = build_schedule(self.optimizer, config, len(samples.train_indices) // config.batch_size)
+        self._recipe = recipe = recipe or Recipe()
+        own, updates = recipe.optimizer, len(samples.train_indices) // config.batch_size
+        self.optimizer = build_optimizer(self.model, config) if own is None else own(self.model.parameters())
+        if not hasattr(self.optimizer, "param_groups"):
+            raise TypeError(f"optimizer made a {type(self.optimizer).__name__}; it must make a torch.optim.Optimizer")
+        self._schedule = (
+            build_schedule(self.optimizer, config, updates)
+            if recipe.schedule is None
+            else recipe.schedule(self.optimizer, config.epochs * updates)
+        )
         self._module = self._for_training()
         self.repr = self._repr() if config.repr else None
         self.event: FilterEvent | None = None
         self.epoch = 0
+        self.after_batch = lambda done, batches: None
 
     @property
     def learning_rate(self) -> float:
@@ -105,13 +134,15 @@ class Training:
         order = generator_of(self.config.seed, self.epoch)
         augmentation = generator_of(self.config.seed, self.epoch, 1, self.ranks.rank)
         torch.manual_seed(generator_of(self.config.seed, self.epoch, 2, self.ranks.rank).initial_seed())  # for dropout
-        for chosen in self._batches(order):
+        batches = len(self.samples.train_indices) // self.config.batch_size
+        for done, chosen in enumerate(self._batches(order), 1):
             self.optimizer.zero_grad(set_to_none=True)
             loss = self._loss(images[chosen], labels[chosen], augmentation)
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
             self._schedule.step()
             losses.append(loss.detach())
+            self.after_batch(done, batches)
         for buffer in self.model.buffers():  # each rank averaged its own part of the last batch
             self.ranks.take_from_first(buffer)
         self.epoch += 1
@@ -138,7 +169,7 @@ class Training:
         amp = torch.autocast(inputs.device.type, torch.bfloat16) if self.config.amp else nullcontext()
         with amp:
             logits = self._module(inputs)
-            loss = nn.functional.cross_entropy(logits, labels)
+            loss = self._recipe.loss(logits, labels)
             if self._teacher is not None:
                 with torch.no_grad():
                     taught = self._teacher(inputs)

@@ -52,7 +52,7 @@ def _adamw(parameters: Iterable[Any], config: Any) -> torch.optim.Optimizer:
 
 OPTIMIZERS = Choices("optimizer", [
     Optimizer("radam", "rectified Adam inside of Lookahead, as in the papers", _radam),
-    Optimizer("sgd", "with momentum", _sgd),
+    Optimizer("sgd", "gradient descent with momentum", _sgd),
     Optimizer("adamw", "Adam with decoupled weight decay", _adamw),
 ])  # fmt: skip
 

@@ -23,10 +23,12 @@ class Schedule(Choice):
     Args:
         build: (optimizer, updates of the whole training, updates of the warm-up) -> the scheduler. The optimizer's
             rate is the peak, which must not be exceeded; that of the first update after the warm-up should be it.
+        ends: it is made for a number of epochs, so that a run cannot go on to more of them.
         warmup_share: of all updates, the warm-up where ``--warmup-epochs`` does not say it.
     """
 
     build: Callable[[torch.optim.Optimizer, int, int], torch.optim.lr_scheduler.LRScheduler]
+    ends: bool = True
     warmup_share: float = 0.0
 
 
@@ -65,9 +67,9 @@ def _warmed_up(update: int, warmup: int) -> float:
 
 
 SCHEDULES = Choices("schedule", [
-    Schedule("constant", "the same learning rate in all epochs, as in the papers", _constant),
+    Schedule("constant", "the same learning rate in all epochs, as in the papers", _constant, ends=False),
     Schedule("cosine", "half a cosine, from the learning rate down to 0", _cosine),
-    Schedule("onecycle", "up from 1/25 of the learning rate, then down to 1/250,000", _onecycle, warmup_share=0.3),
+    Schedule("onecycle", "a rise from 1/25 of the learning rate, a fall to 1/250,000", _onecycle, warmup_share=0.3),
 ])  # fmt: skip
 
 

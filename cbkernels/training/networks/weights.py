@@ -44,8 +44,8 @@ def _torch(layer: Any, generator: torch.Generator | None, is_dense: bool) -> Non
 
 
 WEIGHTS = Choices("weights", [
-    Start("he", "as in the papers (He), biases 0", _he),
-    Start("torch", "as torch starts them: uniform up to sqrt(1 / fan_in), biases too", _torch),
+    Start("he", "normal or uniform numbers as in the papers (He), biases 0", _he),
+    Start("torch", "torch's own start, uniform up to sqrt(1 / fan_in), biases too", _torch),
 ])  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
 from ..._version import __version__
 from ...files.folders import output_path
@@ -24,13 +25,14 @@ from ...files.json_files import finite_or_none
 from ...findings.layer_report import LayerReport
 from ...ranks import Ranks, device_named, joined
 from ...result import BundleResult
+from ...runs.ending import AT_END
 from ...runs.log import RunLog
 from ...runs.stored_runs import open_folder
 from ...tables import html_table
-from ..config import AutotuneConfig, TrainConfig, to_dict
+from ..config import AutotuneConfig, TrainConfig, require_known, to_dict
 from ..configured import data_set_of, environment, network_of, require_apart_from_data, settled, threads_of
 from ..data.samples import AsGiven, Samples, divided, samples_of
-from ..loop.epochs import Training
+from ..loop.epochs import Recipe, Training
 from ..loop.measured_epochs import MeasuredTraining, progress_line, times
 from ..loop.measuring import cost_of
 from ..networks.architecture import Architecture
@@ -71,8 +73,8 @@ class Autotuned:
 def autotune(
     build: Build,
     architecture: Architecture | tuple[int, ...],
-    train_data: tuple[Any, Any],
-    test_data: tuple[Any, Any] | None = None,
+    train_data: tuple[Any, Any] | Dataset[Any] | DataLoader[Any],
+    test_data: tuple[Any, Any] | Dataset[Any] | DataLoader[Any] | None = None,
     *,
     out: str | os.PathLike[str] | None = None,
     block_names: Callable[[nn.Module], BlockNames] | None = None,
@@ -88,14 +90,16 @@ def autotune(
         build: makes a network with the blocks per stage of ``architecture.blocks``; called once a round, after
             ``torch.manual_seed(seed)``.
         architecture: where to start, an ``Architecture`` or the blocks per stage.
-        train_data: samples (N, ...), which the network takes as they are, and labels (N,), integers from 0.
+        train_data: samples (N, ...), which the network takes as they are, and labels (N,), integers from 0; or a
+            ``Dataset`` or ``DataLoader`` of such pairs, which is read once and kept in memory, augmentation included.
         test_data: the same, for the accuracies; None: there are none.
-        out: run folder; None: nothing is written.
+        out: run folder, in which ``report.html`` is the page of the run; None: nothing is written.
         block_names: names the network's blocks, stage by stage; None: the network's method ``block_names()`` does.
         policy: a name of ``policies.POLICIES``, a ``Policy`` of your own, or its function alone.
         resume, overwrite: go on with, or delete, the run in ``out``.
         show: called after every epoch with a line of progress, the epoch, and the number of epochs.
-        options: fields of ``AutotuneConfig`` but those of data and network: epochs, seed, probe_size, ...
+        options: fields of ``AutotuneConfig`` but those of data and network, such as epochs or seed; loss, optimizer
+            and schedule may be functions, as in ``Recipe``.
 
     Returns:
         The network, its architecture, and what happened.
@@ -116,31 +120,39 @@ def autotune(
         ('trained', True)
     """
     start = architecture if isinstance(architecture, Architecture) else Architecture(architecture)
-    chosen = policy_of(policy)
-    config, described = _own_config(start, {"policy": chosen, **options})
+    config, recipe, described = _own_config(start, {"policy": (chosen := policy_of(policy)), **options})
     device, out = device_named(config.device), None if out is None else output_path(out, config.distill_from)
-
-    def built(wanted: Architecture) -> nn.Module:
-        torch.manual_seed(config.seed)
-        return build(wanted)
-
     with joined(device) as ranks, settled(config.threads):
         samples = divided(train_data, test_data, AsGiven(), config, device)
-        tuning = _Tuning(config, start, samples, ranks, built, block_names, chosen, show)
-        return tuning.run(out, described, resume, overwrite)
+        again = partial(_seeded, build, config.seed)
+        tuning = _Tuning(config, start, samples, ranks, again, block_names, chosen, show, recipe)
+        tuned = tuning.run(out, described, resume, overwrite)
+    for done in AT_END if out is not None and ranks.is_first else ():
+        done(str(out))
+    return tuned
 
 
-def _own_config(architecture: Architecture, options: dict[str, Any]) -> tuple[AutotuneConfig, dict[str, Any]]:
-    """The config of a network of one's own, and what ``config.json`` holds of it."""
+def _seeded(build: Build, seed: int, wanted: Architecture) -> nn.Module:
+    torch.manual_seed(seed)
+    return build(wanted)
+
+
+def _own_config(architecture: Architecture, options: dict[str, Any]) -> tuple[AutotuneConfig, Recipe, dict[str, Any]]:
+    """The config of a network of one's own, what is no config of it, and what ``config.json`` holds of both."""
+    recipe = Recipe(**{f.name: options.pop(f.name) for f in fields(Recipe) if callable(options.get(f.name))})
     of_network = {f.name for f in fields(TrainConfig) if f.metadata["group"] in ("data", "network")}
     refused = sorted(of_network & set(options) - {"validation_share"})
     if refused:
         raise ValueError(
             f"{refused[0]} is {options[refused[0]]!r}; it is decided by build and train_data, leave it out"
         )
+    known = {f.name for f in fields(AutotuneConfig)} - of_network | {"validation_share"}
+    require_known(options, known, "autotune")
     config = AutotuneConfig(**options)
     described = {name: value for name, value in to_dict(config).items() if name not in of_network}
-    return config, described | {"architecture": architecture.to_dict()}
+    brought = {f.name: value for f in fields(Recipe) if (value := getattr(recipe, f.name)) is not f.default}
+    described |= {name: getattr(value, "__qualname__", type(value).__qualname__) for name, value in brought.items()}
+    return config, recipe, described | {"architecture": architecture.to_dict()}
 
 
 def autotune_configured(
@@ -177,7 +189,7 @@ class _Tuning:
 
     def __init__(
         self, config: AutotuneConfig, architecture: Architecture, samples: Samples, ranks: Ranks, build: Build,
-        block_names: Callable[[nn.Module], BlockNames] | None, policy: Policy, show: Show,
+        block_names: Callable[[nn.Module], BlockNames] | None, policy: Policy, show: Show, recipe: Recipe | None = None,
     ) -> None:  # fmt: skip
         if config.repr:
             raise ValueError("repr is True; auto-tune trains without RePr, take cbkernels train --repr")
@@ -194,6 +206,7 @@ class _Tuning:
         self.equality = ""
         self._teacher = teacher_of(config, samples.device)
         self._build, self._names, self._policy, self._show = build, block_names, policy, show
+        self._recipe = recipe
 
     def run(
         self, out: str | os.PathLike[str] | None, described: dict[str, Any], resume: bool, overwrite: bool
@@ -233,7 +246,7 @@ class _Tuning:
 
     def _measured_training(self) -> MeasuredTraining:
         model = self._build(self.architecture)
-        training = Training(model, self.config, self.samples, self.ranks, self._teacher)
+        training = Training(model, self.config, self.samples, self.ranks, self._teacher, self._recipe)
         names = self._block_names(training.model)
         counts = tuple(len(stage) for stage in names)
         if counts != self.architecture.blocks:

@@ -56,8 +56,8 @@ class RemovalProgress:
 
     def _load(self) -> None:
         path = self.folder.path / PROGRESS
-        content = read_json_object(path)
         try:
+            content = read_json_object(path)
             state = required(RemovalState, content, path)
         except ValueError as error:
             raise ValueError(f"{error}; start again with --overwrite") from error

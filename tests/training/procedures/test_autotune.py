@@ -120,7 +120,7 @@ def test_rounds_shorten_the_network_and_say_why(tuned: Any) -> None:
         assert one["removed"][0] in one["reason"]
     last = rounds[-1]
     assert (last["removed"], last["conflict_epoch"], last["entropy"], last["epochs"]) == ([], None, None, 3)
-    assert last["reason"] == result["reason"]
+    assert result["reason"].startswith(last["reason"])  # and may say that this is near chance
     assert last["architecture"] == result["after"]["architecture"]
     assert last["test_accuracy"] == result["after"]["test_accuracy"]
     assert rounds[0]["architecture"] == result["before"]["architecture"]
@@ -182,7 +182,7 @@ def test_every_block_conflicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     acts_as_one(monkeypatch)
     result = autotune_configured(changed(policy=policy, depth=3, epochs=1), tmp_path / "run")
     assert result["status"] == "exhausted"
-    assert result["reason"] == (
+    assert result["reason"].startswith(
         "every block conflicted and was removed; a network without blocks was not trained; "
         "the network of round 0, the best by test accuracy, is kept"
     )
@@ -206,7 +206,7 @@ def test_ties_behind_the_first_block_are_no_reason_to_give_up(tmp_path: Path, mo
     acts_as_one(monkeypatch)
     result = autotune_configured(changed(policy="added", depth=3, epochs=1), tmp_path / "run")
     assert (result["status"], result["after"]["architecture"]["blocks"]) == ("trained", [3])
-    assert result["reason"] == (
+    assert result["reason"].startswith(
         "the last block had no conflict beyond those of the first one in the first 1 epochs; trained to the end"
     )
 
@@ -420,6 +420,7 @@ def test_killed_at_every_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     options: dict[str, Any] = {
         "policy": lambda conflicting, names: [names[0][-1]], "epochs": 3, "check_epochs": 1, "batch_size": 16,
     }  # fmt: skip
+    monkeypatch.setattr("cbkernels.training.procedures.autotune.AT_END", [])  # a page is many files and no part of it
     undisturbed = autotune(dead_when_deep, (4,), points(), out=tmp_path / "undisturbed", **options)
     assert [r["epochs"] for r in undisturbed.result["rounds"]] == [1, 1, 3]
     replace_file, count = whole_files.os.replace, [0]
@@ -464,6 +465,49 @@ def plain(architecture: Architecture) -> Any:
 def points(count: int = 48) -> tuple[Any, Any]:
     x = torch.randn(count, 4, generator=torch.Generator().manual_seed(0))
     return x, (x[:, 0] > 0).long() + (x[:, 1] > 0.5).long()
+
+
+@pytest.mark.parametrize("given", ["dataset", "loader"])
+def test_data_sets_and_loaders_are_taken(given: str) -> None:
+    """With what a tuple of the same samples gives."""
+    x, y = points()
+    data: Any = torch.utils.data.TensorDataset(x, y)
+    data = data if given == "dataset" else torch.utils.data.DataLoader(data, batch_size=7)
+    options: dict[str, Any] = {"epochs": 2, "batch_size": 16, "policy": lambda *_: []}
+    (of_data, of_tuple) = (
+        autotune(plain, (2,), each, each, min_conflicting_rows=49, **options).result for each in (data, (x, y))
+    )
+    for field in ("test_accuracy", "mean_test_accuracy"):
+        assert of_data["after"][field] == of_tuple["after"][field]
+    unlabelled: Any = torch.utils.data.TensorDataset(x)
+    with pytest.raises(ValueError, match="train_data gives batches of list; it must give pairs of samples and labels"):
+        autotune(plain, (2,), unlabelled, **options)
+
+
+def test_loss_optimizer_and_schedule_of_ones_own(tmp_path: Path) -> None:
+    """Each is called, the grid takes the optimizer's learning rate, and the page of the run is there."""
+    pytest.importorskip("matplotlib", reason="the page of a run: NOT TESTED HERE (no matplotlib)")
+    pytest.importorskip("jinja2", reason="the page of a run: NOT TESTED HERE (no jinja2)")
+    rates: list[float] = []
+
+    def halved(optimizer: Any, updates: int) -> Any:
+        assert updates == 2 * 3
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda update: rates.append(update) or 0.5**update)
+
+    def loss(logits: Any, labels: Any) -> Any:
+        return torch.nn.functional.multi_margin_loss(logits, labels)
+
+    tuned = autotune(
+        plain, (2,), points(), out=tmp_path / "run", epochs=2, batch_size=16, min_conflicting_rows=49, loss=loss,
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.125), schedule=halved,
+    )  # fmt: skip
+    assert tuned.result["status"] == "trained"
+    assert rates[-1] == 6
+    assert "lr=0.125 " in tuned.result["equality"]
+    content = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert content["loss"].endswith("loss")
+    assert content["schedule"].endswith("halved")
+    assert "<html" in (tmp_path / "run" / "report.html").read_text()
 
 
 class Convolutions(torch.nn.Module):  # type: ignore[misc]
@@ -599,10 +643,17 @@ def test_goes_on_with_a_run_that_wrote_no_margins(tmp_path: Path) -> None:
         ({"depth": 3}, "depth is 3; it is decided by build and train_data, leave it out"),
         ({"dataset": "digits"}, "dataset is 'digits'; it is decided by build"),
         ({"epochs": 0}, "epochs is 0"),
+        ({"epoch": 3}, "'epoch' is not an option of autotune; do you mean 'epochs'\\?"),
+        ({"learning_rates": 3}, "do you mean 'learning_rate'"),
+        ({"optimizer": lambda parameters: 3}, "optimizer made a int; it must make a torch.optim.Optimizer"),
         ({"block_names": lambda model: [["0"]]}, r"block_names names \[1\] blocks a stage, the architecture has \[6\]"),
         ({"build": lambda architecture: torch.nn.Linear(4, 3)}, r"Linear has no method block_names\(\); pass"),
         ({"train_data": (np.zeros((9, 4), np.float32), np.zeros(8, int))}, "train_data has 9 samples and labels of"),
-        ({"train_data": (np.zeros((9, 4), np.float32), np.zeros(9))}, "has labels of torch.float64"),
+        ({"train_data": (np.zeros((9, 4), np.float32), np.zeros(9))}, "labels of dtype float64; class labels must be"),
+        (
+            {"train_data": (np.zeros((9, 4), np.float32), list("ababababa"))},
+            "of dtype str; class labels must be integers",
+        ),
         ({"train_data": (np.zeros((9, 4), np.float32), -np.ones(9, int))}, "from -1; they must count from 0"),
         ({"train_data": points(12)}, "12 training samples do not fill one batch of 16"),
     ],
@@ -610,13 +661,13 @@ def test_goes_on_with_a_run_that_wrote_no_margins(tmp_path: Path) -> None:
 def test_refusals(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: dict[str, Any], said: str) -> None:
     acts_as_one(monkeypatch)
     arguments = {"build": plain, "architecture": (6,), "train_data": points(), "epochs": 1, "batch_size": 16, **given}
-    with pytest.raises(ValueError, match=said) as error:
+    with pytest.raises((ValueError, TypeError), match=said) as error:
         autotune(out=tmp_path / "run", **arguments)
     assert "\n" not in str(error.value)
 
 
 def test_unknown_options_are_refused() -> None:
-    with pytest.raises(TypeError, match="colour"):
+    with pytest.raises(ValueError, match=r"^'colour' is not an option of autotune; it has amp, baseline, batch_size,"):
         autotune(plain, (3,), points(), colour="red")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from cbkernels.command_line import main  # noqa: E402
 from cbkernels.commands import training_command  # noqa: E402
 from cbkernels.files import whole_files  # noqa: E402
 from cbkernels.files.checkpoints import load_checkpoint, save_checkpoint  # noqa: E402
-from cbkernels.training.config import TrainConfig, to_dict  # noqa: E402
+from cbkernels.training.config import TrainConfig, from_dict, to_dict  # noqa: E402
 from cbkernels.training.data.samples import AsGiven, divided  # noqa: E402
 from cbkernels.training.loop.epochs import Training  # noqa: E402
 from cbkernels.training.loop.measured_epochs import MeasuredTraining  # noqa: E402
@@ -272,6 +273,50 @@ def test_resuming_a_finished_run_changes_nothing(finished: Any, tmp_path: Path) 
     assert_same_run(tmp_path / "run", finished(TINY))
 
 
+def test_a_run_goes_on_to_more_epochs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What comes of it is the run of so many epochs, also with a warm-up and after a kill on the way."""
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    options = [*OPTIONS[:-1], "--warmup-epochs", "0.5", "--threads", "1", "--device", "cpu"]
+    assert main(["train", *options, "--epochs", "1", "--out", str(run)]) == 0
+    longer = from_dict(TrainConfig, {**read_options(run), "epochs": 3})
+    with pytest.raises(Killed):
+        train(longer, run, resume=True, show=lambda status, epoch, epochs: kill(status) if epoch == 2 else None)
+    with pytest.raises(ValueError, match="did not finish"):
+        load_trained(run)
+    assert main(["train", "--resume", "--out", str(run)]) == 0  # the folder knows how many
+    assert main(["train", *options, "--epochs", "3", "--out", str(whole)]) == 0
+    assert_same_run(run, whole)
+    assert load_trained(run).config.epochs == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"epochs": 1}, r"with epochs 2, not 1; .* \(only epochs may grow\)"),
+        ({"epochs": 3, "seed": 1}, r"with seed 0, not 1; .* \(only epochs may grow\)"),
+        ({"epochs": 3, "schedule": "cosine"}, "with epochs 2, not 3; .*the schedule cosine depends on their number"),
+    ],
+)
+def test_what_a_run_cannot_go_on_with(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    first = replace(TINY, schedule=change.get("schedule", "constant"))
+    train(first, tmp_path / "run")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
+    with pytest.raises(ValueError, match=said):
+        train(replace(first, **change), tmp_path / "run", resume=True)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()} == before
+
+
+@pytest.mark.slow
+def test_what_train_trains_by_default_learns(tmp_path: Path) -> None:
+    """Its 50 layers of 10 were at 20 % after as many epochs."""
+    assert train(TrainConfig(epochs=20, device="cpu"), tmp_path / "run")["test_accuracy"] > 0.6
+
+
+def read_options(run: Path) -> dict[str, Any]:
+    content = json.loads((run / "config.json").read_text())
+    return {name: value for name, value in content.items() if name not in ("command", "version", "schema")}
+
+
 # --- folders that hold a run ------------------------------------------------------------------------
 
 
@@ -332,9 +377,31 @@ def test_damaged_files_are_not_gone_on_with(tmp_path: Path, name: str) -> None:
     file = run / name
     for content in (file.read_bytes()[: len(file.read_bytes()) // 2], b"\xff\xfe"):
         file.write_bytes(content)
-        with pytest.raises(ValueError, match=rf"{name}.*(damaged|cannot be read|lines and its checkpoint)|not fit"):
+        with pytest.raises(
+            ValueError, match=rf"{name}.*(damaged|cannot be read|lines and its checkpoint)|not fit"
+        ) as said:
             train(TINY, run, resume=True)
+        assert re.search(
+            "; (bring .* or train again; nothing was loaded|bring .*start again with --overwrite)$", str(said.value)
+        )
         assert file.read_bytes() == content
+
+
+def test_a_run_whose_checkpoint_is_gone_does_not_begin_anew(tmp_path: Path) -> None:
+    """It did, without a word; one line of the history is there before the first checkpoint."""
+    run = tmp_path / "run"
+    train(TINY, run)
+    (run / "checkpoint.safetensors").unlink()
+    there = {path.name: path.read_bytes() for path in run.iterdir()}
+    with pytest.raises(
+        ValueError, match=r"checkpoint.safetensors is gone, .*; bring it back, or start again with --ov"
+    ):
+        train(TINY, run, resume=True)
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == there
+    history = (run / "history.jsonl").read_text().splitlines(keepends=True)
+    (run / "history.jsonl").write_text(history[0])
+    train(TINY, run, resume=True)
+    assert len((run / "history.jsonl").read_text().splitlines()) == len(history) > 1
 
 
 def test_checkpoints_of_other_networks_are_refused(tmp_path: Path) -> None:
@@ -543,7 +610,7 @@ def test_json_is_all_that_stdout_gets(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["train", *OPTIONS, "--out", str(tmp_path / "run"), "--json"]) == 0
     said = capsys.readouterr()
     assert json.loads(said.out) == result_of(tmp_path / "run")
-    assert [line.split(",")[0] for line in said.err.splitlines()][:2] == ["epoch 0 of 1", "epoch 1 of 1"]
+    assert [line.split(",")[0] for line in said.err.splitlines()][:3:2] == ["epoch 0 of 1", "epoch 1 of 1"]
     assert (tmp_path / "run" / "report.html").stat().st_size > 1000
 
 
@@ -560,12 +627,12 @@ def test_text_says_what_came_of_it(tmp_path: Path, capsys: pytest.CaptureFixture
         (["--dataset", "no_such_set"], "no_such_set"),
         (["--dataset", "/no/such/folder"], "/no/such/folder"),
         (["--dataset", "mnist", "--data-dir", "/no/such/folder"], "/no/such/folder"),
-        (["--epochs", "0"], "epochs is 0; it must be at least 1"),
-        (["--learning-rate", "nan"], "learning_rate is nan; it must be finite"),
-        (["--validation-share", "1"], "validation_share is 1.0; it must be at least 0 and below 1"),
-        (["--batch-size", "5000"], "training samples do not fill one batch of 5000; lower batch_size"),
-        (["--device", "gpu"], "device is 'gpu'; name one such as"),
-        (["--model", "vgg", "--blocks", "1", "2"], "blocks is [1, 2]; vgg has 4 stages"),
+        (["--epochs", "0"], "--epochs is 0; it must be at least 1"),
+        (["--learning-rate", "nan"], "--learning-rate is nan; it must be finite"),
+        (["--validation-share", "1"], "--validation-share is 1.0; it must be at least 0 and below 1"),
+        (["--batch-size", "5000"], "training samples do not fill one batch of 5000; lower --batch-size"),
+        (["--device", "gpu"], "--device is 'gpu'; name one such as"),
+        (["--model", "vgg", "--blocks", "1", "2"], "--blocks is [1, 2]; vgg has 4 stages"),
         (["--config", "/no/such/file"], "/no/such/file: No such file"),
         (["--optimizer", "adam"], "invalid choice: 'adam'"),
         (["--depth", "ten"], "invalid int value: 'ten'"),

@@ -121,9 +121,9 @@ def test_standard_training_records_the_overlap_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--repr-share", "0"], "repr_share is 0.0"),
-        (["--repr-share", "1"], "repr_share is 1.0"),
-        (["--repr-share", "100"], "repr_share is 100.0"),
+        (["--repr-share", "0"], "--repr-share is 0.0"),
+        (["--repr-share", "1"], "--repr-share is 1.0"),
+        (["--repr-share", "100"], "--repr-share is 100.0"),
         (["--epochs", "6"], "6 epochs"),
         (["--model", "fnn", "--epochs", "9"], "convolution"),
         (["--repr-criterion", "beauty"], "'beauty'"),

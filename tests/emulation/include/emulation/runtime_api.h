@@ -1,6 +1,6 @@
 // CUDA's runtime API as far as csrc/cuda uses it, on two small emulated devices. All work runs at once, in the order of
-// the calls, but copies from pinned memory: they happen when something behind them needs them. Device
-// memory is memory of this process.
+// the calls, but copies from and to pinned memory: they happen when something behind them needs them, or somebody waits
+// for them. Device memory is memory of this process.
 #pragma once
 #include <cstddef>
 #include <functional>
@@ -8,6 +8,9 @@
 #include <utility>
 
 #include "device_language.h"
+
+#define CUDART_VERSION 13000
+#define CUDART_CB
 
 enum cudaError_t {  // CUDA's numbers
   cudaSuccess = 0,
@@ -25,6 +28,7 @@ enum cudaError_t {  // CUDA's numbers
   cudaErrorCooperativeLaunchTooLarge = 720,
   cudaErrorNotSupported = 801,
   cudaErrorStreamCaptureUnsupported = 900,
+  cudaErrorCapturedEvent = 907,
   cudaErrorUnknown = 999,
 };
 const char* cudaGetErrorName(cudaError_t error);
@@ -136,14 +140,29 @@ enum cudaStreamCaptureMode {
   cudaStreamCaptureModeRelaxed = 2,
 };
 cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode);
-constexpr unsigned cudaEventDisableTiming = 2;
+constexpr unsigned cudaEventDisableTiming = 2, cudaEventRecordDefault = 0, cudaEventRecordExternal = 1;
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status);
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
+cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, unsigned flags);
 cudaError_t cudaEventQuery(cudaEvent_t event);
+cudaError_t cudaEventSynchronize(cudaEvent_t event);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags = 0);
+
+// --- graphs: there is one, of the latest capture, until the test forgets it ---------------------------------------
+
+using cudaGraph_t = struct CUgraph_st*;
+using cudaUserObject_t = struct CUuserObject_st*;
+using cudaHostFn_t = void (*)(void*);
+constexpr unsigned cudaUserObjectNoDestructorSync = 1, cudaGraphUserObjectMove = 1;
+cudaError_t cudaStreamGetCaptureInfo(cudaStream_t stream, cudaStreamCaptureStatus* status, unsigned long long* id,
+                                     cudaGraph_t* graph);
+cudaError_t cudaUserObjectCreate(cudaUserObject_t* object, void* data, cudaHostFn_t destroy, unsigned references,
+                                 unsigned flags);
+cudaError_t cudaUserObjectRelease(cudaUserObject_t object, unsigned references);
+cudaError_t cudaGraphRetainUserObject(cudaGraph_t graph, cudaUserObject_t object, unsigned references, unsigned flags);
 
 // --- launches -----------------------------------------------------------------------------------------------
 

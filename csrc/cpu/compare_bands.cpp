@@ -1,0 +1,234 @@
+#include "compare_bands.h"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstring>
+#include <limits>
+
+#include "../fingerprint.h"
+#include "scratch_array.h"
+#include "threads.h"
+
+namespace cbkernels {
+namespace {
+
+constexpr int64_t copied_rows_at_once = 512;  // of a band: 160 KiB; fewer break the streams of narrow types
+constexpr int pairs_at_once = 8;
+
+struct Chunk {  // rows of a band that are copied together, or all rows where none is
+  int64_t first_row, num_rows;
+  size_t first_follower, last_follower;
+  size_t first_leader, last_leader;
+  int32_t from;  // the first block that is needed of one of its rows
+};
+
+struct Leader {
+  int64_t row;
+  int32_t from;
+};
+
+class BandComparison {
+ public:
+  BandComparison(const RowBlocks& rows, const std::vector<Follower>& followers) : rows_(rows), followers_(followers) {
+    list_leaders();
+    cut_into_chunks();
+  }
+
+  int32_t first_block() const {
+    return std::min_element(chunks_.begin(), chunks_.end(),
+                            [](const Chunk& a, const Chunk& b) { return a.from < b.from; })
+        ->from;
+  }
+
+  // Bands [begin, end); stops early where no row is equal to its leader any more, if it may. Returns where it ended.
+  int32_t walk(int32_t begin, int32_t end, bool may_stop, Departure* departures, std::atomic<int64_t>& bytes) const;
+
+ private:
+  struct Band {
+    const std::byte* origin;  // of the chunk's first row
+    int64_t stride, length;
+  };
+  void list_leaders();
+  void cut_into_chunks();
+  int64_t compare_chunk(const Chunk& chunk, const Band& band, int32_t b, const std::byte* leaders,
+                        Departure* departures) const;
+  int64_t compare_pairs(const std::byte* const* row, const std::byte* const* leader, const size_t* follower, int count,
+                        int64_t length, int32_t b, Departure* departures) const;
+  void hash(const std::byte* block, int64_t length, Departure& departure) const {
+    departure.key = rows_.route(block, length, departure.key, &departure.nan);
+  }
+
+  const RowBlocks& rows_;
+  const std::vector<Follower>& followers_;
+  std::vector<Leader> leaders_;  // by row
+  std::vector<int32_t> slots_;   // of each follower: which of leaders_
+  std::vector<Chunk> chunks_;
+};
+
+void BandComparison::list_leaders() {
+  constexpr int32_t none = std::numeric_limits<int32_t>::max();
+  std::vector<int32_t> of_row(rows_.num_rows(), none);  // its followers' earliest block, then its slot
+  for (const Follower& f : followers_) of_row[f.leader] = std::min(of_row[f.leader], f.from);
+  for (int64_t i = 0; i < rows_.num_rows(); ++i) {
+    if (of_row[i] == none) continue;
+    leaders_.push_back({i, of_row[i]});
+    of_row[i] = static_cast<int32_t>(leaders_.size()) - 1;
+  }
+  slots_.reserve(followers_.size());
+  for (const Follower& f : followers_) slots_.push_back(of_row[f.leader]);
+}
+
+void BandComparison::cut_into_chunks() {
+  const int64_t rows_at_once = rows_.copies_bands() ? copied_rows_at_once : rows_.num_rows();
+  size_t follower = 0, leader = 0;
+  for (int64_t first = 0; first < rows_.num_rows(); first += rows_at_once) {
+    const int64_t last = std::min(first + rows_at_once, rows_.num_rows());
+    Chunk chunk{first, last - first, follower, follower, leader, leader, static_cast<int32_t>(rows_.num_blocks())};
+    for (; follower < followers_.size() && followers_[follower].row < last; ++follower)
+      chunk.from = std::min(chunk.from, followers_[follower].from);
+    for (; leader < leaders_.size() && leaders_[leader].row < last; ++leader)
+      chunk.from = std::min(chunk.from, leaders_[leader].from);
+    chunk.last_follower = follower;
+    chunk.last_leader = leader;
+    if (chunk.from < rows_.num_blocks()) chunks_.push_back(chunk);
+  }
+}
+
+int32_t BandComparison::walk(int32_t begin, int32_t end, bool may_stop, Departure* departures,
+                             std::atomic<int64_t>& bytes) const {
+  const bool copies = rows_.copies_bands();
+  const int64_t num_kept = copies ? static_cast<int64_t>(leaders_.size()) : 0;
+  ScratchArray<std::byte> copy(copies ? copied_rows_at_once * copied_band_stride : 0);
+  ScratchArray<std::byte> kept(num_kept * copied_band_stride);
+  int64_t num_equal = static_cast<int64_t>(followers_.size()), touched = 0;
+  int32_t b = begin;
+  Pace pace;
+  for (; b < end && (num_equal > 0 || !may_stop); ++b) {
+    Band band{nullptr, 0, rows_.block_length(b)};
+    for (const Chunk& chunk : chunks_) {
+      if (chunk.from > b) continue;
+      pace.after(chunk.num_rows * band.length);
+      band.origin = rows_.band(b, chunk.first_row, chunk.num_rows, copy.data(), band.stride);
+      for (size_t l = chunk.first_leader; copies && l < chunk.last_leader; ++l)  // leaders come before their followers
+        std::memcpy(kept.data() + static_cast<int64_t>(l) * copied_band_stride,
+                    band.origin + (leaders_[l].row - chunk.first_row) * band.stride, band.length);
+      num_equal -= compare_chunk(chunk, band, b, copies ? kept.data() : nullptr, departures);
+      touched += band.length * (copies ? chunk.num_rows : static_cast<int64_t>(followers_.size() + leaders_.size()));
+    }
+  }
+  bytes += touched;
+  return b;
+}
+
+// Returns how many rows left. `leaders`: kept blocks, or null where they are in place.
+int64_t BandComparison::compare_chunk(const Chunk& chunk, const Band& band, int32_t b, const std::byte* leaders,
+                                      Departure* departures) const {
+  std::array<const std::byte*, pairs_at_once> row, leader;
+  std::array<size_t, pairs_at_once> follower;
+  int count = 0;
+  int64_t num_left = 0;
+  Pace pace;
+  for (size_t f = chunk.first_follower; f < chunk.last_follower; ++f) {
+    const Follower& of = followers_[f];
+    if (of.from > b) continue;
+    const std::byte* block = band.origin + (of.row - chunk.first_row) * band.stride;
+    if (departures[f].block != equal_to_leader) {
+      pace.after(band.length);
+      hash(block, band.length, departures[f]);
+      continue;
+    }
+    row[count] = block;
+    leader[count] = leaders ? leaders + slots_[f] * copied_band_stride : band.origin + of.leader * band.stride;
+    follower[count++] = f;
+    if (count < pairs_at_once) continue;
+    pace.after(count * band.length);
+    num_left += compare_pairs(row.data(), leader.data(), follower.data(), count, band.length, b, departures);
+    count = 0;
+  }
+  return num_left + compare_pairs(row.data(), leader.data(), follower.data(), count, band.length, b, departures);
+}
+
+int64_t BandComparison::compare_pairs(const std::byte* const* row, const std::byte* const* leader,
+                                      const size_t* follower, int count, int64_t length, int32_t b,
+                                      Departure* departures) const {
+  const uint32_t equal = rows_.kernels().equal_pairs(row, leader, count, length, rows_.grid());
+  int64_t num_left = 0;
+  for (int k = 0; k < count; ++k) {
+    if (equal >> k & 1) continue;
+    Departure& departure = departures[follower[k]];
+    departure.block = b;
+    hash(row[k], length, departure);
+    ++num_left;
+  }
+  return num_left;
+}
+
+}  // namespace
+
+int32_t compare_bands(const RowBlocks& rows, const std::vector<Follower>& followers, bool to_the_end, int num_threads,
+                      std::vector<Departure>& departures) {
+  const BandComparison comparison(rows, followers);
+  const int32_t begin = comparison.first_block(), end = static_cast<int32_t>(rows.num_blocks());
+  const int64_t shares = std::max(1, num_threads), count = static_cast<int64_t>(followers.size());
+  std::atomic<int64_t> bytes{0};
+  departures.assign(count, {});
+  std::vector<std::vector<Departure>> of_share(shares);  // the first one's are `departures`
+  int32_t hashed_to = end;
+  parallel_for(shares, 1, num_threads, [&](int64_t from, int64_t to) {
+    for (int64_t s = from; s < to; ++s) {
+      if (s) of_share[s].resize(count);
+      const auto share_begin = [&](int64_t k) { return begin + static_cast<int32_t>((end - begin) * k / shares); };
+      const int32_t stop = comparison.walk(share_begin(s), share_begin(s + 1), shares == 1 && !to_the_end,
+                                           s ? of_share[s].data() : departures.data(), bytes);
+      if (shares == 1) hashed_to = stop;
+    }
+  });
+  for (int64_t s = 1; s < shares; ++s)  // a row that left in an earlier share goes on as one that might be equal
+    for (int64_t f = 0; f < count; ++f) {
+      const Departure& later = of_share[s][f];
+      if (later.block == equal_to_leader) continue;
+      Departure& whole = departures[f];
+      if (whole.block == equal_to_leader) whole.block = later.block;
+      whole.key = fingerprint::mix(whole.key + static_cast<uint64_t>(later.block)) + later.key;
+      whole.nan |= later.nan;
+    }
+  last_work().rows_compared += count;
+  last_work().bytes_touched += bytes;
+  return hashed_to;
+}
+
+void scan_bands(const RowBlocks& rows, const std::vector<int64_t>& unread, const int32_t* from, int num_threads,
+                uint8_t* nan) {
+  const int64_t n = rows.num_rows(), num_shares = std::max(1, num_threads), share = (n + num_shares - 1) / num_shares;
+  const bool copies = rows.copies_bands();
+  std::atomic<int64_t> bytes{0};
+  const auto position = [&](int64_t row) { return std::lower_bound(unread.begin(), unread.end(), row); };
+  parallel_for(n, share, num_threads, [&](int64_t begin, int64_t end) {
+    ScratchArray<std::byte> copy(copies ? copied_rows_at_once * copied_band_stride : 0);
+    int64_t touched = 0;
+    Pace pace;
+    for (int32_t b = 0; b < rows.num_blocks(); ++b) {
+      const int64_t length = rows.block_length(b);
+      const auto wanted = [&](int64_t row) { return from[row] <= b && !nan[row]; };
+      for (int64_t first = begin; first < end; first += copied_rows_at_once) {
+        const int64_t last = std::min(end, first + copied_rows_at_once);
+        const auto listed = position(first), behind = position(last);
+        if (std::none_of(listed, behind, wanted)) continue;
+        pace.after((last - first) * length);
+        int64_t stride = 0;
+        const std::byte* band = rows.band(b, first, last - first, copy.data(), stride);
+        if (copies) touched += (last - first) * length;
+        for (auto row = listed; row != behind; ++row) {
+          if (!wanted(*row)) continue;
+          nan[*row] = rows.kernels().holds_nan(band + (*row - first) * stride, length, rows.grid());
+          if (!copies) touched += length;
+        }
+      }
+    }
+    bytes += touched;
+  });
+  last_work().bytes_touched += bytes;
+}
+
+}  // namespace cbkernels

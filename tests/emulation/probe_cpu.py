@@ -1,0 +1,31 @@
+"""Tests of csrc/cpu on a module with a fault: `CBKERNELS_EMULATION=MODULE python tests/emulation/probe_cpu.py`.
+
+The module takes the place of the installed one before anything imports that: of two modules in a process the one
+that was loaded first lends the other its functions.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TESTS = ("tests/test_work_counters.py", "tests/test_random_against_reference.py::test_more_rows_than_one_table_holds")
+
+
+def main() -> int:
+    spec = importlib.util.spec_from_file_location("cbkernels._core", os.environ["CBKERNELS_EMULATION"])
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules["cbkernels._core"] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.path[0] = str(ROOT)
+    return pytest.main(["-q", "-x", "-p", "no:cacheprovider", "--tb=line", *(str(ROOT / test) for test in TESTS)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
