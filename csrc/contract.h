@@ -60,7 +60,8 @@ fingerprint::Key routing_key();  // drawn by the operating system, once a proces
 
 namespace cpu {
 
-// Writes (N,) ids; returns the number of bundles. Extra memory: at most 64 bytes a row.
+// Writes (N,) ids; returns the number of bundles. Extra memory: at most 64 bytes a row, twice as much for
+// long rows that differ late.
 int64_t bundle_ids(const RowsView& rows, const UpdateGrid& grid, const Tolerance* tolerance, int64_t* ids,
                    int num_threads);
 

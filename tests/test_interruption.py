@@ -125,8 +125,11 @@ fingerprints = lambda rows, key: backends.TABLE["cpu"].row_fingerprints(rows, No
 rows = as_rows(np.broadcast_to(np.random.default_rng(0).random(300_000, dtype=np.float32), (2_500, 300_000)))
 wider = as_rows(np.ones((2, 400_000), np.float32))
 expected, seen = fingerprints(rows, 1), []
-signal.signal(signal.SIGALRM, lambda *_: seen.append([fingerprints(wider, key) for key in (1, 2)]))
-signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+def handler(*_):
+    seen.append([fingerprints(wider, key) for key in (1, 2)])
+    signal.setitimer(signal.ITIMER_REAL, 0.01)  # again, when this one is done, however long it took
+signal.signal(signal.SIGALRM, handler)
+signal.setitimer(signal.ITIMER_REAL, 0.01)
 found = fingerprints(rows, 1)
 signal.setitimer(signal.ITIMER_REAL, 0)
 assert seen
@@ -286,10 +289,10 @@ LITTLE_MEMORY = (
 import resource
 pages = int(open("/proc/self/statm").read().split()[0])
 for number in range(len(KERNELS)):
-    for megabytes in (*[0] * 9, 1, 3, 6, 10, 20, 40, 400):
+    for megabytes in (*[0.25] * 9, 1, 3, 6, 10, 20, 40, 400):  # a stack that cannot grow ends any process
         child = os.fork()
         if child == 0:
-            limit = pages * os.sysconf("SC_PAGE_SIZE") + (megabytes << 20)
+            limit = pages * os.sysconf("SC_PAGE_SIZE") + int(megabytes * 2**20)
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
             os._exit(0 if outcome(number) else 3)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

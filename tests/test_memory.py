@@ -96,6 +96,31 @@ def test_sixty_four_bytes_a_row_for_the_margin(threads: int) -> None:
     assert extra_bytes_a_row(acts, "cb.conflict_margin(acts, own_labels)", threads) <= 64
 
 
+LONG_ROWS = {
+    "rows": "(lambda x: (x.__setitem__((slice(None), -1), np.arange(100_000) % {bundles}), x)[1])"
+    "(np.zeros((100_000, 4200), np.int8))",
+    "columns": "(lambda x: (x.__setitem__(-1, np.arange(100_000) % {bundles}), x.T)[1])"
+    "(np.zeros((4200, 100_000), np.int8))",
+}
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("order", LONG_ROWS)
+def test_sixty_four_bytes_a_long_row_that_is_equal_to_another(order: str, threads: int) -> None:
+    assert extra_bytes_a_row(LONG_ROWS[order].format(bundles=1), "cb.bundle_entropy(acts, labels)", threads) <= 64
+
+
+@pytest.mark.parametrize("order", LONG_ROWS)
+def test_a_long_row_that_differs_late_may_take_twice_as_much(order: str) -> None:
+    assert extra_bytes_a_row(LONG_ROWS[order].format(bundles=100), "cb.bundle_rows(acts)") <= 128 + 8
+
+
+def test_rows_compared_by_bands_take_scratch_memory_of_every_thread() -> None:
+    acts = LONG_ROWS["columns"].format(bundles=100).replace("100_000", "60_000")
+    for threads in (1, 4):
+        assert extra_bytes_a_row(acts, "cb.bundle_rows(acts)", threads) * 60_000 <= 72 * 60_000 + threads * (4 << 20)
+
+
 def test_wide_rows_cost_no_more_than_narrow_ones() -> None:
     """250 MB of rows that are read to the end: the kernel keeps none of them."""
     acts = "np.zeros((1000, 62_500), np.float32) + np.arange(1000, dtype=np.float32)[:, None] // 10"

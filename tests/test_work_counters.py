@@ -172,7 +172,7 @@ def test_rows_of_few_bundles_go_straight_to_their_leaders(num_columns: int) -> N
     assert np.array_equal(cb.bundle_rows(acts), cb.bundle_rows(acts, backend="reference")), "some share a slot"
     work, pilots = work_of(lambda: cb.bundle_rows(acts)), 512 * 64
     assert work["bytes_touched"] <= 2.02 * work["bytes_total"] + pilots
-    assert work["rows_sampled"] <= 130
+    assert work["rows_sampled"] <= 130 * backends.num_threads(), "each thread looks for leaders by itself"
 
 
 @pytest.mark.parametrize("num_rows", [70_000, 300_000])

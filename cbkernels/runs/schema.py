@@ -87,7 +87,8 @@ class Column:
         value = int(cell) if self.kind is int else float(cell or "nan")
         is_large = abs(value) > LARGEST and not (self.may_be_infinite and math.isinf(value))
         if is_large or (value < 0 and not self.is_signed) or (self.kind is int and value >= 2**31):
-            raise ValueError(f"{self.name} is {cell}; it must be 0 to 2**31 - 1")
+            most = "2**31 - 1" if self.kind is int else f"{LARGEST:g}"
+            raise ValueError(f"{self.name} is {cell}; it must be {f'-{most}' if self.is_signed else 0} to {most}")
         return value
 
 

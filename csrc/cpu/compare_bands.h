@@ -21,6 +21,9 @@ struct Departure {
   uint64_t key = 0;  // hash of that block and of all behind it, up to `hashed_to`
 };
 
+// Above, the lists of a comparison by bands, 16 bytes a row and thread among them, would be more than scratch memory.
+constexpr int64_t most_rows_of_bands = 1 << 16;
+
 // Leaders whose blocks are kept while rows are compared with them: 2.5 MiB where bands are copied.
 constexpr int64_t most_leaders_of_copied_bands = 8192;
 

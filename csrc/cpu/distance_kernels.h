@@ -136,8 +136,8 @@ void tails(const Value* values, int64_t count, Value low, Value high, uint64_t* 
     uint64_t below = 0, above = 0;
     for (int64_t u = 0; u < 64; u += lanes) {
       const auto v = load_values(values + k + u);
-      below |= bits_of(v <= splat(low)) << u;
-      above |= bits_of(v >= splat(high)) << u;
+      below |= bits_of((typename VectorOf<Value>::mask)(v <= splat(low))) << u;
+      above |= bits_of((typename VectorOf<Value>::mask)(v >= splat(high))) << u;
     }
     at_most[k / 64] = below;
     at_least[k / 64] = above;

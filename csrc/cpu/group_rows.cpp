@@ -31,6 +31,12 @@ struct Batch {  // some members of one group
   int32_t count;
 };
 
+// Its memory too, which `= {}` would keep.
+template <class T>
+void release(std::vector<T>& list) {
+  std::vector<T>().swap(list);
+}
+
 class Grouper {
  public:
   Grouper(const RowBlocks& rows, bool check_nan, int num_threads, int64_t most_collisions, int64_t* leader)
@@ -50,7 +56,7 @@ class Grouper {
   void group_members_of_short_rows();
   void group_members_of_long_rows();
   void separate_large_groups();
-  void compare(const std::vector<Follower>& followers, bool to_the_end);
+  void compare(std::vector<Follower> followers, bool to_the_end);
   void compare_with_leaders();
   void compare_by_bands(const std::vector<Follower>& followers, bool to_the_end);
   void regroup_fallen(bool to_the_end);
@@ -64,7 +70,8 @@ class Grouper {
   void sample_rows(int64_t begin, int64_t end, const std::vector<int64_t>& offsets, uint64_t* keys);
   std::vector<Follower> followers() const;
   bool fill_bands(const std::vector<Follower>& followers) const;
-  void list_members(const std::vector<Follower>& followers);
+  void list_members(std::vector<Follower> followers);
+  void forget_members();
   void compare_batch(const Batch& batch);
   uint64_t sample_key(int64_t row, int64_t num_samples, std::byte* scratch, bool& nan) const;
   uint64_t rest_key(int64_t row, int64_t block, uint64_t key, std::byte* scratch, bool& nan) const;
@@ -186,8 +193,12 @@ bool Grouper::looks_full_of_duplicates() {
 }
 
 std::vector<Follower> Grouper::followers() const {
+  const int64_t n = rows_.num_rows();
+  int64_t count = 0;
+  for (int64_t i = 0; i < n; ++i) count += leader_[i] != i;
   std::vector<Follower> found;
-  for (int64_t i = 0; i < rows_.num_rows(); ++i)
+  found.reserve(count);
+  for (int64_t i = 0; i < n; ++i)
     if (leader_[i] != i) found.push_back({i, leader_[i], 0});
   return found;
 }
@@ -196,14 +207,24 @@ std::vector<Follower> Grouper::followers() const {
 bool Grouper::fill_bands(const std::vector<Follower>& followers) const {
   const int64_t count = static_cast<int64_t>(followers.size());
   if (!rows_.has_bands() || count * fewest_of_a_band < rows_.num_rows()) return false;
+  if (rows_.num_rows() > most_rows_of_bands) return false;
   if (!rows_.copies_bands() || count <= most_leaders_of_copied_bands) return true;
   std::vector<uint8_t> leads(rows_.num_rows(), 0);
   for (const Follower& f : followers) leads[f.leader] = 1;
   return std::count(leads.begin(), leads.end(), 1) <= most_leaders_of_copied_bands;
 }
 
+// Lists of one step are gone before those of the next one: memory is a promise.
+void Grouper::forget_members() {
+  release(members_);
+  release(from_block_);
+  release(left_at_);
+  release(left_key_);
+}
+
 // members_ sorted by (leader, row), cut into batches_.
-void Grouper::list_members(const std::vector<Follower>& followers) {
+void Grouper::list_members(std::vector<Follower> followers) {
+  forget_members();
   const int64_t n = rows_.num_rows();
   std::vector<int64_t> place(n, 0);
   for (const Follower& f : followers) ++place[f.leader];
@@ -224,6 +245,8 @@ void Grouper::list_members(const std::vector<Follower>& followers) {
     from_block_[place[f.leader]] = f.from;
     members_[place[f.leader]++] = f.row;
   }
+  release(followers);
+  release(place);
   for (const Batch& batch : batches_) {  // one start for a batch: the earliest of its members
     const auto begin = from_block_.begin() + batch.first;
     *begin = *std::min_element(begin, begin + batch.count);
@@ -321,6 +344,8 @@ void Grouper::compare_by_bands(const std::vector<Follower>& followers, bool to_t
       compare_bands(rows_, followers, to_the_end,
                     threads_for(static_cast<int64_t>(followers.size()) * rows_.row_bytes()), departures);
   fallen_.clear();
+  fallen_.reserve(std::count_if(departures.begin(), departures.end(),
+                                [](const Departure& departure) { return departure.block != equal_to_leader; }));
   for (size_t f = 0; f < followers.size(); ++f) {
     const Departure& departure = departures[f];
     if (departure.block == equal_to_leader) continue;
@@ -334,9 +359,9 @@ void Grouper::compare_by_bands(const std::vector<Follower>& followers, bool to_t
 }
 
 // Fills fallen_ with the followers that differ from their leader; to_the_end: hashed to the end, if by bands.
-void Grouper::compare(const std::vector<Follower>& followers, bool to_the_end) {
+void Grouper::compare(std::vector<Follower> followers, bool to_the_end) {
   if (fill_bands(followers)) return compare_by_bands(followers, to_the_end);
-  list_members(followers);
+  list_members(std::move(followers));
   compare_with_leaders();
 }
 
@@ -348,6 +373,7 @@ void Grouper::compare_with_leaders() {
     for (int64_t b = begin; b < end; ++b) compare_batch(batches_[b]);
   });
   fallen_.clear();
+  fallen_.reserve(left_at_.size() - std::count(left_at_.begin(), left_at_.end(), equal_to_leader));
   int64_t bytes = 0;
   for (const Batch& batch : batches_) {
     const int64_t from = from_block_[batch.first];
@@ -377,6 +403,7 @@ void Grouper::compare_with_leaders() {
 // Rows that left the same leader at the same block are grouped by the hash of that block, or of everything from
 // there to the end; then compared again.
 void Grouper::regroup_fallen(bool to_the_end) {
+  forget_members();
   const int64_t n = static_cast<int64_t>(fallen_.size());
   std::vector<uint64_t> keys(n);
   std::vector<uint8_t> nan(n);
@@ -399,8 +426,10 @@ void Grouper::regroup_fallen(bool to_the_end) {
     bytes += read;
   });
   std::vector<int64_t> first(n);
-  group_keys(keys.data(), nan.data(), n, first.data(), num_threads_);
+  const int64_t following = group_keys(keys.data(), nan.data(), n, first.data(), num_threads_);
+  release(keys);
   std::vector<Follower> followers;
+  followers.reserve(following);
   for (int64_t p = 0; p < n; ++p) {
     const Fallen &f = fallen_[p], &leader = fallen_[first[p]];
     leader_[f.row] = leader.row;
@@ -411,7 +440,9 @@ void Grouper::regroup_fallen(bool to_the_end) {
   }
   if (to_the_end) last_work().rows_fingerprinted += n;
   last_work().bytes_touched += bytes;
-  compare(followers, true);
+  release(fallen_);
+  release(first);
+  compare(std::move(followers), true);
 }
 
 // Hashes of different rows collided twice, which does not happen by chance: compare each with all leaders
@@ -513,10 +544,10 @@ void Grouper::group_members_of_short_rows() {
 }
 
 void Grouper::group_members_of_long_rows() {
-  if (const auto all = followers(); fill_bands(all)) {
+  if (auto all = followers(); fill_bands(all)) {
     compare_by_bands(all, false);
   } else {
-    list_members(all);
+    list_members(std::move(all));
     separate_large_groups();
     if (!members_.empty()) compare_with_leaders();
   }

@@ -130,8 +130,7 @@ inline Words pair_sums(const E& element, const std::byte* piece, int64_t num_byt
   constexpr int together = 4;  // vectors; they share some of the keys
   for (; at + together * vector_bytes <= num_bytes; at += together * vector_bytes) {
     Words words[together];
-    for (int i = 0; i < together; ++i) words[i] = load(piece + at + i * vector_bytes);
-    for (int i = 0; i < together; i += 2) canonical_pair(element, words + i, nan);
+    for (int i = 0; i < together; i += 2) load_canonical_pair(element, piece + at + i * vector_bytes, words + i, nan);
     for (int i = 0; i < together; i += 2)
       for (int s = 0; s < S; ++s)
         for (int j = i; j < i + 2; ++j)

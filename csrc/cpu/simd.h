@@ -45,21 +45,11 @@ inline bool any(Words v) {
 #endif
 }
 
+#if defined(__AVX2__)
 // Lanes where one of the two is a NaN.
-inline Words unordered(Floats a, Floats b) {
-#if defined(__AVX2__)
-  return (Words)_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_UNORD_Q);
-#else
-  return (Words)((a != a) | (b != b));
+inline Words unordered(Floats a, Floats b) { return (Words)_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_UNORD_Q); }
+inline Words unordered(Doubles a, Doubles b) { return (Words)_mm256_cmp_pd((__m256d)a, (__m256d)b, _CMP_UNORD_Q); }
 #endif
-}
-inline Words unordered(Doubles a, Doubles b) {
-#if defined(__AVX2__)
-  return (Words)_mm256_cmp_pd((__m256d)a, (__m256d)b, _CMP_UNORD_Q);
-#else
-  return (Words)((a != a) | (b != b));
-#endif
-}
 
 // For each pair of words (even, odd): the 64-bit product.
 inline Longs multiply_pairs(Words v) {

@@ -76,10 +76,11 @@ struct Loop {  // outlives the call when a helper starts late; `work` does not, 
   }
 };
 
-// The C library ends the process where a new thread finds no memory for its variables: start none just below a limit.
+// The C library ends the process where a new thread finds no memory for its variables: start none near a limit. Much
+// more is asked for than a thread takes, since others take memory meanwhile.
 bool has_room_for_a_thread() {
 #if defined(__linux__)
-  constexpr size_t room = 1 << 20;
+  constexpr size_t room = 64 << 20;
   void* found = mmap(nullptr, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   return found != MAP_FAILED && munmap(found, room) == 0;
 #else

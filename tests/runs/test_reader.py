@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import shutil
 from dataclasses import fields
 from pathlib import Path
@@ -261,3 +262,16 @@ def test_a_header_that_is_no_line_of_a_table_is_noted(tmp_path: Path) -> None:
     folder = copied("train_resnet", tmp_path / "a")
     (folder / "layers.csv").write_text("x" * 200_000 + "\n")
     assert "layers.csv is left out: field larger than field limit (131072)." in read_run(folder).notes
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "said"),
+    [
+        (schema.Column("epoch", int, repr), "2147483648", "epoch is 2147483648; it must be 0 to 2**31 - 1"),
+        (schema.Column("entropy", float, repr), "1e201", "entropy is 1e201; it must be 0 to 1e+200"),
+        (schema.Column("bits", float, repr, is_signed=True), "-inf", "bits is -inf; it must be -1e+200 to 1e+200"),
+    ],
+)
+def test_a_cell_out_of_its_range_names_the_range(column: schema.Column, cell: str, said: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        column.read(cell)

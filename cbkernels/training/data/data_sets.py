@@ -138,7 +138,7 @@ def load_data_set(
         if len(test) == 0:
             raise ValueError(f"{train.origin} has too few samples of each class to hold some back for the test")
     if left_out := "".join(f"; left out of {each.origin}: {each.left_out}" for each in (train, test) if each.left_out):
-        warnings.warn(shown(f"not every file of {source} is an image{left_out}"), stacklevel=2)
+        warnings.warn(shown(f"not every file of {source} is read{left_out}"), stacklevel=2)
         source += left_out
     train, test, num_classes = _numbered(train, test)
     train = _subset(train, train_size, seed, "train_size")

@@ -629,6 +629,18 @@ def test_images_in_folders_of_a_class_and_other_endings(tmp_path: Path) -> None:
     assert "left out" in found.source
 
 
+def test_images_beside_the_classes_and_behind_links_are_counted(tmp_path: Path) -> None:
+    for name in ("ant", "cat"):
+        for i, image in enumerate(grey(4)):
+            write_image(tmp_path / "train" / name / f"{i}.png", image)
+    write_image(tmp_path / "train" / "lost.png", grey(1)[0])
+    (tmp_path / "train" / "cat" / "again").symlink_to("..")
+    said = r"not every file of .* is read; left out of .*train: 1 of links to folders, 1 of \.png in no class folder"
+    with pytest.warns(UserWarning, match=said):
+        found = load_data_set(str(tmp_path))
+    assert len(found.train_labels) + len(found.test_labels) == 8
+
+
 def test_images_of_several_sizes_are_resized_or_refused(tmp_path: Path) -> None:
     for name, width in (("cat", 4), ("dog", 7)):
         for i in range(10):
