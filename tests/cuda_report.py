@@ -190,7 +190,8 @@ def readable(names: list[str]) -> dict[str, str]:
     short = {}
     for name, full in zip(names, done.stdout.splitlines(), strict=True):
         plain = re.sub(r"\(anonymous namespace\)::|_(GLOBAL_|INTERNAL)_\w+::|cbkernels::(cuda::(margin::)?)?", "", full)
-        short[name] = re.sub(r"^\w+ (?=\w+<)", "", re.sub(r"\(.*\)( const)?$", "", plain)).replace("> >", ">>")
+        closed = re.sub(r"> +(?=>)", ">", plain)  # older c++filt: Kernel<Kind<2> >
+        short[name] = re.sub(r"^\w+ (?=\w+<)", "", re.sub(r"\(.*\)( const)?$", "", closed))
     return short
 
 

@@ -266,3 +266,9 @@ def test_report_sees_what_may_be_fused(fused: str) -> None:
     fine = "\tmul.rn.f32 %f1, %f2, %f3; // fma\n\tmad.lo.s32 %r1, %r2, %r3, %r4;\n\tadd.s64 %rd1, %rd2, 8;\n"
     assert cuda_report.contractions_in(fine) == []
     assert cuda_report.contractions_in(f"{fine}\t{fused}\n") == [fused]
+
+
+@pytest.mark.skipif(shutil.which("c++filt") is None, reason="names of kernels: NOT TESTED HERE (no c++filt on PATH)")
+def test_a_kernel_is_named_as_the_source_names_it() -> None:
+    mangled = "_ZN9cbkernels4cuda17group_rows_kernelINS0_7InWordsINS0_6Grid32ILb0EEEEEEEvi"
+    assert cuda_report.readable([mangled]) == {mangled: "group_rows_kernel<InWords<Grid32<false>>>"}
