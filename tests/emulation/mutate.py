@@ -23,6 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("CBKERNELS_EMULATION_BUILD", ROOT / "build" / "emulation"))
 SCRATCH = BUILD.parent / "mutation"
 MUST_CATCH = 0.9
+KINDS_PLANTED = ("any", "float32", "grid32")
+"""row_kernels_*.cu in which the faults of a header are planted."""
 MOST_SECONDS = 120
 """For one probe; the right module takes ten to thirty. A kernel that hangs is a fault that was caught."""
 
@@ -364,24 +366,33 @@ def faulty_text(fault: Fault, text: str) -> str:
     return before + fault.replacement + after
 
 
+def is_planted_in(target: str) -> bool:
+    """A header of the row kernels is compiled for all kinds of elements; a few of them show its faults.
+
+    They are linked first, so that of a function that all kinds share the faulty one is taken.
+    """
+    kind = re.search(r"/row_kernels_(\w+)\.cu", target)
+    return kind is None or "/cuda/" not in target or kind[1] in KINDS_PLANTED
+
+
 def build(fault: Fault, readers: dict[str, list[str]], commands: dict[str, str]) -> Path | None:
     """The module with the fault, or None when it does not compile."""
     changed = SCRATCH / "csrc" / fault.path
     right_text = changed.read_text()
     changed.write_text(faulty_text(fault, right_text))
     objects = {str(path.relative_to(BUILD)): path for path in sorted((BUILD / "CMakeFiles").rglob("*.o"))}
-    faulty = {target: SCRATCH / Path(target).name for target in readers[fault.path]}
+    faulty = {target: SCRATCH / Path(target).name for target in readers[fault.path] if is_planted_in(target)}
 
     def compiles(target: str) -> bool:
         command = commands[target].replace(f"{ROOT}/csrc/", f"{SCRATCH}/csrc/").replace(target, str(faulty[target]))
         return subprocess.run(command, shell=True, cwd=BUILD, capture_output=True, check=False).returncode == 0
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # a header is compiled for every kind of element
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         all_compile = all(pool.map(compiles, faulty))
     changed.write_text(right_text)
     if not all_compile:
         return None
-    objects |= faulty
+    objects = faulty | {target: path for target, path in objects.items() if target not in faulty}
     module = SCRATCH / f"_core{sysconfig.get_config_var('EXT_SUFFIX')}"
     compiler = commands[next(iter(commands))].split()[0]
     link = [compiler, "-shared", "-o", str(module), *map(str, objects.values())]
