@@ -20,7 +20,7 @@ from cbkernels.page.run_page import write_report
 from cbkernels.runs.reader import read_run
 
 from .. import sample_runs
-from ..sample_runs import copied
+from ..sample_runs import changed, content_of, copied
 from .browser import browser, looked
 
 WIDTHS = (420, 1280, 1920)
@@ -32,6 +32,9 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("look")
     old = {"train_resnet": "train", "train_fnn": "a-training-with-a-long-name", "autotune": "tune", "remove": "cut"}
     folders = [copied(name, root / called) for name, called in old.items()]
+    ends = content_of(root / "tune" / "result.json")
+    names = {"before": "vgg, 3-12-41-3 blocks, 0.125 of the width", "after": "vgg, 3-5-0-0 blocks, 0.125 of the width"}
+    changed(root / "tune", **{end: {**ends[end], "name": name} for end, name in names.items()})
     deep = sample_runs.write_rounds(root / "deep", (120, 61, 12), 3)
     return write_report([deep, *folders], root / "report.html")
 
@@ -58,6 +61,16 @@ function wordColours(picture) {  // of the words of an SVG
   const groups = [...drawn.querySelectorAll('g[id^=text_] > g')].map(g => g.style.fill || '#000000');
   return [...new Set(groups)];
 }
+function brokenWords(head) {  // of the heads of rows and columns: words on two lines
+  const words = [], texts = head.ownerDocument.createTreeWalker(head, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) for (const word of texts.currentNode.data.matchAll(/[a-z]{1,14}/g)) {
+    const range = head.ownerDocument.createRange();
+    range.setStart(texts.currentNode, word.index);
+    range.setEnd(texts.currentNode, word.index + word[0].length);
+    if (new Set([...range.getClientRects()].map(each => each.top)).size > 1) words.push(word[0]);
+  }
+  return words;
+}
 function look(frame) {
   const page = frame.contentDocument, root = page.documentElement, style = e => frame.contentWindow.getComputedStyle(e);
   const pictures = [...page.querySelectorAll('.picture img, .picture > svg')], paper = style(page.body).backgroundColor;
@@ -67,6 +80,7 @@ function look(frame) {
     wide: [...page.querySelectorAll('body *:not(svg *)')].filter(e => !e.closest('.heard, pre')
       && e.getBoundingClientRect().right > frame.clientWidth + .5).map(e => e.outerHTML.slice(0, 80)),
     cut: [...page.querySelectorAll('.table')].filter(e => e.scrollWidth > e.clientWidth).map(e => e.innerText),
+    broken: [...page.querySelectorAll('.table th')].flatMap(brokenWords),
     pictures: pictures.map(p => ({
       shown: p.getBoundingClientRect().width, words: wordColours(p).length,
       contrast: Math.min(...wordColours(p).map(c => contrast(filtered(c, style(p).filter),
@@ -95,6 +109,7 @@ def test_everything_fits_and_can_be_read(several: Path, tmp_path: Path, scheme: 
         assert frame["scrolled"] <= width, "the page is wider than its window"
         assert frame["wide"] == [], width
         assert frame["cut"] == [], width
+        assert frame["broken"] == [], width
         assert frame["page"] >= 4.5
         assert (frame["paper"] < 0.03) == (scheme == "dark")
         assert len(frame["pictures"]) > 15
