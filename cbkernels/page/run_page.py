@@ -21,7 +21,8 @@ from ..runs.reader import is_drawn, read_run
 from ..runs.record import RunRecord
 from ..runs.schema import CONFIG, RESULT
 from .facts import facts_of, outcome_of, status_of
-from .sections import Figure, Section, comparison_of, sections_of
+from .sections import Figure, Section, comparison_of, sections_of, with_terms
+from .terms import Term, explained
 
 MOST_BYTES = 1_900_000
 """Of the page."""
@@ -39,9 +40,20 @@ class RunPage:
     outcome: str
     notes: Sequence[str]
     facts: Sequence[tuple[str, str]]
+    terms: Sequence[str]
+    """Sentences on the terms above them that are new to the reader."""
     sections: Sequence[Section]
     details: Sequence[tuple[str, str]]
     """Title and JSON text, folded."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the page says of several runs together."""
+
+    terms: Sequence[str]
+    """Sentences on the terms in the outcomes of the runs."""
+    sections: list[Section]
 
 
 def write_report(
@@ -79,9 +91,10 @@ def write_report(
         raise ValueError(f"{beside} is a link to another folder, which is not written to; name that folder instead")
     _require_ours(target)
     runs = [read_run(folder) for folder in folders]
-    pages = [_run_page(run, f"run-{position}", len(runs) > 1) for position, run in enumerate(runs, 1)]
-    comparison = comparison_of(runs) if len(runs) > 1 else None
-    sections = [section for page in pages for section in page.sections] + ([comparison] if comparison else [])
+    known: set[Term] = set()
+    comparison = _comparison(runs, known) if len(runs) > 1 else None
+    pages = [_run_page(run, f"run-{position}", len(runs) > 1, known) for position, run in enumerate(runs, 1)]
+    sections = [section for page in pages for section in page.sections] + (comparison.sections if comparison else [])
     figures = [figure for section in sections for figure in section.figures]
     written: dict[str, bytes] = {}
     for figure in figures:
@@ -115,15 +128,22 @@ def pictures_folder(out: str | os.PathLike[str]) -> Path:
     return target.with_name(f"{target.stem}_files")
 
 
-def _run_page(run: RunRecord, anchor: str, is_one_of_several: bool) -> RunPage:
+def _comparison(runs: Sequence[RunRecord], known: set[Term]) -> Comparison:
+    terms = explained(map(outcome_of, runs), known)
+    return Comparison(terms, [with_terms(comparison_of(runs), known)])
+
+
+def _run_page(run: RunRecord, anchor: str, is_one_of_several: bool, known: set[Term]) -> RunPage:
     notes = list(run.notes)
     if run.result is None and not any(note.startswith(RESULT) for note in notes):
         notes.insert(0, "The run is unfinished, it has no result.json yet: this is what its folder holds so far.")
     files = [("Environment", run.environment), (f"Configuration ({CONFIG})", run.config)]
     written = [(title, "\n".join(lines_of(content))) for title, content in files if content]
     details = [(title, t if len(t) <= _MOST_LETTERS else f"{t[:_MOST_LETTERS]} …") for title, t in written]
-    sections = sections_of(run, f"{anchor}-" if is_one_of_several else "")
-    return RunPage(anchor, run.name, status_of(run), outcome_of(run), notes, facts_of(run), sections, details)
+    outcome, facts = outcome_of(run), facts_of(run)
+    terms = explained([outcome, *notes, *map(" ".join, facts)], known)
+    sections = [with_terms(each, known) for each in sections_of(run, f"{anchor}-" if is_one_of_several else "")]
+    return RunPage(anchor, run.name, status_of(run), outcome, notes, facts, terms, sections, details)
 
 
 def _embedded(figures: Sequence[Figure], room: int) -> dict[str, str]:
@@ -143,7 +163,7 @@ def _embedded(figures: Sequence[Figure], room: int) -> dict[str, str]:
     return uris
 
 
-def _page(pages: Sequence[RunPage], comparison: Section | None, uris: Mapping[str, str], pictures: Path) -> bytes:
+def _page(pages: Sequence[RunPage], comparison: Comparison | None, uris: Mapping[str, str], pictures: Path) -> bytes:
     import jinja2
 
     templates = jinja2.Environment(
