@@ -57,33 +57,24 @@ def run(arguments: argparse.Namespace) -> int:
             raise ValueError(f"--{name.replace('_', '-')} is decided by --criteria here; leave it out")
     config = from_dict(TrainConfig, {**DEFAULTS, **given_options(arguments, TrainConfig)})
     out = output_path(arguments.out)
-    from ..training.procedures.compare_repr import compare, run_of
+    from ..training.procedures.compare_repr import compare
 
     with Progress(log=True) as progress:
         content = compare(config, out, criteria=arguments.criteria, seeds=arguments.seeds, show=progress.epoch)
-    picture = _draw(content, config, out)
-    runs = [run_of(out, row["criterion"], seed) for row in content["rows"] for seed in content["seeds"]]
-    tell(content, lambda content: _text(content, config), arguments.json, out, runs, f"Picture: {picture or 'none'}")
+    picture = _draw(out)
+    tell(content, lambda content: _text(content, config), arguments.json, out, [out], f"Picture: {picture or 'none'}")
     return 0
 
 
-def _draw(content: dict[str, Any], config: TrainConfig, out: Path) -> str | None:
+def _draw(out: Path) -> str | None:
     from ..drawing.figures import save
-    from ..drawing.repr_figures import comparison_picture
-    from ..training.procedures.compare_repr import history_of, run_of
+    from ..page.comparisons import picture_of
+    from ..runs.reader import read_comparison
 
-    histories = {
-        row["criterion"]: [history_of(run_of(out, row["criterion"], seed)) for seed in content["seeds"]]
-        for row in content["rows"]
-    }
-    cycle = config.repr_full_epochs + config.repr_reduced_epochs
-    reduced = [(k * cycle + config.repr_full_epochs, (k + 1) * cycle) for k in range(config.repr_cycles)]
-    caption = (
-        f"{config.dataset}: {config.architecture}; {len(content['seeds'])} seeds, mean and one standard deviation. "
-        f"Grey: {percent(config.repr_share)} of all filters are dropped."
-    )
     try:
-        save(comparison_picture(histories, reduced, caption), out / COMPARISON_PICTURE)
+        record = read_comparison(out)
+        assert record is not None
+        save(picture_of(record), out / COMPARISON_PICTURE)
     except ImportError as error:
         print(shown(f"cbkernels: no picture: {error}"), file=sys.stderr)
         return None

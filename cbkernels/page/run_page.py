@@ -17,11 +17,12 @@ from ..drawing.figures import require_matplotlib
 from ..files.folders import make_folder, output_path
 from ..files.whole_files import write_whole
 from ..runs.clean_text import lines_of
-from ..runs.reader import is_drawn, read_run
-from ..runs.record import RunRecord
+from ..runs.reader import is_drawn, read_comparison, read_run
+from ..runs.record import ComparisonRecord, RunRecord
 from ..runs.schema import CONFIG, RESULT
+from .comparisons import section_of, verdicts_of
 from .facts import facts_of, outcome_of, status_of
-from .sections import Figure, Section, comparison_of, sections_of, with_terms
+from .sections import Figure, Section, sections_of, with_terms
 from .terms import Term, explained
 
 MOST_BYTES = 1_900_000
@@ -51,9 +52,17 @@ class RunPage:
 class Comparison:
     """What the page says of several runs together."""
 
+    title: str
+    verdicts: Sequence[Section]
+    """Of ``repr compare``, before the outcomes of the runs."""
     terms: Sequence[str]
     """Sentences on the terms in the outcomes of the runs."""
-    sections: list[Section]
+    overview: Section
+
+    @property
+    def sections(self) -> list[Section]:
+        """All of them."""
+        return [*self.verdicts, self.overview]
 
 
 def write_report(
@@ -64,7 +73,7 @@ def write_report(
     """Write the report of one run, or of several runs beside each other.
 
     Args:
-        folders: run folders of ``cbkernels train``, ``autotune`` or ``remove``, finished or not.
+        folders: of runs of ``cbkernels train``, ``autotune`` or ``remove``, finished or not, and of ``repr compare``.
         out: the HTML file; it loads nothing and stays below 2 MB.
         pictures: folder for the same pictures as PNG and SVG; None takes ``report_files`` beside a ``report.html``.
 
@@ -90,11 +99,9 @@ def write_report(
     if beside.is_symlink():
         raise ValueError(f"{beside} is a link to another folder, which is not written to; name that folder instead")
     _require_ours(target)
-    runs = [read_run(folder) for folder in folders]
-    known: set[Term] = set()
-    comparison = _comparison(runs, known) if len(runs) > 1 else None
-    pages = [_run_page(run, f"run-{position}", len(runs) > 1, known) for position, run in enumerate(runs, 1)]
-    sections = [section for page in pages for section in page.sections] + (comparison.sections if comparison else [])
+    pages, comparison = _read(folders)
+    together = comparison.sections if comparison else []
+    sections = [*(section for page in pages for section in page.sections), *together]
     figures = [figure for section in sections for figure in section.figures]
     written: dict[str, bytes] = {}
     for figure in figures:
@@ -109,6 +116,22 @@ def write_report(
     target.parent.mkdir(parents=True, exist_ok=True)
     write_whole(target, page)
     return target
+
+
+def _read(folders: Sequence[str | os.PathLike[str]]) -> tuple[list[RunPage], Comparison | None]:
+    """What the page says of every run, and of all together; the runs of ``repr compare`` are where its folder is."""
+    runs: list[RunRecord] = []
+    compared: list[ComparisonRecord] = []
+    for folder in folders:
+        if record := read_comparison(folder):
+            compared.append(record)
+            runs += [run for of_name in record.runs.values() for run in of_name.values()]
+        else:
+            runs.append(read_run(folder))
+    known: set[Term] = set()
+    comparison = _comparison(runs, compared, known, len(folders) == 1) if compared or len(runs) > 1 else None
+    pages = [_run_page(run, f"run-{position}", bool(comparison), known) for position, run in enumerate(runs, 1)]
+    return pages, comparison
 
 
 def _require_ours(path: Path) -> None:
@@ -128,9 +151,13 @@ def pictures_folder(out: str | os.PathLike[str]) -> Path:
     return target.with_name(f"{target.stem}_files")
 
 
-def _comparison(runs: Sequence[RunRecord], known: set[Term]) -> Comparison:
+def _comparison(
+    runs: Sequence[RunRecord], compared: Sequence[ComparisonRecord], known: set[Term], is_alone: bool
+) -> Comparison:
+    verdicts = [with_terms(verdicts_of(record, f"repr-{position}"), known) for position, record in enumerate(compared)]
     terms = explained(map(outcome_of, runs), known)
-    return Comparison(terms, [with_terms(comparison_of(runs), known)])
+    title = f"{compared[0].name}: cbkernels repr compare" if is_alone else f"{len(runs)} runs compared"
+    return Comparison(title, verdicts, terms, with_terms(section_of(runs), known))
 
 
 def _run_page(run: RunRecord, anchor: str, is_one_of_several: bool, known: set[Term]) -> RunPage:
@@ -173,7 +200,7 @@ def _page(pages: Sequence[RunPage], comparison: Comparison | None, uris: Mapping
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    title = f"{pages[0].name}: {pages[0].facts[0][1]}" if len(pages) == 1 else f"{len(pages)} runs compared"
+    title = comparison.title if comparison else f"{pages[0].name}: {pages[0].facts[0][1]}"
     html = templates.get_template("run_report.html").render(
         title=title, pages=pages, comparison=comparison, uris=uris, version=__version__, pictures=pictures.name,
     )  # fmt: skip

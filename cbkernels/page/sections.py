@@ -17,7 +17,7 @@ from ..runs.record import LayerTable, RunRecord
 from ..runs.schema import AutotuneResult, NetworkCost, RemoveResult, TrainResult
 from ..wording import count, counted, gained, percent, points
 from . import figures, tables
-from .facts import architecture_of, compared
+from .facts import architecture_of
 from .figures import Curve, Picture
 from .tables import Table
 from .terms import Term, explained
@@ -74,22 +74,6 @@ def sections_of(run: RunRecord, prefix: str) -> list[Section]:
         sections += _of_table(tables.cycles_table(result.repr))
         sections += _of_table(tables.cost_table(result.cost))
     return [section for section in sections if section.figures or section.tables or section.words]
-
-
-def comparison_of(runs: Sequence[RunRecord]) -> Section:
-    """Several runs in one picture and one table."""
-    ends = [(run, curves[-1]) for run in runs if (curves := curves_of(run))]
-    curves = [replace(curve, label=f"{run.name} ({run.command})") for run, curve in ends]
-    chances = [run.result.chance_accuracy if run.result else None for run, _ in ends]
-    shown = []
-    if curves:
-        picture = figures.rendered(
-            "comparison",
-            f"Test accuracy over epochs of {len(curves)} runs in one picture.",
-            lambda: figures.overlaid_curves(curves, chances),
-        )
-        shown.append(Figure(picture, "Test accuracy of every run, of the network that it ended with.", 110))
-    return Section("All runs", shown, [tables.comparison_table([compared(run) for run in runs])])
 
 
 def _of_table(table: Table | None, *words: str) -> list[Section]:

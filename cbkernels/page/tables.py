@@ -5,6 +5,7 @@ None, which stands for what a file does not hold, becomes a dash; texts of files
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from ..latencies import Latency, latency_change
 from ..runs import schema
 from ..runs.clean_text import text
 from ..runs.record import LayerTable
-from ..runs.schema import Accuracies, Cycle, Epoch, NetworkCost, RemoveResult, Round
+from ..runs.schema import Accuracies, Criterion, Cycle, Epoch, NetworkCost, RemoveResult, Round
 from ..training.networks.architecture import Architecture
 from ..training.networks.kinds import MODELS
 from ..wording import (
@@ -22,10 +23,12 @@ from ..wording import (
     bits,
     change,
     count,
+    gained,
     interval,
     milliseconds,
     nats,
     percent,
+    points,
     size,
 )  # fmt: skip
 
@@ -296,6 +299,50 @@ def layers_table(layers: LayerTable) -> Table | None:
     texts = {0, *(i for i, each in enumerate(titled, 1) if each.kind is str)}
     header = ["layer", *(each.title for each in titled)]
     return _of_rows("Layers after the last epoch", header, [*zip(layers.layers, *cells, strict=True)], texts)
+
+
+_NO_OPTIONS = ("schema",)
+
+
+def differences_table(columns: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table | None:
+    """Options that differ between runs; None if none does.
+
+    Args:
+        columns: a title -> the configurations of the runs in this column, which may differ in the seed.
+    """
+    configs = [config for of_column in columns.values() for config in of_column]
+    rows = []
+    for name in dict.fromkeys(name for config in configs for name in config if name not in _NO_OPTIONS):
+        values = [list(dict.fromkeys(_option(config[name]) for config in of_column if name in config))
+                  for of_column in columns.values()]  # fmt: skip
+        if len({value for of_column in values for value in of_column}) > 1:
+            rows.append([text(name, 40), *(", ".join(of_column) or NOTHING for of_column in values)])
+    header = ["option", *columns]
+    return _of_rows("What differs between their configurations", header, rows, range(len(header))) if rows else None
+
+
+def _option(value: object) -> str:
+    """The value of an option in a configuration."""
+    return text(value if isinstance(value, str) else json.dumps(value), 80)
+
+
+def criteria_table(rows: Sequence[Criterion]) -> Table | None:
+    """How each criterion of RePr did over all seeds; None if there is none."""
+    columns = (
+        _Column("criterion", lambda each: text(each.criterion, 40), is_text=True),
+        _Column("test accuracy, mean of the seeds", lambda each: percent(each.mean)),
+        _Column("standard deviation", lambda each: points(each.std)),
+        _Column("difference to standard, mean", lambda each: gained(0.0, each.difference)),
+        _Column("its standard deviation", lambda each: points(each.difference_std)),
+    )
+    return _table("Every criterion over all seeds", columns, rows)
+
+
+def paired_table(differences: Mapping[str, Mapping[int, str]], seeds: Sequence[int]) -> Table | None:
+    """How much better than standard training of the same seed: criterion -> seed -> words; None if there is none."""
+    rows = [[text(name, 40), *(of_seed.get(seed, NOTHING) for seed in seeds)] for name, of_seed in differences.items()]
+    header = ["criterion", *(f"seed {seed}" for seed in seeds)]
+    return _of_rows("Differences to standard training, seed by seed", header, rows) if rows else None
 
 
 def comparison_table(rows: Sequence[Sequence[str]]) -> Table:

@@ -180,6 +180,6 @@ def progress_line(line: dict[str, Any], epochs: int) -> str:
         words.append("no conflict")
     elif count is not None:
         layers = "1 layer conflicts" if count == 1 else f"{count} layers conflict"
-        words.append(f"{layers}, {'the first is ' * (count > 1)}{line['first_conflicting']}")
+        words.append(f"{layers}{': ' if count == 1 else ', the first is '}{line['first_conflicting']}")
     round_ = f"round {line['round']}: " if line["run"] == "autotune" else ""
     return round_ + ", ".join(words)

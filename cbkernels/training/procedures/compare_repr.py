@@ -6,7 +6,6 @@ when a difference is within the spread. The replications of RePr disagree, so th
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -20,7 +19,6 @@ from ...files.folders import output_path
 from ...filters.criteria import COMPARED, STANDARD, criterion_of
 from ...ranks import is_first_process
 from ...runs.folder import RunFolder
-from ...runs.reader import read_run
 from ...runs.schema import COMPARISON
 from ...runs.stored_runs import open_comparison
 from ...wording import counted, gained, points
@@ -100,15 +98,6 @@ def _compared(
 def run_of(out: Path, criterion: str, seed: int) -> Path:
     """The run folder of one training."""
     return out / f"{criterion}-seed{seed}"
-
-
-def history_of(run: Path) -> dict[str, list[float]]:
-    """What the picture draws of a run: "epoch", "test_accuracy", "orthogonality" of every line, NaN for none."""
-    lines = read_run(run, tables=False).history
-    return {
-        name: [math.nan if (value := getattr(line, name)) is None else value for line in lines]
-        for name in ("epoch", "test_accuracy", "orthogonality")
-    }
 
 
 def _row(name: str, results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
