@@ -36,6 +36,8 @@ TERMS = (
     _term(r"\bmargin\b", "The conflict margin of a layer is the smallest distance of two samples with different "
           "labels, which is the largest difference of their activations. In bits it is the logarithm to base 2 of the "
           "number of steps of the update grid in it."),
+    _term(r"\bp10\b", "Eight of ten passes took a time between p10 and p90."),
+    _term(r"\bheal", "Healing is training the network that is left after a removal."),
     _term(r"\bguard\b", "The guard is the accuracy on held-back samples that decides whether a block may go."),
 )  # fmt: skip
 

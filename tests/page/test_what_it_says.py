@@ -148,6 +148,7 @@ def test_blocks_with_gaps_are_no_range(real_runs: dict[str, Path]) -> None:
 
     assert said(2, 3, 4) == "3 blocks, hidden.2 to hidden.4"
     assert said(1, 3, 4) == "3 blocks, the first is hidden.1, the last hidden.4"
+    assert said(0, 4) == "2 blocks, hidden.0 and hidden.4"
     assert said(5) == "hidden.5"
 
 

@@ -304,7 +304,8 @@ class _Tuning:
         when = f"after epoch {epoch}" if epoch else "before the training"
         first, end = blocks.index(removed[0]), removed[-1]
         is_span = removed == blocks[first : first + len(removed)]
-        ends = f"{removed[0]} to {end}" if is_span else f"the first is {removed[0]}, the last {end}"
+        with_gaps = f"{removed[0]} and {end}" if len(removed) == 2 else f"the first is {removed[0]}, the last {end}"
+        ends = f"{removed[0]} to {end}" if is_span else with_gaps
         which = end if len(removed) == 1 else f"{len(removed)} blocks, {ends}"
         bundles = counted(result.num_bundles, "bundle")
         return (
