@@ -37,6 +37,8 @@ def page_of(link: re.Match[str]) -> str:
     path, anchor = link[1], link[2] or ""
     if path.startswith("docs/"):
         return f"]({path.removeprefix('docs/')}{anchor})"
+    if path.startswith("examples/"):
+        return link[0]
     return f"]({PAGES[path]}{anchor})" if path in PAGES else "]"
 
 

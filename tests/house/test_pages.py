@@ -1,18 +1,24 @@
-"""The documentation's pages leave out nothing: every document and every public name has its place (`make docs`
-itself fails on a link that leads nowhere).
+"""The documentation's pages leave out nothing: every document, notebook and public name has its place (`make docs`
+itself fails on a link that leads nowhere). CBKERNELS_SITE names the folder of pages that were built.
 """
 
 from __future__ import annotations
 
+import base64
+import html
+import json
+import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import cbkernels
 
 ROOT = Path(__file__).resolve().parents[2]
-MADE = {"index.md", "contributing.md", "changelog.md"}
+NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
+MADE = {"index.md", "contributing.md", "changelog.md", *(f"examples/{path.stem}.md" for path in NOTEBOOKS)}
 
 pytestmark = pytest.mark.skipif(not (ROOT / "mkdocs.yml").is_file(), reason="pages: NOT TESTED HERE (no source tree)")
 
@@ -22,6 +28,30 @@ def test_every_document_is_a_page() -> None:
     pages = set(re.findall(r"[\w/]+\.md$", nav, re.MULTILINE))
     documents = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
     assert pages == documents | MADE
+
+
+def shown_by(notebook: Path) -> list[dict[str, Any]]:
+    """What its cells kept, by type: "text/html", "image/png", "text/plain"; what is printed is text."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    return [output.get("data") or {"text/plain": output["text"]} for output in outputs]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_page_of_a_notebook_shows_what_its_run_left(notebook: Path) -> None:
+    site = os.environ.get("CBKERNELS_SITE", "")
+    if not site:
+        pytest.skip("pages: NOT TESTED HERE (`make docs` builds them; CBKERNELS_SITE=build/docs/site)")
+    page = (Path(site) / "examples" / f"{notebook.stem}.html").read_text(encoding="utf-8")
+    text = " ".join(html.unescape(re.sub(r"<[^>]+>", "", page)).split())
+    pictures = [(Path(site) / "examples" / name).read_bytes() for name in re.findall(r'<img [^>]*src="([^"]+)"', page)]
+    for shown in shown_by(notebook):
+        if "image/png" in shown:
+            assert base64.b64decode("".join(shown["image/png"])) in pictures
+        elif "text/html" in shown:
+            assert all(row in page for row in re.findall(r"<tr.*?</tr>", "".join(shown["text/html"])))
+        else:
+            assert " ".join("".join(shown["text/plain"]).split()) in text
 
 
 def test_the_reference_has_every_public_name() -> None:
