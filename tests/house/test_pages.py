@@ -37,14 +37,27 @@ def shown_by(notebook: Path) -> list[dict[str, Any]]:
     return [output.get("data") or {"text/plain": output["text"]} for output in outputs]
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_the_page_of_a_notebook_shows_what_its_run_left(notebook: Path) -> None:
+def built(page: str) -> str:
     site = os.environ.get("CBKERNELS_SITE", "")
     if not site:
         pytest.skip("pages: NOT TESTED HERE (`make docs` builds them; CBKERNELS_SITE=build/docs/site)")
-    page = (Path(site) / "examples" / f"{notebook.stem}.html").read_text(encoding="utf-8")
+    return (Path(site) / page).read_text(encoding="utf-8")
+
+
+def test_formulas_are_drawn() -> None:
+    tex = re.compile(r"\$[^\s$`][^$`\n]*\$|\$`|\\(frac|lvert|sum|mathrm)")
+    pages = [f"{path.stem}.html" for path in (ROOT / "docs").glob("*.md")]
+    prose = {page: re.sub(r"<(pre|code).*?</\1>", "", built(page), flags=re.DOTALL) for page in pages}
+    assert [page for page, text in prose.items() if tex.search(text)] == []
+    assert prose["repr.html"].count("<math ") >= 70
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_page_of_a_notebook_shows_what_its_run_left(notebook: Path) -> None:
+    page = built(f"examples/{notebook.stem}.html")
     text = " ".join(html.unescape(re.sub(r"<[^>]+>", "", page)).split())
-    pictures = [(Path(site) / "examples" / name).read_bytes() for name in re.findall(r'<img [^>]*src="([^"]+)"', page)]
+    folder = Path(os.environ["CBKERNELS_SITE"]) / "examples"
+    pictures = [(folder / name).read_bytes() for name in re.findall(r'<img [^>]*src="([^"]+)"', page)]
     for shown in shown_by(notebook):
         if "image/png" in shown:
             assert base64.b64decode("".join(shown["image/png"])) in pictures
