@@ -15,7 +15,7 @@ pytest.importorskip("jinja2", reason="the report: NOT TESTED HERE (no Jinja2)")
 
 import numpy as np
 
-from cbkernels.page import figures, run_page
+from cbkernels.page import figures, run_page, tables
 from cbkernels.page.run_page import write_report
 from cbkernels.runs.reader import read_run
 
@@ -118,6 +118,21 @@ def test_everything_fits_and_can_be_read(several: Path, tmp_path: Path, scheme: 
             assert picture["contrast"] >= 4.5, picture
             assert (picture["paper"] < 0.03) == (scheme == "dark"), "a white card on a dark page"
             assert 0.8 * min(width, 420) < picture["shown"] < 700
+
+
+@browser
+def test_few_columns_of_long_headings_are_not_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five columns, of "test accuracy, mean of the seeds" and the like, were 30 pixels too wide for a telephone."""
+    header = ["criterion", "test accuracy, mean of the seeds", "standard deviation", "difference to standard, mean",
+              "its standard deviation"]  # fmt: skip
+    table = tables.Table("Every criterion", header, [[name, "11.2 %", "1.8 points", "0.0 points", "0.0 points"]
+                         for name in ("standard", "random")], {0})  # fmt: skip
+    monkeypatch.setattr(tables, "cost_table", lambda cost: table)
+    monkeypatch.setattr(figures, "rendered", lambda name, alt, draw: figures.Picture(name, alt, b"<svg/>", b"p"))
+    page = write_report([copied("train_resnet", tmp_path / "run")], tmp_path / "report.html")
+    (seen,), _ = looked(tmp_path, page, _LOOK, widths=(420,))
+    assert seen["cut"] == []
+    assert seen["broken"] == []
 
 
 # --- with scripts and without -------------------------------------------------------------------------
