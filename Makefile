@@ -191,7 +191,7 @@ format: $(STAMPS)/setup ## format Python and C++ in place
 hooks: $(STAMPS)/setup ## run the checks before every git commit
 	@$(BIN)/pre-commit install
 
-cuda-report: $(STAMPS)/python ## what nvcc made of every kernel; fails on spills and many registers
+cuda-report: $(STAMPS)/python ## what nvcc made of every kernel; fails on spills, registers, code or loads past their limits
 	$(STEP) "csrc/cuda for one architecture, as in a wheel"
 	@PATH="$$PWD/$(BIN):$$PATH" $(BIN)/python tests/cuda_report.py $(ARGS)
 

@@ -91,7 +91,7 @@ class _Cuda:
         device: int,
         stream: int,
     ) -> list[_Counts]:
-        """Layers are (acts, shape, strides, dtype); one launch for all; waits for the numbers once."""
+        """Layers are (acts, shape, strides, dtype); one launch for every kind of value; waits for the stream once."""
 
     def queue_bundles(
         self,

@@ -36,7 +36,7 @@ class Backend(Protocol):
 
     name: str
     on_gpu: Cuda | None
-    """Itself where its rows can stay on a GPU, which counts many layers in one launch and streams them; else None."""
+    """Itself where its rows can stay on a GPU, which counts many layers at once and streams them; else None."""
 
     def takes(self, rows: Rows) -> bool:
         """Can it read memory on the device of these rows?"""
@@ -52,7 +52,7 @@ class Backend(Protocol):
     def count_layers(
         self, layers: Sequence[Rows], labels: Labels, grid: UpdateGrid | None, check_nan: bool
     ) -> list[BundleCounts]:
-        """``count_bundles`` of every layer, all on one device; in one launch on a GPU."""
+        """``count_bundles`` of every layer, all on one device; on a GPU in one launch for every kind of value."""
 
     def bundle_ids(self, rows: Rows, grid: UpdateGrid | None, tolerance: Tolerance | None) -> Any:
         """(N,) int64, where the input lives."""

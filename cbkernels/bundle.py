@@ -131,7 +131,7 @@ def bundle_entropy_layers(
     check_nan: bool = True,
     backend: str = "auto",
 ) -> dict[str, BundleResult]:
-    """Bundle entropy of many layers for the same samples; on a GPU in one launch.
+    """Bundle entropy of many layers for the same samples; on a GPU in one launch for every kind of value.
 
     Args:
         layers: name -> (N, ...) activations, all on one device; shapes and types may differ.

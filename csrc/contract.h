@@ -99,7 +99,8 @@ using Reader = std::function<Numbers()>;
 void bundle_ids(const RowsView& rows, const UpdateGrid& grid, const Tolerance* tolerance, int64_t* ids,
                 const Stream& stream);
 
-// All layers in one launch; they have the same rows, so the same labels. A tolerance takes one launch a layer.
+// All layers whose values are read in the same way in one launch; they have the same rows, so the same labels. A
+// tolerance takes one launch a layer.
 std::vector<BundleCounts> count_bundles(const std::vector<RowsView>& layers, const LabelsView& labels,
                                         const UpdateGrid& grid, const Tolerance* tolerance, bool check_nan,
                                         const Stream& stream);

@@ -1,7 +1,7 @@
 """What nvcc made of the kernels, as a gate: `python tests/cuda_report.py` (`make cuda-report`).
 
 Compiles csrc/cuda for one architecture exactly as CMake does for a wheel, prints what every kernel takes, and ends with
-status 1 when one spills, takes too many registers, or multiplies and adds with one rounding instead of two.
+status 1 when one spills, passes a limit of ``LIMITS``, or multiplies and adds with one rounding instead of two.
 """
 
 from __future__ import annotations
@@ -10,17 +10,72 @@ import argparse
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 MOST_REGISTERS = 128
-"""Of a thread: two blocks of 256 threads then fit on every multiprocessor."""
-MOST_REGISTERS_OF = {"group_rows_kernel": 168}
-"""Other limits, each with its reason where the kernel is: one block of 384 threads a multiprocessor."""
+"""Of a thread, where nothing else is said: two blocks of 256 threads then fit on every multiprocessor."""
+TOLERATED = 1.05
+"""So many times a figure of ``LIMITS`` may another compiler's registers and bytes of code be."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a kernel takes today, by nvcc 13.0 for sm_90."""
+
+    registers: int
+    code: int  # bytes
+    wide_loads: tuple[int, ...] = ()  # loads of 16 bytes in each loop that has several of them: no fewer
+
+
+LIMITS = {
+    "compress_kernel": Limit(44, 4352),
+    "count_fingerprints_kernel": Limit(63, 48384),
+    "group_near_rows_kernel": Limit(58, 81408),
+    "group_rows_kernel<Bits>": Limit(128, 114048, (9, 8, 8)),
+    "group_rows_kernel<Float32>": Limit(128, 126080, (9, 8, 8, 8)),
+    "group_rows_kernel<Float64>": Limit(128, 129024, (9, 8, 8, 8)),
+    "group_rows_kernel<Gathered>": Limit(128, 164992),
+    "group_rows_kernel<Grid16<false>>": Limit(168, 153472, (9, 8, 8, 8)),
+    "group_rows_kernel<Grid16<true>>": Limit(168, 167168, (9, 8, 8, 8)),
+    "group_rows_kernel<Grid32<false>>": Limit(128, 133504, (9, 8, 8, 8)),
+    "group_rows_kernel<Grid32<true>>": Limit(128, 145152, (9, 8, 8, 8)),
+    "group_rows_kernel<InWords<Bits>>": Limit(212, 119680),
+    "group_rows_kernel<InWords<Float32>>": Limit(208, 137984),
+    "group_rows_kernel<InWords<Float64>>": Limit(163, 132480),
+    "group_rows_kernel<InWords<Grid32<false>>>": Limit(248, 147840),
+    "group_rows_kernel<InWords<Grid32<true>>>": Limit(254, 160384),
+    "group_rows_kernel<InWords<Packed<2139062143u>>>": Limit(218, 146048),
+    "group_rows_kernel<InWords<Packed<2147450879u>>>": Limit(218, 146048),
+    "group_rows_kernel<Packed<2139062143u>>": Limit(128, 132992, (9, 8, 8, 8)),
+    "group_rows_kernel<Packed<2147450879u>>": Limit(128, 132992, (9, 8, 8, 8)),
+    "sum_rows_kernel<Bits>": Limit(114, 18304, (4,)),
+    "sum_rows_kernel<Float32>": Limit(100, 18816, (4,)),
+    "sum_rows_kernel<Float64>": Limit(107, 19200, (4,)),
+    "sum_rows_kernel<Gathered>": Limit(92, 69504),
+    "sum_rows_kernel<Grid16<false>>": Limit(120, 22016, (4,)),
+    "sum_rows_kernel<Grid16<true>>": Limit(118, 24192, (4,)),
+    "sum_rows_kernel<Grid32<false>>": Limit(102, 19840, (4,)),
+    "sum_rows_kernel<Grid32<true>>": Limit(106, 21760, (4,)),
+    "sum_rows_kernel<InWords<Bits>>": Limit(120, 18816),
+    "sum_rows_kernel<InWords<Float32>>": Limit(120, 19584),
+    "sum_rows_kernel<InWords<Float64>>": Limit(100, 19328),
+    "sum_rows_kernel<InWords<Grid32<false>>>": Limit(118, 21120),
+    "sum_rows_kernel<InWords<Grid32<true>>>": Limit(122, 23040),
+    "sum_rows_kernel<InWords<Packed<2139062143u>>>": Limit(120, 20736),
+    "sum_rows_kernel<InWords<Packed<2147450879u>>>": Limit(120, 20736),
+    "sum_rows_kernel<Packed<2139062143u>>": Limit(102, 19840, (4,)),
+    "sum_rows_kernel<Packed<2147450879u>>": Limit(102, 19840, (4,)),
+}
+"""Kernel -> limit. The kernels of rows have registers for two blocks a multiprocessor, those of 16-bit floats on a grid
+for one block of 384 threads, those of rows in words for one of 256; eight rows and a leader are compared at a time."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +90,22 @@ class Resources:
     stack: int
     spill_stores: int
     spill_loads: int
+    code: int = 0
+    wide_loads: tuple[int, ...] = ()
 
-    def complaint(self) -> str:
+    def complaints(self, limit: Limit | None = None) -> list[str]:
         """Why the gate is closed; empty when it is open."""
+        found = []
         if self.spill_stores or self.spill_loads:
-            return f"spills: it stores {self.spill_stores} bytes and loads {self.spill_loads}"
-        most = next((most for name, most in MOST_REGISTERS_OF.items() if name in self.function), MOST_REGISTERS)
+            found.append(f"spills: it stores {self.spill_stores} bytes and loads {self.spill_loads}")
+        most = int(limit.registers * TOLERATED) if limit else MOST_REGISTERS
         if self.registers is not None and self.registers > most:
-            return f"takes {self.registers} registers, more than {most}"
-        return ""
+            found.append(f"takes {self.registers} registers, more than {most}")
+        if limit and self.code > limit.code * TOLERATED:
+            found.append(f"has {self.code} bytes of code, more than {limit.code} and 5 %")
+        if limit and any(few < wanted for few, wanted in zip_longest(self.wide_loads, limit.wide_loads, fillvalue=0)):
+            found.append(f"has {self.wide_loads} loads of 16 bytes in its loops, fewer than {limit.wide_loads}")
+        return found
 
 
 def functions_in(output: str, file: str = "") -> Iterator[Resources]:
@@ -86,6 +148,40 @@ def contractions_in(ptx: str) -> list[str]:
     return found
 
 
+def code_in(cubin: bytes) -> dict[str, int]:
+    """Function -> bytes of machine code, from the sections of an ELF file of 64 bits."""
+    (start,) = struct.unpack_from("<Q", cubin, 0x28)
+    size, count, names = struct.unpack_from("<HHH", cubin, 0x3A)
+    sections = [struct.unpack_from("<IIQQQQ", cubin, start + size * i) for i in range(count)]
+    found = {}
+    for section in sections:
+        at = sections[names][4] + section[0]
+        name = cubin[at : cubin.index(b"\0", at)].decode()
+        if name.startswith(".text."):
+            found[name.removeprefix(".text.")] = section[5]
+    return found
+
+
+def wide_loads_in(ptx: str) -> dict[str, tuple[int, ...]]:
+    """Kernel -> how many loads of 16 bytes from global memory stand in one loop, most first; few do not count."""
+    found = {}
+    for body in re.split(r"^(?=\.\w+ \.(?:entry|func)\b)", ptx, flags=re.MULTILINE):
+        name = re.match(r"\.\w+ \.entry (\w+)", body)
+        if not name:
+            continue
+        lines = body.splitlines()
+        labels = {line[:-1]: at for at, line in enumerate(lines) if re.fullmatch(r"\$\w+:", line)}
+        jumps = [
+            (labels[to[1]], at) for at, line in enumerate(lines) if (to := re.search(r"\bbra\S*\s+(\$\w+);", line))
+        ]
+        loops = [(begin, end) for begin, end in jumps if begin < end]
+        loads = [at for at, line in enumerate(lines) if re.search(r"\bld(\.global\S*)?\.v4\.\w32\b", line)]
+        around = [[(end - begin, begin) for begin, end in loops if begin < at < end] for at in loads]
+        counts = Counter(min(those) for those in around if those).values()
+        found[name[1]] = tuple(sorted((n for n in counts if n >= 4), reverse=True))
+    return found
+
+
 def readable(names: list[str]) -> dict[str, str]:
     """Names as the source has them, without namespaces and arguments, as far as c++filt is at hand."""
     if not names or shutil.which("c++filt") is None:
@@ -94,12 +190,13 @@ def readable(names: list[str]) -> dict[str, str]:
     short = {}
     for name, full in zip(names, done.stdout.splitlines(), strict=True):
         plain = re.sub(r"\(anonymous namespace\)::|_(GLOBAL_|INTERNAL)_\w+::|cbkernels::(cuda::(margin::)?)?", "", full)
-        short[name] = re.sub(r"^\w+ (?=\w+<)", "", re.sub(r"\(.*\)( const)?$", "", plain))
+        closed = re.sub(r"> +(?=>)", ">", plain)  # older c++filt: Kernel<Kind<2> >
+        short[name] = re.sub(r"^\w+ (?=\w+<)", "", re.sub(r"\(.*\)( const)?$", "", closed))
     return short
 
 
-def compile_kernels(folder: Path, architecture: str) -> list[tuple[str, str, str]]:
-    """(file, what ptxas printed, PTX) of every file of csrc/cuda, compiled by CMake's own rules.
+def compile_kernels(folder: Path, architecture: str) -> list[tuple[str, str, str, bytes]]:
+    """(file, what ptxas printed, PTX, machine code) of every file of csrc/cuda, compiled by CMake's own rules.
 
     Raises:
         SystemExit: it could not be compiled; the output was printed.
@@ -116,7 +213,8 @@ def compile_kernels(folder: Path, architecture: str) -> list[tuple[str, str, str
     for source in sorted((ROOT / "csrc" / "cuda").glob("*.cu")):
         target = f"CMakeFiles/_core.dir/csrc/cuda/{source.name}.o"
         output = run(["cmake", "--build", str(folder), "--target", target], environment)
-        compiled.append((source.name, output, (folder / f"{source.stem}.ptx").read_text(encoding="utf-8")))
+        ptx, cubin = folder / f"{source.stem}.ptx", next(folder.glob(f"{source.stem}.*cubin"))
+        compiled.append((source.name, output, ptx.read_text(encoding="utf-8"), cubin.read_bytes()))
     return compiled
 
 
@@ -131,12 +229,15 @@ def run(command: list[str], environment: dict[str, str]) -> str:
 
 def table(functions: list[Resources]) -> list[str]:
     names = readable([f.function for f in functions])
-    lines = [f"{'file':<24}{'function':<44}{'registers':>10}{'shared':>8}{'stack':>7}{'spilled':>9}{'loaded':>8}"]
+    lines = [
+        f"{'file':<32}{'function':<44}{'registers':>10}{'shared':>8}{'stack':>7}{'spilled':>9}{'loaded':>8}"
+        f"{'code':>8}  loads of 16 bytes in a loop"
+    ]
     for f in sorted(functions, key=lambda f: (f.file, f.registers is None, names[f.function])):
         registers = "(called)" if f.registers is None else str(f.registers)
         lines.append(
-            f"{f.file:<24}{names[f.function]:<44}{registers:>10}{f.shared:>8}{f.stack:>7}"
-            f"{f.spill_stores:>9}{f.spill_loads:>8}"
+            f"{f.file:<32}{names[f.function]:<44}{registers:>10}{f.shared:>8}{f.stack:>7}"
+            f"{f.spill_stores:>9}{f.spill_loads:>8}{f.code:>8}  {' '.join(map(str, f.wide_loads))}"
         )
     return lines
 
@@ -150,13 +251,23 @@ def main() -> int:
         print("cuda-report: THERE IS NO CUDA COMPILER ON THIS MACHINE. NOTHING WAS TESTED.")
         return 0
     functions, complaints = [], []
-    for file, output, ptx in compile_kernels(options.build, options.architecture):
-        of_file = list(functions_in(output, file))
-        functions += of_file
-        names = readable([f.function for f in of_file])
-        complaints += [f"{file}: {names[f.function]} {f.complaint()}" for f in of_file if f.complaint()]
+    for file, output, ptx, cubin in compile_kernels(options.build, options.architecture):
+        code, wide_loads = code_in(cubin), wide_loads_in(ptx)
+        functions += [
+            replace(f, code=code.get(f.function, 0), wide_loads=wide_loads.get(f.function, ()))
+            for f in functions_in(output, file)
+        ]
         complaints += [f"{file}: `{instruction}` may be fused" for instruction in contractions_in(ptx)]
+    names = readable([f.function for f in functions])
+    limits = LIMITS
+    if options.architecture != "90":  # other machine code; what the launch bounds promise and what is loaded stays
+        limits = {
+            k: replace(v, registers=max(v.registers, MOST_REGISTERS), code=sys.maxsize) for k, v in LIMITS.items()
+        }
+    for f in functions:
+        complaints += [f"{f.file}: {names[f.function]} {c}" for c in f.complaints(limits.get(names[f.function]))]
     kernels = [f for f in functions if f.registers is not None]
+    complaints += [f"there is no kernel {name}" for name in limits.keys() - {names[f.function] for f in kernels}]
     if not kernels:
         complaints.append("ptxas named no kernel")
     print("\n".join(table(functions)))

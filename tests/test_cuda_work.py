@@ -81,14 +81,23 @@ def test_colliding_hashes_cost_a_search_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("num_layers", [1, 3, 70])
-def test_all_layers_are_one_launch_and_one_wait(num_layers: int) -> None:
-    layers = {f"layer{i}": normal(20, 3 + 7 * i) for i in range(num_layers)}
+def test_all_layers_of_one_kind_are_one_launch_and_one_wait(num_layers: int) -> None:
+    layers = {f"layer{i}": normal(20, 4 + 8 * i) for i in range(num_layers)}
     core.emulation.reset_counters()
     found = cb.bundle_entropy_layers(layers, LABELS[:20], backend=emulation.NAME)
     counters = core.emulation.counters()
     assert (counters["launches"], counters["synchronisations"], counters["allocations"]) == (1, 1, 1)
     assert core.last_work()["launches"] == 1
     assert [r.num_bundles for r in found.values()] == [20] * num_layers
+
+
+def test_rows_in_words_are_not_read_value_by_value() -> None:
+    """Rows in words have kernels of their own; what is read value by value, whatever its type, shares one."""
+    layers = {"chunks": normal(20, 8), "words": normal(20, 7), "behind the base": normal(20, 9)[:, 1:]}
+    strided = {"strided": normal(20, 8)[:, ::2], "bytes": np.ones((20, 7), np.int8)}
+    for some, launches in ((layers, 2), (strided, 1), (layers | strided, 3)):
+        cb.bundle_entropy_layers(some, LABELS[:20], backend=emulation.NAME)
+        assert core.last_work()["launches"] == launches
 
 
 def test_ids_and_fingerprints_never_wait() -> None:

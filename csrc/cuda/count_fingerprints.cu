@@ -37,14 +37,15 @@ CBKERNELS_DEVICE void count(const Team& team, const Launch& launch, uint32_t* sl
         &is_new);
     if (!there) return;
     work.holds_nan[i] = holds_nan;
-    if (!holds_nan) work.rank[i] = slot;
+    if (!holds_nan) work.slot[i] = slot;
   });
   team.sync();
   for (int64_t i = team.rank(); i < work.num_rows; i += team.size())
-    work.leader[i] = work.holds_nan[i] ? static_cast<uint32_t>(i) : slots[work.rank[i]];
+    work.leader[i] = work.holds_nan[i] ? static_cast<uint32_t>(i) : slots[work.slot[i]];
   team.sync();
-  number_bundles(team, work, nullptr);
-  count_labels(team, work, slots, launch.labels, launch.routing_key, work.out, &launch.state->out_used);
+  const LabelWork known = second_life(work);
+  number_bundles(team, known, nullptr);
+  count_labels(team, known, slots, launch.labels, launch.routing_key, &launch.state->out_used);
 }
 
 __global__ void __launch_bounds__(threads_of_a_block, 2)

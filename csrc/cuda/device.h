@@ -19,6 +19,7 @@ namespace cbkernels::cuda {
 
 constexpr unsigned whole_warp = 0xffffffffu;
 constexpr int warp_size = 32;
+constexpr int threads_of_a_block = 256;
 
 CBKERNELS_DEVICE int lane_index() { return static_cast<int>(threadIdx.x) % warp_size; }
 CBKERNELS_DEVICE int64_t warp_of_grid() {

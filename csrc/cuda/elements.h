@@ -1,12 +1,14 @@
 // What "equal" means for the values of a row: every kind of element turns 16 bytes of a row into canonical words, four
 // at a time (equal values <=> equal words, -0 became +0), and says whether a value is a NaN. The words are those of
-// docs/fingerprint.md; the loops over rows (row_kernels.h) are the same for all kinds.
+// docs/fingerprint.md; the loops over rows (row_kernels_loops.h) are the same for all kinds.
 #pragma once
+#include <type_traits>
+
 #include "row_layout.h"
 
 namespace cbkernels::cuda {
 
-// How a layer's values are read. Each kind is one instantiation of the loops.
+// How a layer's values are read. Each kind has kernels of its own (row_kernels.h).
 enum class Element : int {
   bits,     // integers of any width and bool
   float32,
@@ -17,7 +19,7 @@ enum class Element : int {
   grid32_rounded,  // on a float16 or bfloat16 grid
   grid16,          // float16 and bfloat16, widened, on a float32 grid
   grid16_rounded,
-  any,       // value by value: rows that are not in chunks, every other type on a grid, every type on a float64 grid
+  any,       // value by value: rows that are not in words, every other type on a grid, every type on a float64 grid
 };
 
 // Everything a kernel needs to read rows as words.
@@ -31,6 +33,7 @@ struct Elements {
   uint32_t beyond_largest = 0;  // packed: what to add to a magnitude so that its top bit says NaN
   bool may_hold_nan = false;
   int64_t num_words = 0;   // before padding
+  int64_t words_in_memory = 0;  // of rows in words
   int64_t num_chunks = 0;  // of 16 bytes; of four words for Element::any
 };
 
@@ -170,9 +173,17 @@ struct Grid16 {
   CBKERNELS_DEVICE static FourWords words(const Elements& e, const uint4& raw, int part, bool& holds_nan) {
     const uint32_t first = part == 0 ? raw.x : raw.z, second = part == 0 ? raw.y : raw.w;
     FourWords out{{first & 0xffffu, first >> 16, second & 0xffffu, second >> 16}};
-    for (uint32_t& word : out.word)
-      word = word_on_grid<is_rounded>(
-          e, e.rows.dtype == DType::bfloat16 ? float_of_bfloat16(word) : float_of_float16(word), holds_nan);
+    // both types by one formula, which takes half the registers of two and a choice
+    const bool is_brain = e.rows.dtype == DType::bfloat16;
+    const int shift = is_brain ? 16 : 13;
+    const uint32_t infinity = is_brain ? 0x7f80u : 0x7c00u;
+    const float scale = is_brain ? 1.0f : 0x1p112f;  // exact, subnormals too
+    for (uint32_t& word : out.word) {
+      const uint32_t magnitude = word & 0x7fffu;
+      const uint32_t scaled = __float_as_uint(__uint_as_float(magnitude << shift) * scale);
+      const uint32_t bits = (magnitude >= infinity ? scaled | 0x7f800000u : scaled) | (word & 0x8000u) << 16;
+      word = word_on_grid<is_rounded>(e, __uint_as_float(bits), holds_nan);
+    }
     return out;
   }
 };
@@ -198,13 +209,6 @@ CBKERNELS_DEVICE GatheredWords plain_words(const Elements& e, const uint4& raw) 
 CBKERNELS_DEVICE_CALL GatheredWords gather_words(const Elements& e, int64_t row, int64_t chunk) {
   GatheredWords out{{{0, 0, 0, 0}}, false};
   if (e.grid == GridKind::none) {
-    if (e.rows.is_in_words) {
-      const uint32_t* const words = reinterpret_cast<const uint32_t*>(row_start(e.rows, row)) + 4 * chunk;
-      const int64_t there = e.num_words - 4 * chunk;
-      const uint4 raw = make_uint4(there > 0 ? __ldcs(words) : 0, there > 1 ? __ldcs(words + 1) : 0,
-                                   there > 2 ? __ldcs(words + 2) : 0, there > 3 ? __ldcs(words + 3) : 0);
-      return plain_words(e, raw);
-    }
     const int per_chunk = chunk_bytes / e.rows.itemsize;
     uint64_t low = 0, high = 0;
     for (int k = 0; k < per_chunk && chunk * per_chunk + k < e.rows.num_columns; ++k) {
@@ -238,21 +242,17 @@ CBKERNELS_DEVICE_CALL GatheredWords gather_words(const Elements& e, int64_t row,
   return out;
 }
 
-// Calls body with an object of the kind that e.element names, unless that is `any`; the same kind for the whole warp.
-template <class Body>
-CBKERNELS_DEVICE void with_vector_kind(const Elements& e, Body&& body) {
-  switch (e.element) {
-    case Element::bits: return body(Bits{});
-    case Element::float32: return body(Float32{});
-    case Element::float64: return body(Float64{});
-    case Element::packed16: return body(Packed16{});
-    case Element::packed8: return body(Packed8{});
-    case Element::grid32: return body(Grid32<false>{});
-    case Element::grid32_rounded: return body(Grid32<true>{});
-    case Element::grid16: return body(Grid16<false>{});
-    case Element::grid16_rounded: return body(Grid16<true>{});
-    case Element::any: return;
-  }
-}
+// A kind in rows that do not begin and end at multiples of 16 bytes, but of 4.
+template <class Kind>
+struct InWords : Kind {};
+template <class Kind>
+constexpr bool is_in_chunks = true;
+template <class Kind>
+constexpr bool is_in_chunks<InWords<Kind>> = false;
+
+// The kind of Element::any: gather_words stands in the place of words.
+struct Gathered { static constexpr int words_per_chunk = 4; };
+template <class Kind>
+constexpr bool is_gathered = std::is_same_v<Kind, Gathered>;
 
 }  // namespace cbkernels::cuda

@@ -2,45 +2,16 @@
 // kernel compresses them.
 #include <algorithm>
 
-#include "row_kernels.h"
 #include "runtime.h"
-#include "teams.h"
+#include "sum_rows.h"
 
 namespace cbkernels::cuda {
 namespace {
-
-constexpr int num_sums = fingerprint::num_sums, rows_per_item = 16 / num_sums;
 
 struct CompressionKeys {
   CBKERNELS_DEVICE const uint64_t* operator[](int m) const { return keys + 9 * m; }
   const uint64_t* keys;
 };
-
-__global__ void __launch_bounds__(threads_of_a_block, 2)
-    sum_rows_kernel(const __grid_constant__ Elements e, fingerprint::Key key, int64_t blocks_per_span,
-                    int64_t num_spans, uint64_t* row_sums, uint8_t* holds_nan) {
-  CBKERNELS_DYNAMIC_SHARED(shared);
-  uint32_t* const block_keys = reinterpret_cast<uint32_t*>(shared);
-  fill_block_keys(block_keys, key);
-  __syncthreads();
-  const int64_t last = static_cast<int64_t>(e.rows.num_rows) - 1, num_blocks = num_blocks_of(e);
-  const int64_t num_items = (last + rows_per_item) / rows_per_item * num_spans;
-  const int lane = lane_index();
-  for (int64_t item = warp_of_grid(); item < num_items; item += warps_of_grid()) {
-    const int64_t first = item / num_spans * rows_per_item, begin = item % num_spans * blocks_per_span;
-    const int64_t end = begin + blocks_per_span < num_blocks ? begin + blocks_per_span : num_blocks;
-    int64_t rows[rows_per_item];
-#pragma unroll
-    for (int r = 0; r < rows_per_item; ++r) rows[r] = first + r < last ? first + r : last;
-    unsigned with_nan;
-    const uint64_t sum = sum_blocks_of_any_kind<num_sums>(e, rows, begin, end, block_keys, &with_nan);
-    const int64_t row = first + lane / num_sums;
-    if (lane < 16 && row <= last)
-      atomicAdd(reinterpret_cast<unsigned long long*>(row_sums + num_sums * row + lane % num_sums),
-                static_cast<unsigned long long>(sum));
-    if (lane < rows_per_item && first + lane <= last && (with_nan >> lane & 1u)) holds_nan[first + lane] = 1;
-  }
-}
 
 __global__ void __launch_bounds__(threads_of_a_block)
     compress_kernel(fingerprint::Key key, int64_t num_rows, const uint64_t* row_sums, const uint8_t* holds_nan,
@@ -52,7 +23,7 @@ __global__ void __launch_bounds__(threads_of_a_block)
   for (int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; row < num_rows;
        row += static_cast<int64_t>(gridDim.x) * blockDim.x) {
     uint64_t out[2] = {0, 0};
-    if (!holds_nan[row]) fingerprint::compress(row_sums + num_sums * row, CompressionKeys{keys}, out);
+    if (!holds_nan[row]) fingerprint::compress(row_sums + fingerprint::num_sums * row, CompressionKeys{keys}, out);
     fingerprints[2 * row] = out[0];
     fingerprints[2 * row + 1] = out[1];
   }
@@ -68,16 +39,18 @@ void row_fingerprints(const RowsView& rows, const UpdateGrid& grid, const finger
   const int64_t num_rows = e.rows.num_rows;
   const int64_t num_blocks = (e.num_words + fingerprint::block_words - 1) / fingerprint::block_words;
   Workspace workspace(stream);
-  const size_t sums = workspace.reserve<uint64_t>(num_sums * num_rows), flags = workspace.reserve<uint8_t>(num_rows);
+  const size_t sums = workspace.reserve<uint64_t>(fingerprint::num_sums * num_rows),
+               flags = workspace.reserve<uint8_t>(num_rows);
   workspace.allocate();
   fill_with_zeros(workspace.at<void>(0), workspace.size(), stream);
-  const int64_t quads = (num_rows + rows_per_item - 1) / rows_per_item;
+  const int64_t quads = (num_rows + rows_per_sum - 1) / rows_per_sum;
   // up to 8 blocks a piece: fewer atomics; but pieces enough for every warp
   const int64_t blocks_per_span = std::clamp<int64_t>(quads * num_blocks / 8192, 1, 8);
   const int64_t num_spans = std::max<int64_t>(1, (num_blocks + blocks_per_span - 1) / blocks_per_span);
-  const LaunchShape shape = shape_for(reinterpret_cast<const void*>(sum_rows_kernel), threads_of_a_block,
-                                      block_keys_bytes, quads * num_spans, stream);
-  launch(sum_rows_kernel, shape, block_keys_bytes, stream, false, e, key, blocks_per_span, num_spans,
+  const auto kernel = row_kernels(e).sum_rows;
+  const LaunchShape shape =
+      shape_for(reinterpret_cast<const void*>(kernel), threads_of_a_block, block_keys_bytes, quads * num_spans, stream);
+  launch(kernel, shape, block_keys_bytes, stream, false, e, key, blocks_per_span, num_spans,
          workspace.at<uint64_t>(sums), workspace.at<uint8_t>(flags));
   const size_t key_bytes = 36 * sizeof(uint64_t);
   const LaunchShape small = shape_for(reinterpret_cast<const void*>(compress_kernel), threads_of_a_block, key_bytes,

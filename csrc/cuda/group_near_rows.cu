@@ -94,9 +94,10 @@ __global__ void __launch_bounds__(threads_of_a_block, 2) group_near_rows_kernel(
     }
     barrier.wait();
   }
-  number_bundles(team, work, launch.ids);
+  const LabelWork known = second_life(work);
+  number_bundles(team, known, launch.ids);
   if (launch.labels.data != nullptr)
-    count_labels(team, work, work.slots, launch.labels, launch.routing_key, work.out, &launch.state->out_used);
+    count_labels(team, known, work.slots, launch.labels, launch.routing_key, &launch.state->out_used);
 }
 
 }  // namespace

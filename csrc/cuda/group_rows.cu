@@ -1,9 +1,10 @@
-// One cooperative launch for all layers: sample, group, compare, hash what differs, group and compare again, then ids
-// and counts. Between phases the grid waits for itself; phases that no row needs are skipped.
+// One cooperative launch for all layers of one kind of element: sample, group, compare, hash what differs, group and
+// compare again, then ids and counts. Between phases the grid waits for itself; phases that no row needs are skipped.
 #include "group_rows.h"
 
 #include <algorithm>
-#include <cstring>
+#include <functional>
+#include <numeric>
 
 #include "group_near_rows.h"
 #include "layer_results.h"
@@ -12,127 +13,17 @@
 namespace cbkernels::cuda {
 namespace {
 
-// One block a multiprocessor: 12 warps of 168 registers keep more bytes in flight than 16 of 128 that spill.
-constexpr int threads_of_grouping = 384;
-
-constexpr size_t scan_bytes = (sizeof(ScanSpace) + 15) / 16 * 16;
-constexpr size_t keys_and_scan_bytes = (block_keys_bytes + 15) / 16 * 16 + scan_bytes;
-// What every GPU gives a block unasked: more would have to be asked for, on each device anew.
-static_assert(keys_and_scan_bytes + 2 * largest_shared_table * sizeof(uint32_t) <= 48 << 10);
-
-struct Launch {
-  const Layer* layers;  // null: the one in the arguments
-  int32_t num_layers;
-  Labels labels;
-  bool scan_for_nan;
-  fingerprint::Key routing_key;
-  uint64_t routing_mask;
-  LaunchState* state;
-  uint64_t* of_block;
-};
-
-CBKERNELS_DEVICE int64_t tiles_of(int64_t rows, int64_t rows_of_a_tile) {
-  return (rows + rows_of_a_tile - 1) / rows_of_a_tile;
-}
-
-// Layers of one launch have the same number of rows. Few rows: a block groups a layer, with a table in shared memory;
-// many: all blocks group one layer after the other.
-struct Layers {
-  const Layer* layer;
-  int count;
-  Team team;
-  uint32_t* shared_slots;
-
-  template <class Body>
-  CBKERNELS_DEVICE void for_each(const Body& body) const {
-    const int step = team.is_block ? static_cast<int>(gridDim.x) : 1;
-    for (int l = team.is_block ? static_cast<int>(blockIdx.x) : 0; l < count; l += step) {
-      body(layer[l], team.is_block ? shared_slots : layer[l].work.slots);
-      team.sync();
-    }
-  }
-};
-
-__global__ void __launch_bounds__(threads_of_grouping, 1)
-    group_rows_kernel(const __grid_constant__ Launch launch, const __grid_constant__ Layer only) {
-  CBKERNELS_DYNAMIC_SHARED(shared);
-  uint32_t* const block_keys = reinterpret_cast<uint32_t*>(shared);
-  ScanSpace* const space = reinterpret_cast<ScanSpace*>(shared + keys_and_scan_bytes - scan_bytes);
-  const Layer* const layer = launch.layers != nullptr ? launch.layers : &only;
-  const int num_layers = launch.num_layers;
-  LaunchState* const state = launch.state;
-  GridBarrier barrier{&state->arrived};
-  const Team team{layer[0].has_few_rows, space, &barrier, launch.of_block};
-  const Layers layers{layer, num_layers, team, reinterpret_cast<uint32_t*>(shared + keys_and_scan_bytes)};
-
-  fill_block_keys(block_keys, launch.routing_key);
-  __syncthreads();
-  for_each_item(
-      num_layers, [&](int l) { return tiles_of(layer[l].work.num_rows, rows_per_sample); },
-      [&](int l, int64_t item) { sample_item(layer[l], item, block_keys, launch.routing_mask); });
-  barrier.wait();
-
-  // 0: group by the sample, compare. 1: list what differs or nothing has read to its end; hash it, or scan it for NaN.
-  // 2: group what differed by its hash, compare.
-#pragma unroll 1
-  for (int step = 0; step < 3; ++step) {
-    layers.for_each([&](const Layer& of, uint32_t* slots) {
-      const LayerWork work = of.work;
-      if (step == 1) {
-        list_pending(team, of, launch.scan_for_nan);
-        if (team.rank() != 0) return;
-        if (work.counters->num_pending != 0) atomicAdd(&state->num_pending, 1u);
-        if (work.counters->num_scanned != 0) atomicAdd(&state->num_scanned, 1u);
-        return;
-      }
-      if (step == 2) finish_hashes(team, of, launch.routing_mask);
-      group_by_hash(team, of, slots, step == 2 ? work.pending : nullptr,
-                    step == 2 ? work.counters->num_pending : work.num_rows);
-      if (team.rank() == 0 && work.counters->num_tiles != 0) atomicAdd(&state->num_tiles, 1u);
-    });
-    barrier.wait();
-    // Read once, so that every block decides the same: the next step adds to these, behind a barrier that a block which
-    // has not read them yet holds up.
-    const uint32_t num_tiles = state->num_tiles, num_pending = state->num_pending, num_scanned = state->num_scanned;
-    const bool is_scan = step == 1;
-    const bool is_last = step == 0 ? num_tiles == 0 && !launch.scan_for_nan : is_scan && num_pending == 0;
-    if (is_last && !(is_scan && num_scanned != 0)) break;  // no block has anything to read: no second wait
-    if (is_scan && num_pending != 0) {
-      constexpr int rows_per_hash = 8;
-      for_each_item(
-          num_layers,
-          [&](int l) { return tiles_of(layer[l].work.counters->num_pending, rows_per_hash) * layer[l].num_hash_spans; },
-          [&](int l, int64_t item) { hash_item(layer[l], item, block_keys); });
-    }
-    if (is_scan ? num_scanned != 0 : num_tiles != 0)
-      for_each_item(
-          num_layers,
-          [&](int l) {
-            const LayerCounters& counters = *layer[l].work.counters;
-            return layer[l].num_spans *
-                   (is_scan ? tiles_of(counters.num_scanned, rows_per_tile(layer[l].elements)) : counters.num_tiles);
-          },
-          [&](int l, int64_t item) { tile_item(layer[l], item, is_scan); });
-    barrier.wait();
-    if (is_last) break;
-  }
-
-  layers.for_each([&](const Layer& of, uint32_t* slots) {
-    settle(team, of);
-    number_bundles(team, of.work, of.ids);
-    if (launch.labels.data != nullptr)
-      count_labels(team, of.work, slots, launch.labels, launch.routing_key, of.work.out, &state->out_used);
-  });
-}
-
 // How a launch reads a layer: what is a piece of work depends on how much work there is for so many warps.
 Layer plan(const RowsView& rows, const UpdateGrid& grid, int64_t rows_of_all_layers) {
   Layer layer{};
   layer.elements = elements_of(rows, grid, ColumnOrder::any);
   const Elements& e = layer.elements;
   const int64_t lines = e.num_chunks / lanes_per_sample;
-  layer.num_places = static_cast<int32_t>(std::clamp<int64_t>(lines / 8, lines >= 4 ? 2 : 1, most_places));
-  layer.sample_is_whole_row = e.num_chunks <= layer.num_places * lanes_per_sample;
+  const int64_t num_places = std::clamp<int64_t>(lines / 8, lines >= 4 ? 2 : 1, most_places),
+                apart = lines / num_places;
+  layer.sample_is_whole_row = e.num_chunks <= num_places * lanes_per_sample;
+  layer.places = {static_cast<int32_t>(num_places), layer.sample_is_whole_row ? 0 : apart / 2 * lanes_per_sample,
+                  (layer.sample_is_whole_row ? 1 : apart) * lanes_per_sample};
   layer.has_few_rows = e.rows.num_rows <= most_rows_of_a_block();
   // 2 to 8 KiB of eight rows: many pieces for one small layer, few for many layers
   layer.chunks_per_span = rows_of_all_layers * e.num_chunks > (int64_t{1} << 24) ? 512 : 128;
@@ -144,7 +35,8 @@ Layer plan(const RowsView& rows, const UpdateGrid& grid, int64_t rows_of_all_lay
   return layer;
 }
 
-// Queues the launch for layers that have the same number of rows. ids: of the only layer, or null.
+// Queues one launch for every kind among layers that have the same number of rows, usually one. ids: of the only layer,
+// or null.
 class Grouping {
  public:
   Grouping(const std::vector<RowsView>& views, const UpdateGrid& grid, const LabelsView* labels, bool scan_for_nan,
@@ -153,13 +45,13 @@ class Grouping {
     const int64_t num_rows = views[0].num_rows(), num_layers = static_cast<int64_t>(views.size());
     for (const RowsView& view : views) layers_.push_back(plan(view, grid, num_rows * num_layers));
     layers_[0].ids = ids;
-    results_.reserve(workspace_, num_layers, num_rows, reads_later);
+    sort_by_kind();
+    std::vector<Launch> launches = launches_of_kinds();
+    results_.reserve(workspace_, num_layers, num_rows, static_cast<int64_t>(launches.size()), reads_later);
     const size_t table = num_layers > 1 ? workspace_.reserve<Layer>(num_layers) : 0;
-    const int64_t wanted_warps = this->wanted_warps();
-    const size_t shared_bytes = keys_and_scan_bytes + shared_table_bytes();
-    const LaunchShape shape = shape_for(reinterpret_cast<const void*>(group_rows_kernel), threads_of_grouping,
-                                        shared_bytes, wanted_warps, stream);
-    const size_t of_block = workspace_.reserve<uint64_t>(shape.blocks);
+    int most_blocks = 0;
+    for (const Launch& of : launches) most_blocks = std::max(most_blocks, of.shape.blocks);
+    const size_t of_block = workspace_.reserve<uint64_t>(most_blocks);
     std::vector<WorkMemory> memory;
     for (int64_t l = 0; l < num_layers; ++l) memory.emplace_back(workspace_, num_rows);
     workspace_.allocate();
@@ -169,19 +61,30 @@ class Grouping {
       results_.give(layers_[l].work, workspace_, l);
     }
     if (num_layers > 1) copy_to_device(workspace_.at<Layer>(table), layers_.data(), num_layers * sizeof(Layer), stream);
-    Launch arguments{num_layers > 1 ? workspace_.at<Layer>(table) : nullptr,
-                     static_cast<int32_t>(num_layers),
-                     labels != nullptr ? labels_of(*labels) : Labels{},
-                     scan_for_nan,
-                     routing_key(),
-                     routing_mask(),
-                     results_.state(workspace_),
-                     workspace_.at<uint64_t>(of_block)};
-    launch(group_rows_kernel, shape, shared_bytes, stream, true, arguments, layers_[0]);
+    LaunchState* const states = results_.state(workspace_);
+    for (size_t k = 0; k < launches.size(); ++k) {
+      const Launch& of = launches[k];
+      const GroupingLaunch arguments{num_layers > 1 ? workspace_.at<Layer>(table) + of.first : nullptr,
+                                     static_cast<int32_t>(of.count),
+                                     labels != nullptr ? labels_of(*labels) : Labels{},
+                                     scan_for_nan,
+                                     routing_key(),
+                                     routing_mask(),
+                                     states + k,
+                                     &states->out_used,
+                                     workspace_.at<uint64_t>(of_block)};
+      launch(of.kernel, of.shape, of.shared_bytes, stream, true, arguments, layers_[of.first]);
+    }
   }
 
-  std::vector<BundleCounts> fetch() const { return results_.fetch(workspace_, row_bytes(), stream_); }
-  Reader<std::vector<BundleCounts>> queue() const { return results_.queue(workspace_, row_bytes(), stream_); }
+  std::vector<BundleCounts> fetch() const {
+    return as_called(results_.fetch(workspace_, row_bytes(), stream_), caller_index_);
+  }
+  Reader<std::vector<BundleCounts>> queue() const {
+    return [read = results_.queue(workspace_, row_bytes(), stream_), order = caller_index_] {
+      return as_called(read(), order);
+    };
+  }
 
  private:
   std::vector<int64_t> row_bytes() const {  // of every layer; counts what was sampled
@@ -191,30 +94,61 @@ class Grouping {
       const RowLayout& rows = layer.elements.rows;
       row_bytes.push_back(rows.num_columns * rows.itemsize);
       work.bytes_total += rows.num_rows * row_bytes.back();
-      const int64_t sampled = layer.num_places * lanes_per_sample * chunk_bytes;
+      const int64_t sampled = layer.places.count * lanes_per_sample * chunk_bytes;
       work.bytes_touched += rows.num_rows * std::min(row_bytes.back(), sampled);
       work.rows_sampled += rows.num_rows;
     }
     return row_bytes;
   }
-  size_t shared_table_bytes() const {
-    int64_t rows = 0;
-    for (const Layer& layer : layers_)
-      if (layer.has_few_rows) rows = std::max<int64_t>(rows, layer.elements.rows.num_rows);
-    return static_cast<size_t>(std::max<int64_t>(64, 2 * rows)) * sizeof(uint32_t);
+
+  struct Launch {  // of the layers of one kind
+    decltype(RowKernels::group_rows) kernel;
+    size_t first, count;
+    size_t shared_bytes;
+    LaunchShape shape;
+  };
+
+  static std::vector<BundleCounts> as_called(std::vector<BundleCounts> sorted, const std::vector<size_t>& order) {
+    std::vector<BundleCounts> counts(sorted.size());
+    for (size_t l = 0; l < sorted.size(); ++l) counts[order[l]] = std::move(sorted[l]);
+    return counts;
   }
-  int64_t wanted_warps() const {  // of the phase with the most items
-    int64_t items = 0;
-    for (const Layer& layer : layers_) {
-      const int64_t rows = layer.elements.rows.num_rows;
-      items += std::max((rows + rows_per_sample - 1) / rows_per_sample, (rows + 7) / 8 * layer.num_spans);
+
+  void sort_by_kind() {
+    caller_index_.resize(layers_.size());
+    std::iota(caller_index_.begin(), caller_index_.end(), size_t{0});
+    std::stable_sort(caller_index_.begin(), caller_index_.end(), [this](size_t a, size_t b) {
+      return std::less<>()(&row_kernels(layers_[a].elements), &row_kernels(layers_[b].elements));
+    });
+    std::vector<Layer> sorted;
+    for (const size_t l : caller_index_) sorted.push_back(layers_[l]);
+    layers_ = std::move(sorted);
+  }
+
+  std::vector<Launch> launches_of_kinds() const {
+    std::vector<Launch> launches;
+    for (size_t first = 0, count; first < layers_.size(); first += count) {
+      const RowKernels& kernels = row_kernels(layers_[first].elements);
+      int64_t items = 0, rows_in_shared = 0;  // items: of the phase with the most of them
+      for (count = 0; first + count < layers_.size(); ++count) {
+        const Layer& layer = layers_[first + count];
+        if (&row_kernels(layer.elements) != &kernels) break;
+        const int64_t rows = layer.elements.rows.num_rows;
+        items += std::max((rows + rows_per_sample - 1) / rows_per_sample, (rows + 7) / 8 * layer.num_spans);
+        if (layer.has_few_rows) rows_in_shared = std::max<int64_t>(rows_in_shared, rows);
+      }
+      const size_t table_bytes = static_cast<size_t>(std::max<int64_t>(64, 2 * rows_in_shared)) * sizeof(uint32_t);
+      launches.push_back({kernels.group_rows, first, count, keys_and_scan_bytes + table_bytes, {}});
+      launches.back().shape = shape_for(reinterpret_cast<const void*>(kernels.group_rows), kernels.threads_of_grouping,
+                                        launches.back().shared_bytes, items, stream_);
     }
-    return items;
+    return launches;
   }
 
   Stream stream_;
   Workspace workspace_;
-  std::vector<Layer> layers_;
+  std::vector<Layer> layers_;         // sorted by kind
+  std::vector<size_t> caller_index_;  // of a layer among the caller's
   LayerResults results_;
 };
 

@@ -17,7 +17,7 @@ class WorkMemory {
  public:
   WorkMemory(Workspace& workspace, int64_t num_rows) : num_rows_(num_rows) {
     workspace.align();
-    LayerWork unused;
+    LayerWork unused{};
     lay_out_work(unused, num_rows, [&](auto*& array, int64_t count) {
       offsets_.push_back(workspace.reserve<std::decay_t<decltype(*array)>>(count));
     });
@@ -38,10 +38,11 @@ class LayerResults {
  public:
   // The first thing in a workspace. What a copy brings along unasked starts at zero, too: nobody reads memory that
   // nothing has written. Who reads later, when the workspace is gone, needs all that there may be.
-  void reserve(Workspace& workspace, int64_t num_layers, int64_t num_rows, bool reads_later = false) {
+  void reserve(Workspace& workspace, int64_t num_layers, int64_t num_rows, int64_t num_launches = 1,
+               bool reads_later = false) {
     num_layers_ = num_layers;
     out_of_layer_ = num_rows + num_rows / 2;
-    workspace.reserve<LaunchState>(1);
+    workspace.reserve<LaunchState>(num_launches);
     results_ = workspace.reserve<LayerResult>(num_layers);
     counters_ = workspace.reserve<LayerCounters>(num_layers);
     out_ = workspace.reserve<uint32_t>(num_layers * out_of_layer_);
@@ -52,6 +53,7 @@ class LayerResults {
   void clear(const Workspace& workspace, const Stream& stream) const {
     fill_with_zeros(workspace.at<void>(0), brought_along_, stream);
   }
+  // Of every launch; out_used of the first one counts for all.
   LaunchState* state(const Workspace& workspace) const { return workspace.at<LaunchState>(0); }
   void give(LayerWork& work, const Workspace& workspace, int64_t l) const {
     work.result = workspace.at<LayerResult>(results_) + l;

@@ -1,4 +1,5 @@
-// The working memory of one layer on the device: at most 64 bytes a row, laid out once, reused from phase to phase.
+// The working memory of one layer on the device: at most 64 bytes a row, one allocation with two lives. While leaders
+// are being found it is a LayerWork; when they are known, labels are counted in the same memory as a LabelWork.
 #pragma once
 #include "device.h"
 
@@ -27,15 +28,17 @@ struct LayerWork {
   int64_t num_rows;
   uint32_t num_slots;
   uint32_t* slots;  // an open-addressing table of rows
-  uint64_t* sums;   // (N, 2) hashes; when they are done, counts of pairs of bundle and label
+  uint64_t* sums;   // (N, 2) hashes
   uint32_t* leader;
   uint32_t* order;    // rows behind a leader, side by side
-  uint32_t* tiles;    // where in `order` a tile begins; later rows to scan
-  uint32_t* pending;  // shares its memory with `out`
-  uint32_t* members;  // of a leader: how many rows are behind it; later: how many labels they have
-  uint32_t* begin;    // of a leader: where they are in `order`; later: where its label counts go
-  uint32_t* first_tile;  // of a leader; later: how many label counts are there
-  uint32_t* rank;        // of a row in its bundle; later: of a leader among leaders
+  uint32_t* tiles;    // where in `order` a tile begins
+  uint32_t* unread;   // rows to scan for NaN, listed when the tiles are done: the same memory
+  uint32_t* pending;  // rows that differ from their leader; shares its memory with `out`
+  uint32_t* members;  // of a leader: how many rows are behind it
+  uint32_t* begin;    // of a leader: where they are in `order`
+  uint32_t* first_tile;  // of a leader
+  uint32_t* slot;  // of a row's key
+  uint32_t* rank;  // of a row among those behind its leader, when the leader is known: the same memory
   uint8_t* holds_nan;
   uint8_t* differs;  // from the leader
   uint8_t* marked;   // of a leader: a row equals it
@@ -44,9 +47,29 @@ struct LayerWork {
   LayerResult* result;
 };
 
+struct LabelWork {  // the second life; leader and holds_nan, num_rows and num_slots are those of the first
+  int64_t num_rows;
+  uint32_t num_slots;
+  const uint32_t* leader;
+  const uint8_t* holds_nan;
+  uint32_t* number;       // of a leader among leaders
+  uint32_t* pair_counts;  // (num_slots) how many rows have the bundle and label of a slot
+  uint32_t* num_labels;   // of a leader
+  uint32_t* place;        // of a leader: where its label counts go
+  uint32_t* filled;       // of a leader: how many of them are there
+  uint8_t* is_followed;   // of a leader: it is not alone
+  uint32_t* out;
+  LayerResult* result;
+};
+CBKERNELS_DEVICE LabelWork second_life(const LayerWork& work) {
+  return {
+      work.num_rows, work.num_slots, work.leader,     work.holds_nan, work.rank, reinterpret_cast<uint32_t*>(work.sums),
+      work.members,  work.begin,     work.first_tile, work.marked,    work.out,  work.result};
+}
+
 struct LaunchState {  // starts at 0
-  unsigned arrived;   // at the barrier of the grid
-  uint32_t num_tiles, num_pending, num_scanned;  // of all layers
+  unsigned arrived;  // at the barrier of the grid
+  uint32_t layers_with_tiles, layers_with_pending, layers_to_scan;
   unsigned long long out_used;
 };
 
@@ -67,8 +90,8 @@ void lay_out_work(LayerWork& work, int64_t num_rows, const Take& take) {
   take(work.holds_nan, num_rows);
   take(work.differs, num_rows);
   take(work.marked, num_rows);
+  work.unread = work.tiles;
+  work.slot = work.rank;
 }
-
-CBKERNELS_DEVICE uint32_t* pair_counts(const LayerWork& work) { return reinterpret_cast<uint32_t*>(work.sums); }
 
 }  // namespace cbkernels::cuda

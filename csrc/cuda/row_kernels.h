@@ -1,324 +1,58 @@
-// What one warp does with rows: hash a few places of them, hash all of a piece, compare a piece with a leader's. All
-// loads of a step are issued before the first is used; every result is a sum or an or of integers.
+// The kernels that read whole rows, as a table: two for every kind of element, and two more where rows are read in
+// words of 4 bytes. Each kind is compiled on its own (row_kernels_*.cu), so that a launch loads no code and takes no
+// registers of another kind. Read next: group_rows.h and sum_rows.h (the kernels), row_kernels_loops.h (what one warp
+// does with rows).
 #pragma once
 #include "../fingerprint.h"
 #include "elements.h"
+#include "labels.h"
+#include "layer_work.h"
 
 namespace cbkernels::cuda {
 
-// The keys of the block sums, in shared memory, and behind them the key that they were made of, which would else take
-// four registers; every thread of the block calls it, then __syncthreads.
-CBKERNELS_DEVICE void fill_block_keys(uint32_t* keys, const fingerprint::Key& key) {
-  for (int j = threadIdx.x; j < fingerprint::num_block_keys; j += blockDim.x) keys[j] = fingerprint::block_key(key, j);
-  if (threadIdx.x == 0) *reinterpret_cast<fingerprint::Key*>(keys + fingerprint::num_block_keys) = key;
-}
-CBKERNELS_DEVICE const fingerprint::Key& key_behind(const uint32_t* block_keys) {
-  return *reinterpret_cast<const fingerprint::Key*>(block_keys + fingerprint::num_block_keys);
-}
-constexpr size_t block_keys_bytes = fingerprint::num_block_keys * sizeof(uint32_t) + sizeof(fingerprint::Key);
+constexpr int lanes_per_sample = 8;  // of 16 bytes each
 
-CBKERNELS_DEVICE uint64_t product(uint32_t a, uint32_t b, uint32_t key_a, uint32_t key_b) {
-  return static_cast<uint64_t>(a + key_a) * (b + key_b);
-}
-
-// Adds four words of a block, from word `at` of it on, to the first num_sums block sums.
-template <int num_sums>
-CBKERNELS_DEVICE void add_words(const FourWords& words, const uint4 (&keys)[num_sums], uint64_t* sums) {
-#pragma unroll
-  for (int s = 0; s < num_sums; ++s)
-    sums[s] += product(words.word[0], words.word[1], keys[s].x, keys[s].y) +
-               product(words.word[2], words.word[3], keys[s].z, keys[s].w);
-}
-template <int num_sums>
-CBKERNELS_DEVICE void load_keys(const uint32_t* block_keys, int at, uint4 (&keys)[num_sums]) {
-#pragma unroll
-  for (int s = 0; s < num_sums; ++s)
-    keys[s] = *reinterpret_cast<const uint4*>(block_keys + at + fingerprint::toeplitz_shift * s);
-}
-
-// --- a few places of four rows ---------------------------------------------------------------------------------
-// Eight lanes a row; a place is 128 bytes. Places are spread evenly: the beginning of a row is often the same.
-
-constexpr int lanes_per_sample = 8;
-constexpr int rows_per_sample = warp_size / lanes_per_sample;
-constexpr int most_places = 8;
-
-CBKERNELS_DEVICE int64_t first_chunk_of_place(int64_t num_chunks, int num_places, int place) {
-  if (num_chunks <= num_places * lanes_per_sample) return place * lanes_per_sample;  // the whole row
-  return num_chunks / lanes_per_sample * (2 * place + 1) / (2 * num_places) * lanes_per_sample;
-}
-
-struct RowSample {  // complete in the first of the row's eight lanes
-  uint64_t hash;
-  bool holds_nan;  // in the places read
+struct SamplePlaces {  // of a row; what a place holds is read by lanes side by side
+  int32_t count;
+  int64_t first_chunk, chunks_between;
 };
 
-CBKERNELS_DEVICE RowSample sample_row(const Elements& e, int64_t row, int num_places, const uint32_t* block_keys) {
-  const int lane = lane_index() % lanes_per_sample;
-  uint64_t sums[2] = {0, 0};
-  bool holds_nan = false;
-  const auto add = [&](const FourWords& words, int at) {
-    uint4 keys[2];
-    load_keys(block_keys, at, keys);
-    add_words(words, keys, sums);
-  };
-  if (e.element == Element::any) {
-#pragma unroll 1
-    for (int place = 0; place < num_places; ++place) {
-      const int64_t chunk = first_chunk_of_place(e.num_chunks, num_places, place) + lane;
-      if (chunk >= e.num_chunks) continue;
-      const GatheredWords words = gather_words(e, row, chunk);
-      holds_nan |= words.holds_nan;
-      add(words.four, 4 * (place * lanes_per_sample + lane));
-    }
-  } else {
-    const uint4* const start = reinterpret_cast<const uint4*>(row_start(e.rows, row));
-    uint4 raw[most_places];
-#pragma unroll
-    for (int place = 0; place < most_places; ++place) {
-      const int64_t chunk = first_chunk_of_place(e.num_chunks, num_places, place) + lane;
-      raw[place] = place < num_places && chunk < e.num_chunks ? __ldcs(start + chunk) : make_uint4(0, 0, 0, 0);
-    }
-    with_vector_kind(e, [&](auto kind) {
-      using Kind = decltype(kind);
-#pragma unroll
-      for (int place = 0; place < most_places; ++place) {
-        if (place >= num_places) break;
-#pragma unroll
-        for (int part = 0; part < Kind::words_per_chunk / 4; ++part)
-          add(Kind::words(e, raw[place], part, holds_nan),
-              (place * lanes_per_sample + lane) * Kind::words_per_chunk + 4 * part);
-      }
-    });
-  }
-  const unsigned with_nan = __ballot_sync(whole_warp, holds_nan);
-#pragma unroll
-  for (int step = lanes_per_sample / 2; step > 0; step /= 2) {
-    sums[0] += __shfl_xor_sync(whole_warp, sums[0], step);
-    sums[1] += __shfl_xor_sync(whole_warp, sums[1], step);
-  }
-  const int first_lane = lane_index() / lanes_per_sample * lanes_per_sample;
-  return {fingerprint::mix(sums[0] ^ fingerprint::mix(sums[1])), (with_nan >> first_lane & 0xffu) != 0};
-}
-
-// --- whole blocks of several rows --------------------------------------------------------------------------------
-
-// Sums of 16 values over the warp by exchanging halves: lane l gets the sum of value l % 16 (16 shuffles, not 80).
-CBKERNELS_DEVICE uint64_t reduce_sixteen(uint64_t (&values)[16]) {
-  const int lane = lane_index();
-#pragma unroll
-  for (int half = 8; half > 0; half /= 2) {
-    const bool upper = (lane & half) != 0;
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      if (i >= half) continue;  // so that the compiler unrolls both loops
-      const uint64_t sent = upper ? values[i] : values[i + half], kept = upper ? values[i + half] : values[i];
-      values[i] = kept + __shfl_xor_sync(whole_warp, sent, half);
-    }
-  }
-  return values[0] + __shfl_xor_sync(whole_warp, values[0], 16);
-}
-
-CBKERNELS_DEVICE uint64_t row_term(uint64_t block_sum, const uint32_t* block_keys, int64_t block, int s) {
-  const fingerprint::Key& key = key_behind(block_keys);
-  return fingerprint::row_term(block_sum, fingerprint::row_key(key, block, 2 * s),
-                               fingerprint::row_key(key, block, 2 * s + 1));
-}
-
-// Row sums of 16 / num_sums rows over blocks [begin, end): lane l gets that of row (l % 16) / num_sums and sum
-// l % num_sums. Bit r of *with_nan: row r holds a NaN there. A row may be named twice.
-template <class Kind, int num_sums>
-CBKERNELS_DEVICE uint64_t sum_blocks(const Elements& e, const int64_t (&rows)[16 / num_sums], int64_t begin,
-                                     int64_t end, const uint32_t* block_keys, unsigned* with_nan) {
-  constexpr int num_rows = 16 / num_sums;
-  constexpr int chunks_per_block = fingerprint::block_words / Kind::words_per_chunk;
-  const int lane = lane_index();
-  const uint4* start[num_rows];
-#pragma unroll
-  for (int r = 0; r < num_rows; ++r)
-    start[r] = reinterpret_cast<const uint4*>(row_start(e.rows, rows[r])) + begin * chunks_per_block;
-  uint64_t row_sum = 0;
-  bool holds_nan[num_rows] = {};
-#pragma unroll 1
-  for (int64_t block = begin; block < end; ++block) {
-    const int64_t left = e.num_chunks - block * chunks_per_block;
-    const int num_chunks = left < chunks_per_block ? static_cast<int>(left) : chunks_per_block;
-    // the last block is padded with zeros to a multiple of 16 words
-    constexpr int padding = 16 / Kind::words_per_chunk;
-    const int num_padded = (num_chunks + padding - 1) / padding * padding;
-    uint64_t sums[16] = {};  // those of row r begin at r * num_sums
-#pragma unroll 1
-    for (int c = lane; c < num_padded; c += warp_size) {
-      uint4 raw[num_rows];
-      const bool is_padding = c >= num_chunks;
-#pragma unroll
-      for (int r = 0; r < num_rows; ++r) raw[r] = is_padding ? make_uint4(0, 0, 0, 0) : __ldcs(start[r] + c);
-#pragma unroll
-      for (int part = 0; part < Kind::words_per_chunk / 4; ++part) {
-        uint4 keys[num_sums];
-        load_keys(block_keys, c * Kind::words_per_chunk + 4 * part, keys);
-#pragma unroll
-        for (int r = 0; r < num_rows; ++r) {
-          FourWords words = Kind::words(e, raw[r], part, holds_nan[r]);
-          if (Kind::moves_zero && is_padding) words = {{0, 0, 0, 0}};
-          add_words(words, keys, sums + r * num_sums);
-        }
-      }
-    }
-    const uint64_t block_sum = reduce_sixteen(reinterpret_cast<uint64_t (&)[16]>(sums));
-    const int s = lane % num_sums;
-    row_sum += row_term(block_sum, block_keys, block, s);
-#pragma unroll
-    for (int r = 0; r < num_rows; ++r) start[r] += chunks_per_block;
-  }
-  *with_nan = 0;
-#pragma unroll
-  for (int r = 0; r < num_rows; ++r)
-    if (__any_sync(whole_warp, holds_nan[r])) *with_nan |= 1u << r;
-  return row_sum;
-}
-
-// The same value by value, one row after the other.
-template <int num_sums>
-CBKERNELS_DEVICE uint64_t sum_gathered_blocks(const Elements& e, const int64_t (&rows)[16 / num_sums], int64_t begin,
-                                              int64_t end, const uint32_t* block_keys, unsigned* with_nan) {
-  constexpr int num_rows = 16 / num_sums, chunks_per_block = fingerprint::block_words / 4;
-  const int lane = lane_index(), s = lane % num_sums;
-  uint64_t row_sum = 0;
-  *with_nan = 0;
-#pragma unroll 1
-  for (int r = 0; r < num_rows; ++r) {
-    bool holds_nan = false;
-#pragma unroll 1
-    for (int64_t block = begin; block < end; ++block) {
-      const int64_t first_chunk = block * chunks_per_block;
-      const int64_t left = (e.num_chunks - first_chunk + 3) / 4 * 4;  // padded to a multiple of 16 words
-      const int num_chunks = left < chunks_per_block ? static_cast<int>(left) : chunks_per_block;
-      uint64_t sums[num_sums] = {};
-#pragma unroll 1
-      for (int c = lane; c < num_chunks; c += warp_size) {
-        const GatheredWords words = gather_words(e, rows[r], first_chunk + c);
-        holds_nan |= words.holds_nan;
-        uint4 keys[num_sums];
-        load_keys(block_keys, 4 * c, keys);
-        add_words(words.four, keys, sums);
-      }
-      uint64_t mine = 0;
-#pragma unroll
-      for (int k = 0; k < num_sums; ++k) {
-        for (int step = warp_size / 2; step > 0; step /= 2) sums[k] += __shfl_xor_sync(whole_warp, sums[k], step);
-        if (k == s) mine = sums[k];
-      }
-      if (lane % 16 / num_sums == r) row_sum += row_term(mine, block_keys, block, s);
-    }
-    if (__any_sync(whole_warp, holds_nan)) *with_nan |= 1u << r;
-  }
-  return row_sum;
-}
-
-template <int num_sums>
-CBKERNELS_DEVICE uint64_t sum_blocks_of_any_kind(const Elements& e, const int64_t (&rows)[16 / num_sums], int64_t begin,
-                                                 int64_t end, const uint32_t* block_keys, unsigned* with_nan) {
-  if (e.element == Element::any) return sum_gathered_blocks<num_sums>(e, rows, begin, end, block_keys, with_nan);
-  uint64_t row_sum = 0;
-  with_vector_kind(
-      e, [&](auto kind) { row_sum = sum_blocks<decltype(kind), num_sums>(e, rows, begin, end, block_keys, with_nan); });
-  return row_sum;
-}
-
-CBKERNELS_DEVICE int64_t num_blocks_of(const Elements& e) {
-  return (e.num_words + fingerprint::block_words - 1) / fingerprint::block_words;
-}
-
-// --- rows against their leader --------------------------------------------------------------------------------------
-// Short rows lie side by side in a warp: `width` lanes (a power of two) read one row, so a warp holds 8 * 32 / width
-// rows.
-
-constexpr int rows_per_lane = 8;  // with 4 or fewer the leader's bytes come from the L2 cache too often
-
-CBKERNELS_DEVICE int lanes_per_row(const Elements& e) {
-  int width = 1;
-  while (width < warp_size && width < e.num_chunks) width *= 2;
-  return width;
-}
-CBKERNELS_DEVICE int rows_per_tile(const Elements& e) { return rows_per_lane * (warp_size / lanes_per_row(e)); }
-
-struct Comparison {
-  unsigned differs;  // bit r: the row r of this lane differs from the leader in what this lane has seen
-  unsigned holds_nan;
-  bool leader_holds_nan;
+struct Layer {
+  Elements elements;
+  LayerWork work;
+  int64_t* ids;  // may be null
+  SamplePlaces places;
+  bool sample_is_whole_row;  // every value is in the sample
+  bool has_few_rows;  // a block groups it, its table in shared memory
+  int64_t chunks_per_span, num_spans;  // of a comparison
+  int64_t blocks_per_hash_span, num_hash_spans;
 };
 
-CBKERNELS_DEVICE bool differ(const FourWords& a, const FourWords& b) {
-  return ((a.word[0] ^ b.word[0]) | (a.word[1] ^ b.word[1]) | (a.word[2] ^ b.word[2]) | (a.word[3] ^ b.word[3])) != 0;
-}
+struct GroupingLaunch {  // of layers of one kind
+  const Layer* layers;  // null: the one in the arguments
+  int32_t num_layers;
+  Labels labels;
+  bool scan_for_nan;
+  fingerprint::Key routing_key;
+  uint64_t routing_mask;
+  LaunchState* state;
+  unsigned long long* out_used;  // of all launches of a call, one behind the other
+  uint64_t* of_block;
+};
 
-// Chunks [begin, end) of eight rows a lane against the leader. A row may be named twice, or be the leader.
-template <class Kind>
-CBKERNELS_DEVICE Comparison compare_rows(const Elements& e, int64_t leader, const int64_t (&rows)[rows_per_lane],
-                                         int64_t begin, int64_t end, int width) {
-  Comparison seen{0, 0, false};
-  const uint4* const leader_start = reinterpret_cast<const uint4*>(row_start(e.rows, leader));
-  const uint4* start[rows_per_lane];
-#pragma unroll
-  for (int r = 0; r < rows_per_lane; ++r) start[r] = reinterpret_cast<const uint4*>(row_start(e.rows, rows[r]));
-#pragma unroll 1
-  for (int64_t chunk = begin + lane_index() % width; chunk < end; chunk += width) {
-    uint4 raw[rows_per_lane];
-    const uint4 leaders = leader_start[chunk];
-#pragma unroll
-    for (int r = 0; r < rows_per_lane; ++r) raw[r] = __ldcs(start[r] + chunk);
-#pragma unroll
-    for (int part = 0; part < Kind::words_per_chunk / 4; ++part) {
-      const FourWords expected = Kind::words(e, leaders, part, seen.leader_holds_nan);
-#pragma unroll
-      for (int r = 0; r < rows_per_lane; ++r) {
-        bool holds_nan = false;
-        if (differ(Kind::words(e, raw[r], part, holds_nan), expected)) seen.differs |= 1u << r;
-        if (holds_nan) seen.holds_nan |= 1u << r;
-      }
-    }
-  }
-  return seen;
-}
+struct RowKernels {
+  // Leaders of all rows, then ids and counts. Cooperative.
+  void (*group_rows)(GroupingLaunch launch, Layer only);
+  int threads_of_grouping;  // of a block
+  // Adds the row sums of the fingerprint to (N, 4) row_sums and flags to holds_nan.
+  void (*sum_rows)(Elements e, fingerprint::Key key, int64_t blocks_per_span, int64_t num_spans, uint64_t* row_sums,
+                   uint8_t* holds_nan);
+};
+const RowKernels& row_kernels(const Elements& e);  // one object for all that one launch can read
 
-// The same value by value, one row after the other.
-CBKERNELS_DEVICE Comparison compare_gathered_rows(const Elements& e, int64_t leader,
-                                                  const int64_t (&rows)[rows_per_lane], int64_t begin, int64_t end,
-                                                  int width) {
-  Comparison seen{0, 0, false};
-#pragma unroll 1
-  for (int64_t chunk = begin + lane_index() % width; chunk < end; chunk += width) {
-    const GatheredWords expected = gather_words(e, leader, chunk);
-    seen.leader_holds_nan |= expected.holds_nan;
-#pragma unroll 1
-    for (int r = 0; r < rows_per_lane; ++r) {
-      const GatheredWords words = gather_words(e, rows[r], chunk);
-      if (words.holds_nan) seen.holds_nan |= 1u << r;
-      if (differ(words.four, expected.four)) seen.differs |= 1u << r;
-    }
-  }
-  return seen;
-}
-
-CBKERNELS_DEVICE Comparison compare_rows_of_any_kind(const Elements& e, int64_t leader,
-                                                     const int64_t (&rows)[rows_per_lane], int64_t begin, int64_t end,
-                                                     int width) {
-  if (e.element == Element::any) return compare_gathered_rows(e, leader, rows, begin, end, width);
-  Comparison seen{0, 0, false};
-  with_vector_kind(e, [&](auto kind) { seen = compare_rows<decltype(kind)>(e, leader, rows, begin, end, width); });
-  return seen;
-}
-
-// Whole rows, by one warp: rare, so one way for all kinds.
-CBKERNELS_DEVICE bool rows_are_equal(const Elements& e, int64_t row, int64_t leader) {
-  bool differs = false;
-#pragma unroll 1
-  for (int64_t chunk = lane_index(); chunk < (e.num_words + 3) / 4; chunk += warp_size) {
-    const GatheredWords words = gather_words(e, row, chunk), expected = gather_words(e, leader, chunk);
-    differs |= words.holds_nan || differ(words.four, expected.four);
-  }
-  return !__any_sync(whole_warp, differs);
-}
+struct KernelsOfKind { RowKernels in_chunks, in_words; };
+extern const KernelsOfKind bits_kernels, float32_kernels, float64_kernels, packed16_kernels, packed8_kernels;
+extern const KernelsOfKind grid32_kernels, grid32_rounded_kernels, grid16_kernels, grid16_rounded_kernels;
+extern const RowKernels any_kernels;
 
 }  // namespace cbkernels::cuda

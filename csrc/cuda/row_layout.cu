@@ -125,18 +125,20 @@ Elements elements_of(const RowsView& view, const UpdateGrid& grid, ColumnOrder o
   e.may_hold_nan = is_float(view.dtype);
   e.beyond_largest = beyond_largest(view.dtype);
   e.grid = grid.kind;
+  e.words_in_memory = columns * e.rows.itemsize / 4;
   if (grid.kind == GridKind::none) {
     e.element = element_of(view.dtype);
     e.num_words = (columns * e.rows.itemsize + 3) / 4;
     e.num_chunks = (columns * e.rows.itemsize + chunk_bytes - 1) / chunk_bytes;
     e.plain = e.element;
-    if (!e.rows.is_in_chunks) e.element = Element::any;
+    if (!e.rows.is_in_words) e.element = Element::any;
     return e;
   }
   e.w = static_cast<float>(e.w64 = grid.weight_amplitude);
   e.lr = static_cast<float>(e.lr64 = grid.learning_rate);
   e.inverse = static_cast<float>(e.inverse64 = grid.inverse_batch_size);
-  e.element = e.rows.is_in_chunks ? element_on_grid(view.dtype, grid.kind) : Element::any;
+  const bool is_in_reach = view.dtype == DType::float32 ? e.rows.is_in_words : e.rows.is_in_chunks;
+  e.element = is_in_reach ? element_on_grid(view.dtype, grid.kind) : Element::any;
   e.num_words = columns * (grid.kind == GridKind::float64 ? 2 : 1);
   const bool is_widened = e.element == Element::grid16 || e.element == Element::grid16_rounded;
   const int words_per_chunk = is_widened ? 8 : 4;

@@ -1,5 +1,6 @@
 // Where the values of a row are: filled on the host from a RowsView, read by kernels. Rows are read in chunks, 16 bytes
-// of values in the order of the columns: in one load where the memory allows it, else value by value (elements.h).
+// of values in the order of the columns: in one load where the memory allows it, else in words of 4 bytes
+// (row_kernels_loops.h), else value by value (elements.h).
 #pragma once
 #include "../update_grid.h"
 #include "../views.h"

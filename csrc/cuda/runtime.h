@@ -63,8 +63,6 @@ class Workspace {
   unsigned char* memory_ = nullptr;
 };
 
-constexpr int threads_of_a_block = 256;
-
 struct LaunchShape { int blocks, threads; };
 // As many blocks as can be resident at once, at most `wanted_warps` warps; tests may ask for another shape.
 LaunchShape shape_for(const void* kernel, int threads, size_t shared_bytes, int64_t wanted_warps, const Stream& stream,

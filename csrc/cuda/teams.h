@@ -12,30 +12,31 @@ namespace cbkernels::cuda {
 // before the first fence (through __syncthreads), the reads behind the second one, which also empties this
 // multiprocessor's L1 cache, so no line from an earlier phase is seen. Only what is written during a phase needs
 // read_now or an atomic in that phase; nothing that the launch writes may be read with __ldg.
+CBKERNELS_DEVICE_CALL void arrive_and_wait(unsigned* arrived, unsigned expected) {
+  __syncthreads();
+  if (gridDim.x == 1) return;
+  if (threadIdx.x == 0) {
+    __threadfence();  // what this block wrote, before its arrival
+    atomicAdd(arrived, 1u);
+    while (static_cast<int>(read_now(arrived) - expected) < 0) __nanosleep(32);
+    __threadfence();  // what the others wrote, after theirs
+  }
+  __syncthreads();
+}
 struct GridBarrier {
   unsigned* arrived;
   unsigned expected = 0;
 
-  CBKERNELS_DEVICE void wait() {
-    __syncthreads();
-    if (gridDim.x == 1) return;
-    expected += gridDim.x;
-    if (threadIdx.x == 0) {
-      __threadfence();  // what this block wrote, before its arrival
-      atomicAdd(arrived, 1u);
-      while (static_cast<int>(read_now(arrived) - expected) < 0) __nanosleep(32);
-      __threadfence();  // what the others wrote, after theirs
-    }
-    __syncthreads();
-  }
+  CBKERNELS_DEVICE void wait() { arrive_and_wait(arrived, expected += gridDim.x); }
 };
 
 // Shared memory that prefix sums need, one warp's total in each.
 constexpr int most_warps = 32;
 struct ScanSpace { uint64_t of_warp[most_warps + 1]; };
 
-// Sum of `value` over the threads of the block before this one; *total of all. Every thread takes part.
-CBKERNELS_DEVICE uint64_t block_exclusive_sum(uint64_t value, ScanSpace* space, uint64_t* total) {
+struct PrefixSum { uint64_t before, total; };
+// Sum of `value` over the threads of the block before this one, and of all. Every thread takes part.
+CBKERNELS_DEVICE_CALL PrefixSum block_exclusive_sum(uint64_t value, ScanSpace* space) {
   const int lane = lane_index(), warp = threadIdx.x / warp_size, num_warps = blockDim.x / warp_size;
   uint64_t inclusive = value;
 #pragma unroll
@@ -51,8 +52,7 @@ CBKERNELS_DEVICE uint64_t block_exclusive_sum(uint64_t value, ScanSpace* space, 
     if (w < warp) before += space->of_warp[w];
     all += space->of_warp[w];
   }
-  *total = all;
-  return before + inclusive - value;
+  return {before + inclusive - value, all};
 }
 
 struct Team {
@@ -74,19 +74,20 @@ struct Team {
   }
   // Sum of `value` over the threads before this one; *total of all. Every thread takes part.
   CBKERNELS_DEVICE uint64_t exclusive_sum(uint64_t value, uint64_t* total) const {
-    const uint64_t in_block = block_exclusive_sum(value, space, total);
-    if (is_block || gridDim.x == 1) return in_block;
-    if (threadIdx.x == 0) of_block[blockIdx.x] = *total;
+    const PrefixSum in_block = block_exclusive_sum(value, space);
+    *total = in_block.total;
+    if (is_block || gridDim.x == 1) return in_block.before;
+    if (threadIdx.x == 0) of_block[blockIdx.x] = in_block.total;
     barrier->wait();
     uint64_t before = 0, all = 0;
     for (unsigned b = threadIdx.x; b < gridDim.x; b += blockDim.x) {
       if (b < blockIdx.x) before += of_block[b];
       all += of_block[b];
     }
-    block_exclusive_sum(before, space, &before);
-    block_exclusive_sum(all, space, total);
+    before = block_exclusive_sum(before, space).total;
+    *total = block_exclusive_sum(all, space).total;
     barrier->wait();  // of_block may be written again
-    return before + in_block;
+    return before + in_block.before;
   }
 };
 

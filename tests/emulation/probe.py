@@ -69,7 +69,7 @@ def layers_of_one_launch() -> None:
         rng = np.random.default_rng(number)
         labels = rng.integers(0, 3, 40)
         layers = {}
-        for layer, width in enumerate(rng.choice([0, 1, 3, 40, 300, 1500], 40)):
+        for layer, width in enumerate(rng.choice([0, 1, 3, 40, 300, 1500], 80)):  # over 32 of each way to read rows
             palette = rng.integers(0, 2, (int(rng.integers(1, 41)), width))
             layers[str(layer)] = palette[rng.integers(len(palette), size=40)].astype(np.float32)
             if width and layer % 3 == 0:

@@ -14,7 +14,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TESTS = ("tests/test_work_counters.py", "tests/test_random_against_reference.py::test_more_rows_than_one_table_holds")
+TESTS = (
+    "tests/test_work_counters.py",
+    "tests/test_random_against_reference.py::test_more_rows_than_one_table_holds",
+    "tests/test_margin.py::test_many_rows",
+    "tests/test_margin.py::test_the_closest_pair_may_lie_in_two_groups_of_rows",
+)
 
 
 def main() -> int:
