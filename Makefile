@@ -144,9 +144,9 @@ build/notebooks/installed: Makefile | $(STAMPS)/python
 	@rm -rf $(@D) && $(BIN)/python -m pip install -qq --target $(@D) nbclient==0.11.0 ipykernel==7.4.0 nbformat==5.11.1 && touch $@
 
 build/docs/installed: constraints.txt | $(STAMPS)/python
-	$(STEP) "build/docs/venv: mkdocs-material and mkdocstrings"
+	$(STEP) "build/docs/venv: mkdocs-material, mkdocstrings and latex2mathml"
 	@$(PYTHON) -m venv $(@D)/venv && $(@D)/venv/bin/python -m pip install -qq --constraint constraints.txt \
-	    mkdocs-material 'mkdocstrings[python]' ruff && touch $@
+	    mkdocs-material 'mkdocstrings[python]' latex2mathml ruff && touch $@
 
 build/emulation/built: $(STAMPS)/python $(EMULATED_FROM)
 	$(STEP) "build/emulation: csrc/cuda compiled as C++"

@@ -4,6 +4,7 @@ itself fails on a link that leads nowhere).
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -35,3 +36,21 @@ def test_the_reference_has_every_public_name() -> None:
     )
     public |= {f"cbkernels.training.{name}" for name in re.findall(r'"(\w+)"', import_lines)}
     assert public - shown == set()
+
+
+def test_formulas_and_lists_below_tables_are_no_source_text() -> None:
+    """Formulas become MathML, code keeps its dollars, and a list below a table is no row of it."""
+    for package in ("mkdocs", "latex2mathml"):
+        pytest.importorskip(package, reason=f"pages: NOT TESTED HERE (needs {package}, which make docs installs)")
+    spec = importlib.util.spec_from_file_location("pages", ROOT / "docs" / "site" / "pages.py")
+    assert spec is not None
+    assert spec.loader is not None
+    pages = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pages)
+    code = "a `$HOME` and `` $`x`$ `` costs 5 $\n\n```sh\n$ echo $HOME $PATH\n```\n"
+    assert pages.on_page_markdown(code) == code
+    for formula in ("$x$", "$`x_1`$", "```math\nx\n```"):
+        assert re.fullmatch(r"<span><math .*</math></span>\n?", pages.on_page_markdown(formula)), formula
+    assert pages.on_page_markdown("| a |\n|---|\n| 1 |\n* b\n") == "| a |\n|---|\n| 1 |\n\n* b\n"
+    left = "<p>costs $x$</p><td>* b</td><td>-1</td><code>$HOME</code>"
+    assert pages.LEFT_OVER.findall(pages.without_code(left)) == ["$x$", "<td>* b"]
