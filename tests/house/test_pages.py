@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -38,15 +39,34 @@ def test_the_reference_has_every_public_name() -> None:
     assert public - shown == set()
 
 
+def file_of_site(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / "site" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_what_is_returned_is_one_text() -> None:
+    griffe = pytest.importorskip("griffe", reason="pages: NOT TESTED HERE (needs griffe, which make docs installs)")
+    function = griffe.Function("rows", returns="int")
+    function.docstring = griffe.Docstring(
+        "Rows.\n\nReturns:\n    (N,) where they are: a tensor,\n    or NumPy.", parent=function
+    )
+    file_of_site("docstrings").Docstrings().on_instance(obj=function)
+    options = re.search(r"docstring_options: \{(.*)\}", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    assert options is not None
+    chosen = {name: value == "true" for name, value in re.findall(r"(\w+): (\w+)", options[1])}
+    _, returns = function.docstring.parse("google", **chosen)
+    assert [each.description for each in returns.value] == ["(N,) where they are - a tensor,\nor NumPy."]
+
+
 def test_formulas_and_lists_below_tables_are_no_source_text() -> None:
     """Formulas become MathML, code keeps its dollars, and a list below a table is no row of it."""
     for package in ("mkdocs", "latex2mathml"):
         pytest.importorskip(package, reason=f"pages: NOT TESTED HERE (needs {package}, which make docs installs)")
-    spec = importlib.util.spec_from_file_location("pages", ROOT / "docs" / "site" / "pages.py")
-    assert spec is not None
-    assert spec.loader is not None
-    pages = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(pages)
+    pages = file_of_site("pages")
     code = "a `$HOME` and `` $`x`$ `` costs 5 $\n\n```sh\n$ echo $HOME $PATH\n```\n"
     assert pages.on_page_markdown(code) == code
     for formula in ("$x$", "$`x_1`$", "```math\nx\n```"):
