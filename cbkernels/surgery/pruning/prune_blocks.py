@@ -243,7 +243,8 @@ class _Pruning:
             size = _next_size(sizes, step)
         progress.write(self.log)
         self._put_flags_back()
-        return joined(self._inner, self._surgeries, self._parameters)
+        was_healed = self._calls.heal is not None and bool(self.log.removed)
+        return joined(self._inner, self._surgeries, self._parameters, was_healed)
 
     def _put_flags_back(self) -> None:
         for module in self._inner.modules():
@@ -253,8 +254,10 @@ class _Pruning:
         removable = removable_blocks(self._inner, self._example)
         if not removable.steps and not self._surgeries:
             blocks, kind = removable.found.blocks, type(self._inner).__name__
-            why = f"; for one: {next(iter(removable.refused.values()))}" if blocks else ""
-            raise ValueError(f"{kind} has {len(blocks)} residual blocks, and none of them can be removed{why}")
+            if not blocks:
+                raise ValueError(f"{kind} cannot be pruned: {removable.found.none_found}")
+            why = f"none of them can be removed; for one: {next(iter(removable.refused.values()))}"
+            raise ValueError(f"{kind} has {len(blocks)} residual blocks, and {why}")
         return removable
 
     def _added(self, step: PruneStep, progress: Progress, on_step: OnStep) -> None:

@@ -354,8 +354,31 @@ def test_a_fault_in_a_later_step_undoes_the_earlier_ones(at: int) -> None:
 
 def test_a_model_without_blocks_is_refused() -> None:
     model, example = built("plain_conv_net")
-    with pytest.raises(ValueError, match="Sequential has 0 residual blocks, and none of them can be removed"):
+    told = "Sequential cannot be pruned: no residual block was found in the model: it has no sum of an input"
+    with pytest.raises(ValueError, match=told):
         cb.prune_blocks(model, (example, LABELS), evaluate=lambda model: 1.0)
+
+
+class Inline(nn.Module):
+    """Its sums lie in its own forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers, self.gain = nn.ModuleList(nn.Linear(4, 4) for _ in range(3)), nn.Parameter(torch.ones(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = x + self.gain * torch.relu(layer(x))
+        return x
+
+
+def test_sums_in_the_models_own_code_are_told_with_what_to_do() -> None:
+    model, example = Inline(), torch.randn(6, 4)
+    told = "3 sums of an input and a branch lie .* in Inline.forward; put each sum into the forward of a module of its"
+    with pytest.raises(ValueError, match=f"Inline cannot be pruned: .*{told} own"):
+        cb.prune_blocks(model, (example, LABELS), evaluate=lambda model: 1.0)
+    with pytest.raises(ValueError, match=told):
+        cb.remove_layers(model, "layers.1", example=example)
 
 
 def test_random_numbers_of_the_caller_go_on_as_before() -> None:
