@@ -42,8 +42,8 @@ Rank = str | Callable[[nn.Module, list[str]], Mapping[str, float]]
 
 _ROUNDING = 1e-9
 """Accuracies are often shares of whole numbers of samples; the limit is a difference of two of them."""
-_REPEATS = 5
-"""Timed passes of every step."""
+_REPEATS = 11
+"""Timed passes of every step, so many that one that was held up does not count."""
 
 
 def prune_blocks(
@@ -68,8 +68,7 @@ def prune_blocks(
         rank: "margin", "conflicts", "similarity", "taylor", "weight_norm", "bn_scale" or "random", or a function
             (model, names) -> name -> score; the smallest score goes first, a block without one stays.
         strategy: "geometric" (few healings), "one" (every block is tried alone) or "at_once".
-        max_drop: how much less than at first ``evaluate`` may return, in its unit: 0.01 is a point of an accuracy up
-            to 1. It counts from ``baseline``: "first", the model as it was, or "best", the best score so far.
+        max_drop: how much less ``evaluate`` may return, in its unit: 0.01 is one point of an accuracy up to 1.
         target: share of the blocks in [0, 1] at which it ends; None: it goes on as long as blocks can go.
         optimizer: of the training, or a list of several; loses what is gone.
         batch_size: of the training; with a single optimizer it gives the update grid of "conflicts".
@@ -83,7 +82,7 @@ def prune_blocks(
         out: folder of one process, for a log and the weights of the last kept step: a killed pruning goes on there.
         resume: go on from ``out``, with a model as before the first removal.
         on_step: called after each step, the first one (the model as it was) included.
-        baseline: what ``max_drop`` counts from.
+        baseline: ``max_drop`` counts from the score of the model as it was, "first", or from the "best" one so far.
 
     Returns:
         The same model; one surgery for all removals, which saves, loads and undoes; what was tried.
@@ -102,22 +101,22 @@ def prune_blocks(
         (2, 2)
     """
     calls = _Calls(model, own_module(model), evaluate, heal, test, optimizer, seed)
-    _check(max_drop, target, evaluate=evaluate, heal=heal, test=test)
+    limits = _limits(max_drop, target, baseline, evaluate=evaluate, heal=heal, test=test)
     scored = {"loss": loss, "seed": seed, "min_conflicting_rows": min_conflicting_rows}
-    source = _grid_of(grid, optimizer, batch_size)
-    limits = {"max_drop": max_drop, "target": target, "baseline": BASELINES.chosen(baseline).name}
+    source = _grid(grid, optimizer, batch_size)
     pruning = _Pruning(calls, rank, strategy, as_probe(probe, mask), source, scored, example)
     return model, pruning.run(out, resume, limits, on_step), pruning.log
 
 
-def _grid_of(
+def _grid(
     grid: UpdateGrid | None, optimizer: Optimizers | None, batch_size: int | None
 ) -> UpdateGrid | TrainingGrid | None:
     single = None if isinstance(optimizer, Sequence) else optimizer
     return grid if grid is not None or single is None or not batch_size else TrainingGrid(single, batch_size)
 
 
-def _check(max_drop: object, target: object, **functions: object) -> None:
+def _limits(max_drop: object, target: object, baseline: object, **functions: object) -> dict[str, Any]:
+    """These limits as JSON types, when they and the functions may be used."""
     for name, function in functions.items():
         if not callable(function) and (function is not None or name == "evaluate"):
             raise TypeError(f"{name} is {function!r}; pass a function of the model")
@@ -128,6 +127,7 @@ def _check(max_drop: object, target: object, **functions: object) -> None:
     is_share = isinstance(target, (int, float)) and not isinstance(target, bool) and 0 <= target <= 1
     if target is not None and not is_share:
         raise ValueError(f"target is {target!r}; it must be a share of the blocks, at least 0 and at most 1")
+    return {"max_drop": max_drop, "target": target, "baseline": BASELINES.chosen(baseline).name}
 
 
 @dataclass(frozen=True)
