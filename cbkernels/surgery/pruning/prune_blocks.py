@@ -56,8 +56,8 @@ def prune_blocks(
 ) -> tuple[nn.Module, Surgery, PruneLog]:  # fmt: skip
     """Remove as many residual blocks as the model can do without, in place: rank, remove, heal, evaluate, again.
 
-    What makes ``evaluate`` return too little is undone exactly, with weights and optimizer as they were, and fewer
-    blocks are tried. Blocks are ranked anew after every step that stays. The model itself is cut and trained:
+    A removal after which ``evaluate`` returns too little is undone exactly, with weights and optimizer as they were,
+    and fewer blocks are tried. Blocks are ranked anew after every step that stays. The model itself is cut and trained:
     ``copy.deepcopy`` it first if you want the original; ``Surgery.undo`` puts the blocks back into the healed rest.
 
     Args:

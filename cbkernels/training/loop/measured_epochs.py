@@ -15,6 +15,7 @@ from ...files.json_files import finite_or_none
 from ...filters.overlap import orthogonality_measure
 from ...findings.layer_report import LayerReport
 from ...runs.log import RunLog
+from ...wording import percent
 from .epochs import Training
 from .measuring import Measuring
 
@@ -173,12 +174,12 @@ def progress_line(line: dict[str, Any], epochs: int) -> str:
     if line["train_loss"] is not None:
         words.append(f"loss {line['train_loss']:.4f}")
     if line["test_accuracy"] is not None:
-        words.append(f"test accuracy {line['test_accuracy']:.1%}")
+        words.append(f"test accuracy {percent(line['test_accuracy'])}")
     count = line["num_conflicting_layers"]
     if count == 0:
         words.append("no conflict")
     elif count is not None:
         layers = "1 layer conflicts" if count == 1 else f"{count} layers conflict"
-        words.append(f"{layers} from {line['first_conflicting']} on")
+        words.append(f"{layers}{': ' if count == 1 else ', the first is '}{line['first_conflicting']}")
     round_ = f"round {line['round']}: " if line["run"] == "autotune" else ""
     return round_ + ", ".join(words)

@@ -617,7 +617,8 @@ def test_json_is_all_that_stdout_gets(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_text_says_what_came_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str], quick_report: None) -> None:
     assert main(["train", *OPTIONS, "--out", str(tmp_path / "run")]) == 0
     out, result = capsys.readouterr().out, result_of(tmp_path / "run")
-    for words in ("fnn, 4 layers of 6", "trained: all 1 epochs", f"{result['test_accuracy']:.1%} (chance", "Files: "):
+    reached = f"{100 * result['test_accuracy']:.1f} % (chance"
+    for words in ("fnn, 4 layers of 6", "trained: all 1 epochs", reached, "Files: "):
         assert words in out
 
 
