@@ -32,7 +32,7 @@ EMULATED_FROM := $(COMPILED_FROM) $(shell find tests/emulation -type f -name '*.
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | sort)
 
 .PHONY: help setup demo test test-all hostile zoo models bench fuzz fuzz-emulated emulation mutate mutate-python lint types format hooks \
-        cuda-report docs notebooks wheel release-wheel test-wheel sanitize sanitize-address sanitize-thread test-clang test-aarch64 gpu-check clean always
+        cuda-report docs notebooks wheel release-wheel test-wheel test-debian sanitize sanitize-address sanitize-thread test-clang test-aarch64 gpu-check clean always
 
 help: ## this list
 	@awk -F ':[^#]*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -233,6 +233,12 @@ build/auditwheel/installed: Makefile | $(STAMPS)/python
 
 test-wheel: wheel ## that wheel's tests, from an empty folder, in a venv without torch
 	@PYTHON='$(BIN)/python' tests/wheel/run.sh dist $(ARGS)
+
+# Another release than this machine's: its compiler, its Python, its C library.
+DEBIAN ?= trixie
+
+test-debian: wheel ## the source archive built and tested in a chroot of another Debian; DEBIAN=trixie says which
+	@tests/wheel/debian.sh dist $(DEBIAN) -m "not slow" $(ARGS)
 
 clean: ## remove what was built (not .venv)
 	@rm -rf build dist dist.log $(STAMPS) .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

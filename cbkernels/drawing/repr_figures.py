@@ -36,7 +36,7 @@ def comparison_picture(
     Raises:
         ImportError: matplotlib is missing.
     """
-    figure = figures.new_figure(8.5, 7.2)
+    figure = figures.new_figure(figures.PAGE_WIDTH, 6.0)
     from matplotlib.ticker import PercentFormatter
 
     axes = figure.subplots(2, 1, sharex=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -66,6 +67,7 @@ def section_of(runs: Sequence[RunRecord]) -> Section:
             f"Test accuracy over epochs of {counted(len(ended), 'run')} in one picture.",
             lambda: figures.overlaid_curves(curves, chances),
         )
+        picture = replace(picture, runs=[curve.label for curve in curves])
         band = (" Runs that differ only in the seed are one line, their mean, in a band from the lowest to the highest "
                 "of them.") if len(curves) < len(ended) else ""  # fmt: skip
         shown.append(Figure(picture, f"Test accuracy of the networks that the runs ended with.{band}", 110))

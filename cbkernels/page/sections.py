@@ -9,6 +9,7 @@ from itertools import groupby
 
 import numpy as np
 
+from ..drawing.block_figures import Stage
 from ..drawing.prune_figures import Curve as PruneCurve
 from ..drawing.prune_figures import plot_curves
 from ..runs.clean_text import text
@@ -16,7 +17,7 @@ from ..runs.outcomes import baseline_of
 from ..runs.record import LayerTable, RunRecord
 from ..runs.schema import AutotuneResult, NetworkCost, RemoveResult, TrainResult
 from ..wording import count, counted, gained, percent, points
-from . import figures, tables
+from . import architectures, figures, tables
 from .facts import architecture_of
 from .figures import Curve, Picture
 from .tables import Table
@@ -62,7 +63,7 @@ def sections_of(run: RunRecord, prefix: str) -> list[Section]:
     result = run.result
     sections: list[Section] = []
     if isinstance(result, AutotuneResult):
-        sections += _of_autotune(result)
+        sections += _of_autotune(result, prefix)
     if isinstance(result, RemoveResult):
         sections += _of_removal(result, prefix)
     sections.append(_curves_section(run, prefix))
@@ -84,7 +85,7 @@ def _of_table(table: Table | None, *words: str) -> list[Section]:
 # --- auto-tune, removal ---------------------------------------------------------------------------
 
 
-def _of_autotune(result: AutotuneResult) -> list[Section]:
+def _of_autotune(result: AutotuneResult, prefix: str) -> list[Section]:
     reason = text(result.reason).rstrip(".")
     baseline = f"{said[:1].upper()}{said[1:]}." if (said := baseline_of(result)) else ""
     ended = f"Auto-tune ended as {text(result.status, 30)}: {reason}." if reason else ""
@@ -92,8 +93,10 @@ def _of_autotune(result: AutotuneResult) -> list[Section]:
     accuracies = [_accuracies("test accuracy", old.test_accuracy, new.test_accuracy)]
     rows = [*accuracies, ["epochs of training", count(old.epochs), count(new.epochs), ""]]
     costs = tables.costs_table(result.before, result.after, rows if result.before or result.after else ())
+    blocks = _blocks(*architectures.stages_of_autotune(result), prefix)
     return [
         *_of_table(costs),
+        blocks,
         *_of_table(tables.rounds_table(result.rounds), ended, baseline, _numbering(len(result.rounds))),
     ]
 
@@ -113,11 +116,18 @@ def _of_removal(result: RemoveResult, prefix: str) -> list[Section]:
     costs = tables.costs_table(result.before, result.after, rows) if is_cut else tables.cost_table(result.before)
     return [
         *_of_table(costs),
+        _blocks(architectures.stages_of_removal(result), "", prefix),
         Section("What each ranking removed", _pruning_curves(result, prefix), _listed(tables.prunings_table(result))),
         Section("What blocks are worth", [*_removal_curves(result, prefix), *_block_costs(result, prefix)]),
         *_of_table(tables.steps_table(result), _guard_words(result)),
         *_of_table(tables.blocks_table(result)),
     ]
+
+
+def _blocks(stages: Sequence[Stage], remark: str, prefix: str) -> Section:
+    """The network before and after as boxes."""
+    drawn = architectures.picture_of(stages, prefix, remark)
+    return Section("Blocks before and after", [Figure(*drawn, 85)] if drawn else [])
 
 
 def _listed(table: Table | None) -> list[Table]:
@@ -301,6 +311,8 @@ def _heat_map(run: RunRecord, table: LayerTable, kind: str, prefix: str, shown: 
         f"{what}{as_if}, layer by epoch{f', {title}' if title else ''}; {_conflicts_in_words(table)}.",
         lambda: figures.layer_map(table, f"{title}{as_if}", None if kind == "margin" else top),
     )
+    values, unit = (table.margin_bits, "bits") if kind == "margin" else (table.entropy, "nats")
+    picture = replace(picture, cells=figures.cells_of(table, table.entropy if values is None else values, unit))
     return Figure(picture, _said(run, table, what), 70 if table in (shown[0], shown[-1]) else 50)
 
 

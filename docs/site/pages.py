@@ -23,6 +23,7 @@ COMMANDS = [
     *(f"cbkernels {name}" for name in ["measure", "scan", "train", "autotune", "remove", "repr", "report"]),
     *(f"cbkernels {name}" for name in ["demo", "info", "completion"]),
 ]
+LIST_BELOW_TABLE = re.compile(r"^( *\|.*\n)(?= *[*-] )", re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)(#[^)\s]*)?\)")
 
 
@@ -52,7 +53,8 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     if page.parent is None:
         page.meta["hide"] = ["navigation"]
     markdown = re.sub(r"^```text (printed by .*|machine)$", r'```text title="\1"', markdown, flags=re.MULTILINE)
-    return markdown.replace("<!-- commands -->", "\n\n".join(map(help_of, COMMANDS)))
+    markdown = LIST_BELOW_TABLE.sub(r"\1\n", markdown)  # as on GitHub; here it would be rows of the table
+    return re.sub("<!-- commands -->", lambda _: "\n\n".join(map(help_of, COMMANDS)), markdown)
 
 
 def help_of(command: str) -> str:

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import base64
 import html
+import importlib.util
 import json
 import os
 import re
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -78,3 +80,32 @@ def test_the_reference_has_every_public_name() -> None:
     )
     public |= {f"cbkernels.training.{name}" for name in re.findall(r'"(\w+)"', import_lines)}
     assert public - shown == set()
+
+
+def file_of_site(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / "site" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_what_is_returned_is_one_text() -> None:
+    griffe = pytest.importorskip("griffe", reason="pages: NOT TESTED HERE (needs griffe, which make docs installs)")
+    function = griffe.Function("rows", returns="int")
+    function.docstring = griffe.Docstring(
+        "Rows.\n\nReturns:\n    (N,) where they are: a tensor,\n    or NumPy.", parent=function
+    )
+    file_of_site("docstrings").Docstrings().on_instance(obj=function)
+    options = re.search(r"docstring_options: \{(.*)\}", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    assert options is not None
+    chosen = {name: value == "true" for name, value in re.findall(r"(\w+): (\w+)", options[1])}
+    _, returns = function.docstring.parse("google", **chosen)
+    assert [each.description for each in returns.value] == ["(N,) where they are - a tensor,\nor NumPy."]
+
+
+def test_a_list_below_a_table_is_no_row_of_it() -> None:
+    """A forge ends a table there, the pages' Markdown does not."""
+    for page in MADE | {path.name for path in (ROOT / "docs").glob("*.md")}:
+        assert re.findall(r"<td[^>]*>[*-] [^<]*", built(page.replace(".md", ".html"))) == [], page

@@ -1,4 +1,4 @@
-"""`make release-wheel`: dist/ holds the wheel that auditwheel tagged, or the step fails and says why."""
+"""`make release-wheel` leaves the wheel that auditwheel tagged, or says why it cannot; `make test-debian` likewise."""
 
 from __future__ import annotations
 
@@ -57,3 +57,14 @@ def test_without_auditwheel_there_is_no_release_wheel(tmp_path: Path) -> None:
     assert "NO RELEASE WHEEL" in done.stdout
     assert not (tmp_path / "build" / "auditwheel" / "installed").exists(), "the next call tries again"
     assert [path.name for path in (tmp_path / "dist").iterdir()] == [BUILT]
+
+
+def test_another_debian_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    for command in ("bash", "dirname", "find", "head", "id"):  # and no debootstrap
+        (tmp_path / command).symlink_to(str(shutil.which(command)))
+    done = subprocess.run(
+        [ROOT / "tests" / "wheel" / "debian.sh", tmp_path, "trixie"], env={"PATH": str(tmp_path)},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("Debian trixie: NOT TESTED HERE (needs root, and debootstrap")
