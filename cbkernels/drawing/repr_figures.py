@@ -18,8 +18,10 @@ _REDUCED = "#f1f3f5"
 
 
 def comparison_picture(
-    histories: Mapping[str, Sequence[Mapping[str, Sequence[float]]]], reduced: Sequence[tuple[int, int]], caption: str
-) -> Figure:
+    histories: Mapping[str, Sequence[Mapping[str, Sequence[float]]]],
+    reduced: Sequence[tuple[float, float]],
+    caption: str,
+) -> Figure:  # fmt: skip
     """Test accuracy above, mean overlap of the filters below.
 
     Args:

@@ -14,7 +14,7 @@ from ..drawing.repr_figures import comparison_picture
 from ..filters.criteria import STANDARD
 from ..runs.clean_text import text
 from ..runs.record import ComparisonRecord, RunRecord
-from ..runs.schema import TrainResult
+from ..runs.schema import LARGEST, TrainResult
 from ..wording import counted, gained, percent
 from . import figures, tables
 from .facts import compared
@@ -118,13 +118,13 @@ def picture_of(record: ComparisonRecord) -> Drawing:
     config, runs = record.comparison.config, [run for of_name in record.runs.values() for run in of_name.values()]
     names = ("epoch", "test_accuracy", "orthogonality")
     histories = {
-        criterion: [{name: [_number(getattr(line, name)) for line in run.history] for name in names}
+        text(criterion, 40): [{name: [_number(getattr(line, name)) for line in run.history] for name in names}
                     for run in of_seeds.values() if run.history]
         for criterion, of_seeds in record.runs.items()
     }  # fmt: skip
     cycles = next((run.result.repr for run in runs if isinstance(run.result, TrainResult) and run.result.repr), ())
-    reduced = [(int(cycle.before.epoch), int(cycle.reduced.epoch)) for cycle in cycles
-               if cycle.before.epoch is not None and cycle.reduced.epoch is not None]  # fmt: skip
+    spans = [(_number(cycle.before.epoch), _number(cycle.reduced.epoch)) for cycle in cycles]
+    reduced = [span for span in spans if not any(map(math.isnan, span))]
     share = config.get("repr_share")
     dropped = f"{percent(share)} of all" if isinstance(share, float) else "some"
     caption = (f"{text(config.get('dataset'), 80)}: {tables.planned(config)}; "
@@ -134,7 +134,8 @@ def picture_of(record: ComparisonRecord) -> Drawing:
 
 
 def _number(value: float | None) -> float:
-    return math.nan if value is None else value
+    """NaN where there is none, or one that no axis can reach."""
+    return math.nan if value is None or not abs(value) <= LARGEST else value
 
 
 def _reached(runs: Mapping[int, RunRecord]) -> dict[int, float | None]:

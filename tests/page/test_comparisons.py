@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from pathlib import Path
 
 import pytest
@@ -162,3 +163,29 @@ def test_a_comparison_names_no_folder_but_its_own(tmp_path: Path) -> None:
     (folder / "comparison.json").write_text('{"command": "chess"}')
     with pytest.raises(ValueError, match="is not of cbkernels repr compare; name the folder of a run"):
         write_report([folder], tmp_path / "r.html")
+
+
+def test_hostile_names_and_numbers_of_a_comparison_are_shown_and_drawn(tmp_path: Path) -> None:
+    folder, name = copied("repr_compare", tmp_path / "repr"), "<b>$\\frac{1}{$\u202e"
+    for seed in (0, 1):
+        run = (folder / f"random-seed{seed}").rename(folder / f"{name}-seed{seed}")
+        history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+        lines = [{**line, "orthogonality": 1e308, "test_accuracy": 0.5} for line in history]
+        (run / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        result = content_of(run / "result.json")
+        cycles = [{"cycle": 0, "before": {"epoch": 1e308}, "reduced": {"epoch": 2}}]
+        (run / "result.json").write_text(json.dumps({**result, "repr": cycles}))
+    content = content_of(folder / "comparison.json")
+    rows = [content["rows"][0], {**content["rows"][1], "criterion": name, "mean": "much", "verdict": "<i>so</i>"}]
+    config = {**content["config"], "repr_share": "all", "dataset": [name]}
+    (folder / "comparison.json").write_text(json.dumps({**content, "rows": rows, "config": config, "seeds": [0, 1]}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        page = Page(write_report([folder], folder / "report.html"))
+    assert "<b>$\\frac{1}{$\ufffd: <i>so</i>." in page.words
+    assert "\u202e" not in page.source
+    assert not page.all("b")
+    record = read_comparison(folder)
+    assert record is not None
+    labels = [line.get_label() for line in comparisons.picture_of(record).axes[0].lines]
+    assert labels == ["standard", "<b>$\\frac{1}{$\ufffd"]
