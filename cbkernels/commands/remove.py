@@ -10,7 +10,7 @@ from typing import Any
 from ..files.folders import output_path
 from ..latencies import Latency, latency_change
 from ..runs.schema import CONFIG, REMOVAL
-from ..tables import definition_note, format_table, shown, wrapped
+from ..tables import counted, definition_note, format_table, shown, wrapped
 from ..training.config import RemoveConfig
 from ..training.networks.architecture import Architecture
 from .config_options import add_config_options
@@ -58,7 +58,13 @@ def run(arguments: argparse.Namespace) -> int:
     with Progress(log=True) as progress:
         trained = load_trained(arguments.run_folder, device=config.device, data_dir=arguments.data_dir)
         result = remove_blocks(
-            trained, config, out, resume=arguments.resume, overwrite=arguments.overwrite, report=progress.show
+            trained,
+            config,
+            out,
+            resume=arguments.resume,
+            overwrite=arguments.overwrite,
+            report=progress.show,
+            say=progress.say,
         )
     what = "Smaller network" if result["removed"] else "Network, whole"
     tell(result, _text, arguments.json, out, [out], f"{what}: {out / result['export']}{os.sep}")
@@ -71,6 +77,7 @@ def _text(result: dict[str, Any]) -> str:
     removed = ", ".join(result["removed"]) or "none"
     decided = f"{result['reason']} (ranked by {result['rank']}, at most {result['max_drop']:.1%} lost on "
     decided += f"{result['guard']['samples']} samples: {result['guard']['split']})"
+    notes = [wrapped(f"Note: {note}.") for note in result.get("notes", ())]  # older folders have none
     scaled = "Branch outputs were multiplied by 1/std of both convolutions' outputs, as in arXiv 2103.04331."
     sections = [
         shown(f"{result['run']}: {architecture}; {found}"),
@@ -78,6 +85,7 @@ def _text(result: dict[str, Any]) -> str:
         *([] if result["study"] is None else [_curves(result)]),
         *([_prunings(result)] if "compared" in result else []),
         wrapped(f"Removed: {removed}. Why it ended: {decided}."),
+        *notes,
         _before_and_after(result),
         wrapped(f"{definition_note(result['equality'])} {scaled}"),
     ]
@@ -126,7 +134,7 @@ def _prunings(result: dict[str, Any]) -> str:
     ]
     ends = [["in the end", *(_shown(each["accuracy"]["healed"], ".2%") for each in prunings)]]
     said = f"Accuracy against the blocks removed, by each ranking, on {test['samples']} samples ({test['split']}), "
-    said += f"which decide nothing; healing: {result['heal']}, {result['heal_epochs']} epochs:"
+    said += f"which decide nothing; healing: {result['heal']}, {counted(result['heal_epochs'], 'epoch')}:"
     return f"{wrapped(said)}\n\n{format_table(['removed', *(each['rank'] for each in prunings)], [*rows, *ends])}"
 
 

@@ -375,9 +375,9 @@ class LayerReport(Mapping[str, BundleResult]):
         lost = grid.step() * grid.learning_rate / grid.batch_size / 2
         rounded = (
             f"The grid takes the weights themselves as kept in {grid.dtype}: of the largest, "
-            f"{grid.weight_amplitude:.3g}, "
-            f"updates below about {lost:.2g} are lost. A training in pure {grid.dtype} loses them; one that keeps "
-            "float32 master weights does not, and is measured with LayerMonitor(..., dtype='float32')."
+            f"{grid.weight_amplitude:.3g}, updates below about {lost:.2g} are lost. A training in pure {grid.dtype} "
+            "loses them; one that keeps float32 master weights does not, and is measured with "
+            "LayerMonitor(..., dtype='float32')."
         )
         return [*([rates] if rates else []), *([rounded] if grid.dtype in ("float16", "bfloat16") else [])]
 

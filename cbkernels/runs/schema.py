@@ -406,6 +406,8 @@ class RemoveResult(Pruning, Result):
     heal_epochs: Count | None = None
     max_drop: NotNegative | None = None
     target: Share | None = None
+    notes: tuple[str, ...] = ()
+    """Why the guard, or the network, may decide nothing."""
     guard: Part | None = None
     test: Part | None = None
     before: NetworkCost | None = None
