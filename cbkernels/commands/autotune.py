@@ -7,6 +7,7 @@ from typing import Any
 
 from ..tables import format_table, wrapped
 from ..training.config import AutotuneConfig
+from ..training.procedures.rounds import TITLES, rows_of_rounds
 from .training_command import add_run_options, require_torch_for, run_training
 
 _DESCRIPTION = """\
@@ -33,14 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def text(result: dict[str, Any]) -> str:
     """The rounds, before and after, and how it ended."""
-    rounds = format_table(
-        ["round", "network", "epochs", "removed", "entropy (nats)"],
-        [
-            [each["round"], each["name"], each["epochs"], len(each["removed"]),
-             "-" if each["entropy"] is None else f"{each['entropy']:.3f}"]
-            for each in result["rounds"]
-        ],
-    )  # fmt: skip
+    rounds = format_table(TITLES, rows_of_rounds(result))
     reasons = [wrapped(f"round {each['round']}: {each['reason']}", "  ") for each in result["rounds"]]
     table = format_table(*_before_and_after(result))
     chance = "" if result["chance_accuracy"] is None else f" Chance is {result['chance_accuracy']:.1%}."
@@ -57,7 +51,12 @@ def _before_and_after(result: dict[str, Any]) -> tuple[list[str], list[list[str]
     networks = [result[name] for name in columns]
     rows = [
         ["network", *(x["name"] for x in networks)],
-        ["test accuracy", *("none" if x["test_accuracy"] is None else f"{x['test_accuracy']:.1%}" for x in networks)],
+        ["epochs", *(x["epochs"] or "not trained" for x in networks)],
+        *(
+            [f"{part} accuracy", *("none" if x[name] is None else f"{x[name]:.1%}" for x in networks)]
+            for part, name in (("test", "test_accuracy"), ("validation", "validation_accuracy"))
+            if part == "test" or any(x[name] is not None for x in networks)
+        ),
         ["parameters", *(f"{x['parameters']:,}" for x in networks)],
         [f"MACs for {networks[0]['latency_batch']} samples", *(f"{x['macs']:,}" for x in networks)],
         ["latency (ms)", *(f"{x['latency_ms']:.3g}" for x in networks)],

@@ -41,6 +41,8 @@ def _text(result: dict[str, Any]) -> str:
         ["network", result["name"]],
         ["status", f"{result['status']}: {result['reason']}"],
         ["test accuracy", f"{_percent(result['test_accuracy'])} (chance {_percent(result['chance_accuracy'])})"],
+        *([] if result["validation_accuracy"] is None
+          else [["validation accuracy", _percent(result["validation_accuracy"])]]),
         ["conflicting layers", f"{result['num_conflicting_layers']}, the first: {first}"],
         ["parameters", f"{cost['parameters']:,}"],
         ["MACs", f"{cost['macs']:,} for {cost['latency_batch']} samples"],
