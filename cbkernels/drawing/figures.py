@@ -19,8 +19,12 @@ from ..files.whole_files import write_whole
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
+    from matplotlib.transforms import Bbox
 
 INK = "#22262b"
+SOFT = "#59616a"
+"""Of words that stand back; ``FAINT`` is too pale for words."""
 FAINT = "#8a9099"
 LINE = "#d5d9de"
 NAN = (0.60, 0.63, 0.65, 1.0)
@@ -31,6 +35,8 @@ UNPROVEN_COLOURS = ("#7f2704", "#d94801", "#fd8d3c", "#fdd0a2")
 PROVEN_COLOURS = ("#d3e7f5", "#9ecae1", "#4292c6", "#08306b")
 """Of more than 0 bits."""
 MOST_LABELS = 13
+PAGE_WIDTH = 5.6
+"""Of a figure on a page, in inches: a telephone shows it at about two thirds, where 10 points are still read."""
 
 
 def require_matplotlib() -> None:
@@ -92,9 +98,20 @@ def legend_below(ax: Axes, marks: list[Any]) -> None:
         from matplotlib.transforms import ScaledTranslation
 
         inches = ax.figure.dpi_scale_trans
-        ax.legend(handles=marks, loc="upper left", bbox_to_anchor=(0.0, 0.0), ncols=2, fontsize=10,
-                  bbox_transform=ax.transAxes + ScaledTranslation(0.0, -0.52, inches),
-                  frameon=False, borderpad=0, handletextpad=0.6, labelcolor=INK)  # fmt: skip
+        legend = ax.legend(
+            handles=marks, loc="upper left", bbox_to_anchor=(0.0, 0.0), ncols=2, fontsize=10, frameon=False,
+            bbox_transform=ax.transAxes + ScaledTranslation(0.0, -0.52, inches),
+            borderpad=0, handletextpad=0.6, labelcolor=INK,
+        )  # fmt: skip
+        vars(legend)["get_tightbbox"] = partial(_room_below, legend)
+
+
+def _room_below(legend: Legend, renderer: Any = None) -> Bbox:
+    """What the layout keeps for a legend: its height; by its width it would push a colour bar away from narrow axes."""
+    from matplotlib.transforms import Bbox
+
+    box, left = legend.get_window_extent(renderer), legend.axes.bbox.x0
+    return Bbox.from_extents(left, box.y0, left + 1.0, box.y1)
 
 
 def add_caption(figure: Figure, caption: str) -> None:

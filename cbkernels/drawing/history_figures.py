@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _ABSENT: dict[str, Any] = {"facecolor": "#f1f3f5", "edgecolor": "#c3c8ce", "hatch": "////", "linewidth": 0.0}
 _NUM_COLOURS = 2048
+_CELLS_WIDTH, _WIDEST_CELL = 3.7, 0.6
+"""Inches: of all columns together where there are many, and of one where there are few."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,8 @@ def plot_entropy(
     cells = np.asarray(colours.to_rgba(np.nan_to_num(drawn.entropy)))
     cells[drawn.entropy == 0] = (1.0, 1.0, 1.0, 1.0)
     figure = _drawn(drawn, cells, drawn.measured, step_name, caption)
-    bar = _colour_bar(figure, colours, "bundle entropy (nats), white: exactly 0")
-    ticks = [tick for tick in bar.get_ticks() if 0 <= tick < 0.97 * top]
+    bar = _colour_bar(figure, colours, "bundle entropy (nats)\nbackground: exactly 0")
+    ticks = [tick for tick in bar.get_ticks() if 0 <= tick < 0.92 * top]
     bar.set_ticks([*ticks, top], labels=[*(f"{tick:g}" for tick in ticks), _nats(top)])
     return figure
 
@@ -106,8 +108,9 @@ def plot_margin(drawn: HeatMap, *, step_name: str = "epoch", caption: str = "") 
     least, known = 2 * (high - low) / _NUM_COLOURS, np.nan_to_num(bits, posinf=high, neginf=low)
     cells = np.asarray(colours.to_rgba(np.where(known > 0, np.maximum(known, least), np.minimum(known, -least))))
     figure = _drawn(drawn, cells, drawn.measured & ~np.isnan(bits), step_name, caption)
-    bar = _colour_bar(figure, colours, "conflict margin (bits above the grid's step)")
-    ticks = [int(tick) for tick in bar.get_ticks() if low < tick < high and float(tick).is_integer()]
+    bar = _colour_bar(figure, colours, "conflict margin\n(bits above the grid's step)")
+    between = [float(tick) for tick in bar.get_ticks() if 0.08 < (tick - low) / (high - low) < 0.92]
+    ticks = [int(tick) for tick in between if tick.is_integer()]
     first = f"{low:g}" + (", -inf" if np.isneginf(bits).any() else "")
     last = f"{high:g}" + (", inf" if np.isposinf(bits).any() else "")
     bar.set_ticks([low, *ticks, high], labels=[first, *map(str, ticks), last])
@@ -142,8 +145,11 @@ def _colours(low: float, high: float, colours: Sequence[Any], num: int = 256) ->
 
 
 def _colour_bar(figure: Figure, colours: ScalarMappable, label: str) -> Any:
-    bar = figure.colorbar(colours, ax=figure.axes, pad=0.02, fraction=0.05, aspect=28)
-    bar.set_label(label, fontsize=11, color=figures.INK)
+    (ax,) = figure.axes
+    width = _cells_width(ax.get_xlim()[1] + 0.5)
+    aspect = (figure.get_figheight() - 1.7) / 0.18
+    bar = figure.colorbar(colours, ax=ax, pad=0.08 / width, fraction=0.35 / width, aspect=aspect)
+    bar.set_label(label, fontsize=10, color=figures.INK)
     bar.ax.tick_params(labelsize=10, colors=figures.INK)
     return bar
 
@@ -161,7 +167,10 @@ def _drawn(
     layers, steps = drawn.entropy.shape
     shown_steps, shown_layers = figures.shown(steps), figures.shown(layers)
     names = [drawn.names[i] for i in shown_layers]
-    figure = figures.new_figure(6.8 + 0.07 * max(0, max(map(len, names), default=0) - 12), 5.8)
+    width = figures.PAGE_WIDTH + 0.08 * max(0, max(map(len, names), default=0) - 9)
+    figure = figures.new_figure(width, 1.7 + min(max(1.6, 0.3 * layers), 3.7))
+    if (used := _cells_width(steps)) < _CELLS_WIDTH:
+        figure.set_layout_engine("constrained", rect=(0.0, 0.0, 1.0 - (_CELLS_WIDTH - used) / width, 1.0))
     ax = figure.subplots()
     is_nan = np.isnan(drawn.entropy) & drawn.measured
     is_absent = ~measured & ~is_nan
@@ -187,11 +196,16 @@ def _drawn(
     return figure
 
 
+def _cells_width(steps: float) -> float:
+    """Inches; few columns are not stretched."""
+    return min(_CELLS_WIDTH, _WIDEST_CELL * max(2, steps))
+
+
 def _mark_first_conflicts(ax: Axes, conflicts: npt.NDArray[np.bool_]) -> list[Any]:
     columns = np.flatnonzero(conflicts.any(axis=0))
     if not len(columns):
         ax.text(0.5, 0.5, "no layer conflicts", transform=ax.transAxes, ha="center", va="center",
-                fontsize=12, color=figures.FAINT, bbox={"facecolor": "white", "edgecolor": "none"})  # fmt: skip
+                fontsize=10, color=figures.SOFT, bbox={"facecolor": "white", "edgecolor": "none"})  # fmt: skip
         return []
     size = 4.5 if conflicts.shape[1] <= 60 else 2.5
     return ax.plot(columns, conflicts.argmax(axis=0)[columns], linestyle="none", marker="o", markersize=size,

@@ -77,7 +77,7 @@ def _draw_entropy(ax: Axes, results: Sequence[BundleResult]) -> list[Any]:
     marks = _marks(ax, results)
     if not marks:
         ax.text(0.5, 0.5, "no layer conflicts", transform=ax.transAxes, ha="center", va="center",
-                fontsize=12, color=figures.FAINT)  # fmt: skip
+                fontsize=12, color=figures.SOFT)  # fmt: skip
     return marks
 
 
@@ -94,7 +94,7 @@ def _draw_margin(
         if r.num_nan_rows:
             ax.barh(i, right - left, left=left, color=figures.NAN, height=0.8)
         elif b is None:
-            ax.text(0.0, i, " not measured", va="center", fontsize=font_size, color=figures.FAINT, clip_on=True)
+            ax.text(0.0, i, " not measured", va="center", fontsize=font_size, color=figures.SOFT, clip_on=True)
         else:
             ax.barh(i, min(max(b, left), right), color=_PROVEN if b > 0 else _UNPROVEN, height=0.8)
             if math.isinf(b):

@@ -38,7 +38,7 @@ def plot_curves(curves: Sequence[Curve], path: str | os.PathLike[str] | None, *,
         limit: accuracy below which a removal is undone.
         heals: whether accuracies before and after healing differ.
     """
-    figure = figures.new_figure(7.5, 4.6)
+    figure = figures.new_figure(figures.PAGE_WIDTH, 4.2)
     ax = figure.subplots()
     for i, curve in enumerate(curves):
         line: Any = {"color": _COLOURS[i % len(_COLOURS)], "markersize": 5}

@@ -11,7 +11,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,6 +51,23 @@ class Picture:
     """What it shows, for those who do not see it."""
     svg: bytes
     png: bytes
+    box: tuple[float, ...] = ()
+    """Left, top, width and height of its first axes, in percent of the picture."""
+    cells: Cells | None = None
+    """Of a heat map."""
+    runs: Sequence[str] = ()
+    """Names of the runs in the picture; what belongs to the first has the id ``series-0`` in the SVG, and so on."""
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The values of a heat map, which the page shows when one points at a cell."""
+
+    layers: Sequence[str]
+    steps: Sequence[int]
+    rows: Sequence[str]
+    """A line a layer: numbers, "nan", or "none" where nothing was measured; "0*3" stands for "0 0 0"."""
+    unit: str
 
 
 @dataclass(frozen=True)
@@ -88,7 +105,9 @@ def rendered(name: str, alt: str, draw: Callable[[], Figure]) -> Picture:
         figure.set_layout_engine("none")  # the other format keeps the layout of this one
         canvas = FigureCanvasSVG(figure)
         canvas.print_svg(svg, metadata={"Date": None, "Creator": "cbkernels"})
-    return Picture(name, alt, svg.getvalue(), png.getvalue())
+    axes, whole = figure.axes[0].get_window_extent(), figure.bbox
+    box = (axes.x0 / whole.width, 1 - axes.y1 / whole.height, axes.width / whole.width, axes.height / whole.height)
+    return Picture(name, alt, svg.getvalue(), png.getvalue(), tuple(round(100 * part, 2) for part in box))
 
 
 def layer_map(table: LayerTable, title: str, top: float | None) -> Figure:
@@ -102,6 +121,15 @@ def layer_map(table: LayerTable, title: str, top: float | None) -> Figure:
     return plot_margin(drawn, caption=f"{caption} Margin: bits of precision left before the layer conflicts.")
 
 
+def cells_of(table: LayerTable, values: npt.NDArray[np.float64], unit: str) -> Cells:
+    """What ``layer_map`` shows of the table, with four significant digits."""
+    known = np.where(table.measured & ~np.isnan(values), np.char.mod("%.4g", values), "none")
+    known[table.measured & np.isnan(table.entropy)] = "nan"
+    runs = [[(value, sum(1 for _ in same)) for value, same in groupby(line)] for line in known.tolist()]
+    rows = [" ".join(f"{value}*{times}" if times > 1 else value for value, times in line) for line in runs]
+    return Cells(table.layers, table.epochs, rows, unit)
+
+
 # --- curves over epochs ---------------------------------------------------------------------------
 
 
@@ -113,7 +141,7 @@ def training_curves(curves: Sequence[Curve], chance: float | None) -> Figure:
         chance: share of the largest class in the test data, drawn as a line.
     """
     has_loss = any(np.isfinite(_finite(curve.loss)).any() for curve in curves)
-    figure = drawing.new_figure(7.6, 5.0 if has_loss else 3.4)
+    figure = drawing.new_figure(drawing.PAGE_WIDTH, 4.4 if has_loss else 3.2)
     axes = list(figure.subplots(2 if has_loss else 1, 1, sharex=True, squeeze=False)[:, 0])
     lengths = [max(1.0, max(curve.epochs, default=0.0) - min(curve.epochs, default=0.0)) for curve in curves]
     *starts, width = accumulate(lengths, initial=0.0)
@@ -130,7 +158,7 @@ def training_curves(curves: Sequence[Curve], chance: float | None) -> Figure:
             _mark_lost(axes[1], x, curve)
     _level(axes[0], chance, "chance")
     for curve, start, length in zip(curves, starts, lengths, strict=True):
-        if curve.label and length >= 0.013 * (len(curve.label) + 1) * width:
+        if curve.label and length >= 0.018 * (len(curve.label) + 1) * width:
             axes[0].text(start, 1.02, f" {curve.label}", transform=axes[0].get_xaxis_transform(), fontsize=9,
                          color=drawing.INK, va="bottom")  # fmt: skip
     _style_curves(axes, "epochs, all networks in a row" if len(curves) > 1 else "epoch")
@@ -149,15 +177,17 @@ def _mark_restarts(ax: Axes, starts: Sequence[float], end: float) -> None:
     ax.set_xlim(-0.01 * end, end + 0.01 * end)
 
 
-def _line(ax: Axes, x: Any, y: Sequence[float], colour: str, label: str, style: str = "-") -> None:
+def _line(
+    ax: Axes, x: Any, y: Sequence[float], colour: str, label: str, style: str = "-", gid: str | None = None
+) -> None:
     """A line with gaps where there is no number; a dot where a line would have no length."""
     values = _finite(y)
     if np.isfinite(values).any():
         dots = "o" if np.isfinite(values).sum() <= 25 else None
-        ax.plot(x, values, style, color=colour, linewidth=1.8, marker=dots, markersize=3.2, label=label)
+        ax.plot(x, values, style, color=colour, linewidth=1.8, marker=dots, markersize=3.2, label=label, gid=gid)
 
 
-def _level(ax: Axes, value: float | None, label: str, colour: str = drawing.FAINT, width: float = 1.2) -> None:
+def _level(ax: Axes, value: float | None, label: str, colour: str = drawing.SOFT, width: float = 1.2) -> None:
     """A dotted line at a value that is known."""
     if value is not None and math.isfinite(value):
         ax.axhline(value, color=colour, linewidth=width, linestyle=":", label=label)
@@ -198,13 +228,13 @@ def _style_curves(axes: Sequence[Axes], x_label: str) -> None:
 
 def overlaid_curves(curves: Sequence[Curve], chances: Sequence[float | None]) -> Figure:
     """Test accuracy of several runs over their epochs; chance where they agree on it."""
-    figure = drawing.new_figure(7.6, 4.4)
+    figure = drawing.new_figure(drawing.PAGE_WIDTH, 3.8)
     ax = figure.subplots()
     ax.grid(axis="y", color=drawing.LINE, linewidth=0.6)
     for i, curve in enumerate(curves):
         style = ("-", "--", "-.", ":")[i // len(_RUN_COLOURS) % 4]
         colour = _RUN_COLOURS[i % len(_RUN_COLOURS)]
-        _line(ax, np.asarray(curve.epochs), curve.test_accuracy, colour, curve.label, style)
+        _line(ax, np.asarray(curve.epochs), curve.test_accuracy, colour, curve.label, style, f"series-{i}")
     known = {chance for chance in chances if chance is not None and math.isfinite(chance)}
     _level(ax, known.pop() if len(known) == 1 else None, "chance")
     _style_curves([ax], "epoch of the network that the run ended with")
@@ -218,7 +248,7 @@ def removal_curves(curves: Mapping[str, Sequence[CurvePoint]], accuracy: float |
     """Test accuracy over the number of removed blocks, mean and one standard deviation of the draws."""
     from matplotlib.ticker import MaxNLocator
 
-    figure = drawing.new_figure(7.6, 4.8)
+    figure = drawing.new_figure(drawing.PAGE_WIDTH, 4.2)
     ax = figure.subplots()
     ax.grid(axis="y", color=drawing.LINE, linewidth=0.6)
     for kind, (words, colour, marker) in CURVES.items():
@@ -244,7 +274,7 @@ def block_costs(blocks: Sequence[Block], removed: Sequence[str], accuracy: float
     from matplotlib.patches import Patch
     from matplotlib.ticker import MaxNLocator
 
-    figure = drawing.new_figure(7.6, 5.0)
+    figure = drawing.new_figure(drawing.PAGE_WIDTH, 4.6)
     above, below = figure.subplots(2, 1, sharex=True)
     x = np.arange(len(blocks))
     gone = np.array([block.block in removed for block in blocks], bool)

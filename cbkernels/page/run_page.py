@@ -7,9 +7,11 @@ which order, with ``facts.py`` and ``tables.py`` for words and ``figures.py`` fo
 from __future__ import annotations
 
 import base64
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 from .._version import __version__
@@ -21,10 +23,13 @@ from ..runs.reader import is_drawn, read_run
 from ..runs.record import RunRecord
 from ..runs.schema import CONFIG, RESULT
 from .facts import facts_of, outcome_of, status_of
+from .figures import Cells
 from .sections import Figure, Section, comparison_of, sections_of
 
 MOST_BYTES = 1_900_000
 """Of the page."""
+MOST_VALUES = 400_000
+"""Bytes of the values that are shown when one points at a heat map, of all maps together."""
 _MOST_LETTERS = 20_000
 """Of a file that is shown as it is."""
 
@@ -92,7 +97,10 @@ def write_report(
     make_folder(beside)
     for name, content in written.items():
         write_whole(beside / name, content, is_synced=False)
-    page = _page(pages, comparison, _embedded(figures, MOST_BYTES - len(_page(pages, comparison, {}, beside))), beside)
+    room = MOST_BYTES - len(_page(pages, comparison, {}, {}, beside))
+    uris = _embedded(figures, room)
+    values = _shown_values(figures, min(MOST_VALUES, room - sum(map(len, uris.values()))))
+    page = _page(pages, comparison, uris, values, beside)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_whole(target, page)
     return target
@@ -143,8 +151,25 @@ def _embedded(figures: Sequence[Figure], room: int) -> dict[str, str]:
     return uris
 
 
-def _page(pages: Sequence[RunPage], comparison: Section | None, uris: Mapping[str, str], pictures: Path) -> bytes:
+def _shown_values(figures: Sequence[Figure], room: int) -> dict[str, Cells]:
+    """Name of a heat map -> its values, of those that fit into so many bytes, the weightiest first."""
+    shown: dict[str, Cells] = {}
+    for figure in sorted(figures, key=lambda f: -f.weight):
+        if (cells := figure.picture.cells) is not None:
+            needed = len(escape("".join((*cells.layers, *cells.rows))).encode()) + 12 * len(cells.steps) + 400
+            needed += 10 * len(cells.layers)
+            if needed <= room:
+                shown[figure.picture.name] = cells
+                room -= needed
+    return shown
+
+
+def _page(
+    pages: Sequence[RunPage], comparison: Section | None, uris: Mapping[str, str], values: Mapping[str, Cells],
+    pictures: Path,
+) -> bytes:  # fmt: skip
     import jinja2
+    from markupsafe import Markup
 
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
@@ -154,7 +179,10 @@ def _page(pages: Sequence[RunPage], comparison: Section | None, uris: Mapping[st
         lstrip_blocks=True,
     )
     title = f"{pages[0].name}: {pages[0].facts[0][1]}" if len(pages) == 1 else f"{len(pages)} runs compared"
+    script = Path(__file__).with_name("templates").joinpath("run_report.js").read_text(encoding="utf-8")
+    script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()  # no other script may run
     html = templates.get_template("run_report.html").render(
-        title=title, pages=pages, comparison=comparison, uris=uris, version=__version__, pictures=pictures.name,
+        title=title, pages=pages, comparison=comparison, uris=uris, values=values, version=__version__,
+        pictures=pictures.name, script=Markup(script), script_hash=script_hash,
     )  # fmt: skip
     return html.encode("utf-8", "replace")

@@ -9,12 +9,13 @@ from itertools import groupby
 
 import numpy as np
 
+from ..drawing.block_figures import Stage
 from ..drawing.prune_figures import Curve as PruneCurve
 from ..drawing.prune_figures import plot_curves
 from ..runs.clean_text import text
 from ..runs.record import LayerTable, RunRecord
 from ..runs.schema import AutotuneResult, NetworkCost, RemoveResult, TrainResult
-from . import figures, tables
+from . import architectures, figures, tables
 from .facts import architecture_of, compared
 from .figures import Curve, Picture
 from .tables import Table, percent, plain, points
@@ -48,7 +49,7 @@ def sections_of(run: RunRecord, prefix: str) -> list[Section]:
     result = run.result
     sections: list[Section] = []
     if isinstance(result, AutotuneResult):
-        sections += _of_autotune(result)
+        sections += _of_autotune(result, prefix)
     if isinstance(result, RemoveResult):
         sections += _of_removal(result, prefix)
     sections.append(_curves_section(run, prefix))
@@ -74,6 +75,7 @@ def comparison_of(runs: Sequence[RunRecord]) -> Section:
             f"Test accuracy over epochs of {len(curves)} runs in one picture.",
             lambda: figures.overlaid_curves(curves, chances),
         )
+        picture = replace(picture, runs=[curve.label for curve in curves])
         shown.append(Figure(picture, "Test accuracy of every run, of the network that it ended with.", 110))
     return Section("All runs", shown, [tables.comparison_table([compared(run) for run in runs])])
 
@@ -86,14 +88,15 @@ def _of_table(table: Table | None, words: str = "") -> list[Section]:
 # --- auto-tune, removal ---------------------------------------------------------------------------
 
 
-def _of_autotune(result: AutotuneResult) -> list[Section]:
+def _of_autotune(result: AutotuneResult, prefix: str) -> list[Section]:
     reason = text(result.reason).rstrip(".")
     ended = f"Auto-tune ended as {text(result.status, 30)}: {reason}." if reason else ""
     old, new = result.before or NetworkCost(), result.after or NetworkCost()
     accuracies = [_accuracies("test accuracy", old.test_accuracy, new.test_accuracy)]
     rows = [*accuracies, ["epochs of training", plain(old.epochs), plain(new.epochs), ""]]
     costs = tables.costs_table(result.before, result.after, rows if result.before or result.after else ())
-    return [*_of_table(costs), *_of_table(tables.rounds_table(result.rounds), ended)]
+    blocks = _blocks(*architectures.stages_of_autotune(result), prefix)
+    return [*_of_table(costs), blocks, *_of_table(tables.rounds_table(result.rounds), ended)]
 
 
 def _of_removal(result: RemoveResult, prefix: str) -> list[Section]:
@@ -105,11 +108,18 @@ def _of_removal(result: RemoveResult, prefix: str) -> list[Section]:
     costs = tables.costs_table(result.before, result.after, rows) if is_cut else tables.cost_table(result.before)
     return [
         *_of_table(costs),
+        _blocks(architectures.stages_of_removal(result), "", prefix),
         Section("What each ranking removed", _pruning_curves(result, prefix), _listed(tables.prunings_table(result))),
         Section("What blocks are worth", [*_removal_curves(result, prefix), *_block_costs(result, prefix)]),
         *_of_table(tables.steps_table(result), _guard_words(result)),
         *_of_table(tables.blocks_table(result)),
     ]
+
+
+def _blocks(stages: Sequence[Stage], remark: str, prefix: str) -> Section:
+    """The network before and after as boxes."""
+    drawn = architectures.picture_of(stages, prefix, remark)
+    return Section("Blocks before and after", [Figure(*drawn, 85)] if drawn else [])
 
 
 def _listed(table: Table | None) -> list[Table]:
@@ -264,6 +274,8 @@ def _heat_map(run: RunRecord, table: LayerTable, kind: str, prefix: str, shown: 
         f"{what}{as_if}, layer by epoch{f', {title}' if title else ''}; {conflicts}.",
         lambda: figures.layer_map(table, f"{title}{as_if}", None if kind == "margin" else top),
     )
+    values, unit = (table.margin_bits, "bits") if kind == "margin" else (table.entropy, "nats")
+    picture = replace(picture, cells=figures.cells_of(table, table.entropy if values is None else values, unit))
     heading = f"{title[:1].upper()}{title[1:]}" if network else title or what
     return Figure(picture, f"{heading}{as_if}: {conflicts}.", 70 if table in (shown[0], shown[-1]) else 50)
 

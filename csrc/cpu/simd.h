@@ -90,31 +90,40 @@ inline Words to_float16(Floats v) {
 #endif
 }
 
+// GCC has Clang's name since version 12; its own takes the positions as a vector of the same type.
+#if defined(__clang__) || __GNUC__ >= 12
+#define CBKERNELS_SHUFFLE __builtin_shufflevector
+#else
+#define CBKERNELS_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Vector{__VA_ARGS__})
+#endif
+
 // The lower, or upper, halves of two vectors of 16 bytes, lane by lane in turn.
 template <class Vector>
 inline Vector zip_low(Vector a, Vector b) {
   constexpr int lanes = sizeof(Vector) / sizeof(a[0]);
   if constexpr (lanes == 2)
-    return __builtin_shufflevector(a, b, 0, 2);
+    return CBKERNELS_SHUFFLE(a, b, 0, 2);
   else if constexpr (lanes == 4)
-    return __builtin_shufflevector(a, b, 0, 4, 1, 5);
+    return CBKERNELS_SHUFFLE(a, b, 0, 4, 1, 5);
   else if constexpr (lanes == 8)
-    return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+    return CBKERNELS_SHUFFLE(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
   else
-    return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    return CBKERNELS_SHUFFLE(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
 }
 template <class Vector>
 inline Vector zip_high(Vector a, Vector b) {
   constexpr int lanes = sizeof(Vector) / sizeof(a[0]);
   if constexpr (lanes == 2)
-    return __builtin_shufflevector(a, b, 1, 3);
+    return CBKERNELS_SHUFFLE(a, b, 1, 3);
   else if constexpr (lanes == 4)
-    return __builtin_shufflevector(a, b, 2, 6, 3, 7);
+    return CBKERNELS_SHUFFLE(a, b, 2, 6, 3, 7);
   else if constexpr (lanes == 8)
-    return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+    return CBKERNELS_SHUFFLE(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
   else
-    return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+    return CBKERNELS_SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
 }
+
+#undef CBKERNELS_SHUFFLE
 
 inline Words to_bfloat16(Floats v) {
   const Words bits = (Words)v;

@@ -7,6 +7,8 @@ from typing import Any
 
 import griffe
 
+RETURNED = re.compile(r"^( *Returns:\n[^\n:]*): ", re.MULTILINE)
+"""What is returned up to a colon, which would be read as its type; types stand in signatures here."""
 TOGETHER = re.compile(r"^( *)(\w+(?:, \w+)+):( .*(?:\n\1 +\S.*)*)", re.MULTILINE)
 
 
@@ -17,7 +19,7 @@ class Docstrings(griffe.Extension):
         """Of every module, class, function and attribute."""
         if obj.docstring is not None:
             text = re.sub(r"^( *)Example:$", r"\1Examples:", obj.docstring.value, flags=re.MULTILINE)
-            obj.docstring.value = TOGETHER.sub(one_each, text)
+            obj.docstring.value = TOGETHER.sub(one_each, RETURNED.sub(r"\1 - ", text))
 
 
 def one_each(entry: re.Match[str]) -> str:

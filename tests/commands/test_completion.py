@@ -24,7 +24,7 @@ def completed(line: str, folder: Path) -> list[str]:
 
 
 def test_commands_options_and_names_are_completed(tmp_path: Path) -> None:
-    pytest.importorskip("argcomplete", reason="completion: NOT TESTED HERE (pip install 'cbkernels[completion]')")
+    pytest.importorskip("argcomplete", reason="completion: NOT TESTED HERE (pip install '.[completion]')")
     assert completed("cbkernels re", tmp_path) == ["remove", "report", "repr"]
     assert completed("cbkernels train --warm", tmp_path) == ["--warmup-epochs"]
     assert completed("cbkernels train --optimizer a", tmp_path) == ["adamw"]
@@ -32,7 +32,7 @@ def test_commands_options_and_names_are_completed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_every_shell_gets_its_code(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("argcomplete", reason="completion: NOT TESTED HERE (pip install 'cbkernels[completion]')")
+    pytest.importorskip("argcomplete", reason="completion: NOT TESTED HERE (pip install '.[completion]')")
     assert main(["completion", shell]) == 0
     code = capsys.readouterr().out
     assert "_ARGCOMPLETE" in code

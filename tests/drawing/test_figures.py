@@ -310,9 +310,26 @@ def test_every_size_of_history_gives_a_picture(layers: int, steps: int) -> None:
 
 
 def test_long_names_do_not_squeeze_the_cells() -> None:
-    figure = History([report({"encoder." + "attention." * 5 + "output#1": 0.5}, {})]).plot()
+    entropies = {"encoder." + "attention." * 5 + "output#1": 0.5}
+    figure = History(report(entropies, {}, step=step) for step in range(8)).plot()
     figure.draw_without_rendering()
     assert figure.axes[0].get_window_extent().width / figure.dpi > 3.5
+
+
+def test_few_columns_and_few_rows_are_not_stretched() -> None:
+    for layers, steps in ((1, 1), (2, 2), (12, 2), (120, 2), (2, 40), (5, 3)):
+        for show in ("entropy", "margin"):
+            entropies = {f"layer{i}.conv": i / 7 for i in range(layers)}
+            made = History(report(entropies, dict.fromkeys(entropies, 1.0), step=s) for s in range(steps))
+            figure = made.plot(show=show)
+            figure.draw_without_rendering()
+            ax, bar = figure.axes
+            width, height = ax.get_window_extent().size / figure.dpi
+            assert 0.3 < width / max(2, steps) < 0.8 or steps > 10
+            assert width > 3.5 or steps < 10
+            assert height < (2.5 if layers <= 5 else 4.3)
+            assert bar.get_window_extent().height > 0.9 * height * figure.dpi, "the bar is as high as the cells"
+            assert bar.get_window_extent().x0 - ax.get_window_extent().x1 < 0.3 * figure.dpi
 
 
 @pytest.mark.parametrize("what", [report(), History([report()])], ids=["report", "history"])

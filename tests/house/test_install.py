@@ -54,6 +54,47 @@ def test_source_folder_without_the_module_is_one_sentence(tmp_path: Path) -> Non
     last = import_alone(source_folder(tmp_path))
     assert last.startswith(f"ImportError: cbkernels in {tmp_path / 'cbkernels'} has no usable compiled module")
     assert "pip install ." in last
+    assert "in another folder: in this one the sources hide what is installed" in last
+    assert "circular" not in last, "Python's guess is wrong"
+
+
+def test_the_command_works_in_a_clone(tmp_path: Path) -> None:
+    """Its script is elsewhere, and so the folder in which it is started does not hide the installed package."""
+    source_folder(tmp_path)
+    script = tmp_path / "bin" / "cbkernels"
+    script.parent.mkdir()
+    script.write_text("from cbkernels.__main__ import main\nmain()\n")
+    done = subprocess.run(
+        [sys.executable, script, "--version"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout == f"cbkernels {cbkernels.__version__}\n", done.stderr
+
+
+# --- what is said to install ------------------------------------------------------------------------
+
+FROM_AN_INDEX = re.compile(r"""pip3? install[^\n`;|]*?[\s'"]cbkernels(?![\w/-])""")
+"""cbkernels by its name, which no index of packages has before the first release; a clone's folder is ``.``"""
+
+
+@pytest.mark.parametrize(
+    "line", ["pip install cbkernels", "pip install -U 'cbkernels[plot]'", 'pip install torch "cbkernels>=0.1"']
+)
+def test_a_line_that_cannot_be_followed_is_found(line: str) -> None:
+    assert FROM_AN_INDEX.search(f"first `{line}` and then")
+
+
+def test_nothing_says_to_install_what_is_not_released() -> None:
+    """Until there is a release, documents, messages and notebooks name the clone, or the package that is missing."""
+    root = Path(__file__).resolve().parents[2]
+    texts = [*PACKAGE.rglob("*.py"), *root.glob("*.md"), *(root / "tests").rglob("*.py")]
+    texts += [
+        *root.glob("docs/**/*.md"),
+        *root.glob("examples/*.ipynb"),
+        *root.glob("csrc/**/*.[ch]*"),
+        *root.glob("bench/**/*.py"),
+    ]
+    found = [path.name for path in texts if path != Path(__file__) and FROM_AN_INDEX.search(path.read_text("utf-8"))]
+    assert found == []
 
 
 def test_damaged_module_is_one_sentence(tmp_path: Path) -> None:
@@ -209,7 +250,7 @@ def archive(variable: str) -> Path:
 def test_wheel_is_complete_and_holds_nothing_else() -> None:
     with zipfile.ZipFile(archive("CBKERNELS_WHEEL")) as wheel:
         assert wheel.testzip() is None
-        names = set(wheel.namelist())
+        names = {name for name in wheel.namelist() if not name.endswith("/")}  # auditwheel lists folders, too
         size = sum(info.file_size for info in wheel.infolist())
         information = f"cbkernels-{cbkernels.__version__}.dist-info"
         metadata = Parser().parsestr(wheel.read(f"{information}/METADATA").decode())

@@ -243,7 +243,7 @@ print([round(event.value, 3) for event in own])
 @pytest.mark.parametrize(("package", "code"), [("wandb", WANDB), ("mlflow", MLFLOW), ("tensorboard", TENSORBOARD)])
 def test_nothing_is_lost_beside_what_is_logged_every_batch(package: str, code: str, tmp_path: Path) -> None:
     """An epoch is less than the number of batches so far: as wandb's own step it was dropped, with a warning."""
-    pytest.importorskip(package, reason=f"{package} itself: NOT TESTED HERE (pip install 'cbkernels[trackers]')")
+    pytest.importorskip(package, reason=f"{package} itself: NOT TESTED HERE (pip install '.[trackers]')")
     pytest.importorskip("matplotlib", reason=f"{package} itself: NOT TESTED HERE (needs matplotlib)")
     if package == "tensorboard":
         pytest.importorskip("torch", reason="TensorBoard: NOT TESTED HERE (needs torch)")

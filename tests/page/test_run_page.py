@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import base64
 import csv
-import html
+import hashlib
 import json
 import math
 import os
@@ -35,9 +36,7 @@ from cbkernels.training.networks.kinds import MODELS
 
 from .. import sample_runs
 from ..sample_runs import BOMB, changed, content_of, copied
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-browser = pytest.mark.skipif(CHROMIUM is None, reason="the page in a browser: NOT TESTED HERE (no Chromium on PATH)")
+from .browser import browser, chromium, looked
 
 
 class Page(HTMLParser):
@@ -55,7 +54,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
-        self._hidden = tag == "style"
+        self._hidden = tag in ("style", "script")
         if tag == "tr":
             self.rows.append([])
         if tag in ("td", "th"):
@@ -184,7 +183,7 @@ def test_a_removal_in_words_and_tables(runs: Path) -> None:
     assert not any("epochs of training" in row for row in page.rows)
     assert "The guard is the accuracy on test (one half), 20 samples; it may fall by 100.0 points." in page.words
     names = {path.stem for path in (runs / "remove/report_files").iterdir()}
-    assert names == {"removal-curves", "blocks", "curves"}
+    assert names == {"architecture", "removal-curves", "blocks", "curves"}
 
 
 def step(gone: int, kept: bool, accuracy: float, removed: float) -> dict[str, object]:
@@ -235,7 +234,7 @@ def test_several_runs_are_compared(runs: Path, tmp_path: Path) -> None:
     assert {path.stem.split("-")[0] for path in (tmp_path / "drawn").iterdir()} == {"comparison", "run"}
     anchors = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert [a["href"] for a in page.all("a")] == [f"#{anchor}" for anchor in anchors]
-    assert len(page.all("img")) == 1 + 5 + 4 + 3 + 3
+    assert len(page.all("img")) == 1 + 5 + 5 + 4 + 3
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -338,7 +337,9 @@ def test_an_unfinished_network_is_told_by_its_options() -> None:
 
 
 def check_harmless(page: Page) -> None:
-    assert not page.all("script")
+    (script,) = re.findall(r"<script[^>]*>(.*?)</script>", page.source, re.DOTALL)
+    assert len(page.all("script")) == 1
+    assert script == Path(run_page.__file__).with_name("templates").joinpath("run_report.js").read_text()
     assert not [a for _, attributes in page.tags for a in attributes if a.startswith("on")]
     for tag, attributes in page.tags:
         for name in ("src", "href", "srcset", "action", "data"):
@@ -346,7 +347,8 @@ def check_harmless(page: Page) -> None:
             assert value.startswith(("data:image/", "#")) or value in ("", "data:,"), (tag, value[:80])
     assert not re.search(r"url\(|@import", page.source)
     (policy,) = [meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
-    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy == f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
 
 
 def test_hostile_text_is_shown_and_never_run(hostile_page: Path) -> None:
@@ -365,7 +367,7 @@ def test_hostile_text_is_shown_and_never_run(hostile_page: Path) -> None:
 def test_every_picture_has_words_and_every_header_a_scope(whole_page: Path) -> None:
     page = Page(whole_page)
     check_harmless(page)
-    assert len(page.all("img")) == len(list((whole_page.parent / "report_files").glob("*.png"))) == 1 + 5 + 3 + 3
+    assert len(page.all("img")) == len(list((whole_page.parent / "report_files").glob("*.png"))) == 1 + 5 + 3 + 4
     assert all(image["alt"] for image in page.all("img"))
     assert page.all("th")
     assert all(th.get("scope") in ("row", "col") for th in page.all("th"))
@@ -379,7 +381,7 @@ def test_a_page_of_a_deep_network_stays_small(tmp_path: Path) -> None:
     """120 layers, 120 epochs: so small that 18 such pictures would fit, of six rounds at three resolutions."""
     folder = sample_runs.write_rounds(tmp_path / "deep", (120, 61, 12), 120)
     page = Page(write_report([folder], tmp_path / "r.html"))
-    assert len(page.all("img")) == 4
+    assert len(page.all("img")) == 5
     assert all(image["src"].startswith("data:image/svg") for image in page.all("img"))  # type: ignore[union-attr]
     assert len(page.source.encode()) < 2_000_000 * 4 / 18
 
@@ -394,15 +396,16 @@ def test_pictures_that_do_not_fit_stay_beside_the_page(
     monkeypatch.setattr(figures, "rendered", large)
     page = Page(write_report([runs / "autotune"], tmp_path / "r.html"))
     kinds = [image["src"][:20] for image in page.all("img")]  # type: ignore[index]
-    assert [kind.partition(";")[0] for kind in kinds] == ["data:image/png"] * 2 + [
+    assert [kind.partition(";")[0] for kind in kinds] == ["data:image/png"] * 3 + [
         "data:image/svg+xml",
         "data:image/png",
     ]
     assert len(page.source.encode()) < 2_000_000
-    monkeypatch.setattr(run_page, "MOST_BYTES", 170_000)
+    monkeypatch.setattr(run_page, "MOST_BYTES", 240_000)
     page = Page(write_report([runs / "autotune"], tmp_path / "r.html"))
-    assert len(page.source.encode()) <= 170_000
-    assert ["over the epochs" in str(image["alt"]) for image in page.all("img")] == [True, False]  # what matters most
+    assert len(page.source.encode()) <= 240_000
+    shown = ["over the epochs" in str(image["alt"]) for image in page.all("img")]
+    assert shown == [False, True, False]  # what matters most: the blocks and the curves
     left_out = re.findall(r"keep it small: (r_files/\S+\.svg)", page.words)
     assert left_out == ["r_files/entropy-autotune-float32-01.svg", "r_files/entropy-autotune-float32-02.svg"]
     assert all((tmp_path / name).is_file() for name in left_out)
@@ -412,7 +415,7 @@ def test_pictures_that_do_not_fit_stay_beside_the_page(
 def test_of_many_rounds_the_first_and_the_last_are_drawn(tmp_path: Path) -> None:
     folder = sample_runs.write_rounds(tmp_path / "a", range(41, 1, -1), 1)
     page = page_of(folder)
-    assert len(page.all("img")) == 1 + sections.MOST_MAPS
+    assert len(page.all("img")) == 2 + sections.MOST_MAPS
     assert f"{40 - sections.MOST_MAPS} of 40 rounds are not drawn." in page.words
     assert "Round 0," in page.words
     assert "Round 39," in page.words
@@ -537,7 +540,7 @@ def test_the_command_prints_where_the_page_is(
     assert all(os.path.isfile(path) for path in (said["report"], *said["pictures"]))
     monkeypatch.chdir(tmp_path)
     assert report_command.run(parsed(str(runs / "train"), str(runs / "remove"))) == 0
-    assert capsys.readouterr().out == "Report: report.html\nPictures: report_files (18 files)\n"
+    assert capsys.readouterr().out == "Report: report.html\nPictures: report_files (20 files)\n"
     assert report_command.run(parsed(str(runs / "train"), "--out", "deep/er/x.html", "--pictures", "p")) == 0
     assert Path("deep/er/x.html").is_file()
     assert len(list(Path("p").iterdir())) == 10
@@ -558,56 +561,32 @@ function colours(image) {
   const pixels = new Uint32Array(context.getImageData(0, 0, 64, 64).data.buffer);
   return new Set(pixels).size;
 }
-onload = () => {
-  const frames = [...document.querySelectorAll('iframe')].map(frame => {
-    const page = frame.contentDocument, root = page.documentElement;
-    return {width: frame.clientWidth, scrolled: root.scrollWidth, paper: frame.contentWindow.getComputedStyle(page.body)
-      .backgroundColor, images: [...page.images].map(i => ({complete: i.complete, natural: i.naturalWidth,
-      shown: i.getBoundingClientRect().width, colours: i.naturalWidth ? colours(i) : 0})),
-      loaded: frame.contentWindow.performance.getEntriesByType('resource').map(e => e.name)
-      .filter(n => !n.startsWith('data:'))};
-  });
-  document.body.innerHTML = '<pre>' + JSON.stringify(frames) + '</pre>';
-};
+function look(frame) {
+  const page = frame.contentDocument, root = page.documentElement;
+  return {width: frame.clientWidth, scrolled: root.scrollWidth, paper: frame.contentWindow.getComputedStyle(page.body)
+    .backgroundColor, images: [...page.images].map(i => ({complete: i.complete, natural: i.naturalWidth,
+    shown: i.getBoundingClientRect().width, colours: i.naturalWidth ? colours(i) : 0})),
+    loaded: frame.contentWindow.performance.getEntriesByType('resource').map(e => e.name)
+    .filter(n => !n.startsWith('data:'))};
+}
 """
 
 
-def chromium(tmp_path: Path, page: Path, *options: str) -> tuple[str, list[str]]:
-    """What Chromium prints, and the lines of its console."""
-    assert CHROMIUM is not None
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-               "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
-               "--enable-logging=stderr",
-               f"--user-data-dir={tmp_path / 'profile'}", *options, page.as_uri()]  # fmt: skip
-    environment = {**os.environ, "HOME": str(tmp_path)}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90, env=environment)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-
-
-def inspected(tmp_path: Path, page: Path, *options: str) -> tuple[list[dict[str, Any]], list[str]]:
-    """The unchanged page in frames of 1280 and 400 pixels, looked into from outside."""
-    source = html.escape(page.read_text(encoding="utf-8"), quote=True)
-    frames = "".join(f'<iframe srcdoc="{source}" width="{width}" height="900"></iframe>' for width in (1280, 400))
-    outside = tmp_path / "outside.html"
-    style = ":root{color-scheme:light dark} iframe{border:0;color-scheme:light dark}"
-    outside.write_text(f"<!DOCTYPE html><meta charset=utf-8><style>{style}</style>"
-                       f"<body>{frames}<script>{_INSPECT}</script>", encoding="utf-8")  # fmt: skip
-    dumped, console = chromium(tmp_path, outside, "--window-size=1700,1000", "--dump-dom", *options)
-    return json.loads(html.unescape(dumped[dumped.index("<pre>") + 5 : dumped.index("</pre>")])), console
+def inspected(tmp_path: Path, page: Path, is_dark: bool = False) -> tuple[list[dict[str, Any]], list[str]]:
+    """The unchanged page in frames of 1280 and 400 pixels."""
+    return looked(tmp_path, page, _INSPECT, widths=(1280, 400), is_dark=is_dark)
 
 
 @browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_pictures_are_seen_and_the_console_is_empty(whole_page: Path, tmp_path: Path, scheme: str) -> None:
-    dark = ["--blink-settings=preferredColorScheme=0"] if scheme == "dark" else []
-    frames, console = inspected(tmp_path, whole_page, *dark)
+    frames, console = inspected(tmp_path, whole_page, scheme == "dark")
     assert console == []
     assert [frame["width"] for frame in frames] == [1280, 400]
     for frame in frames:
         assert frame["loaded"] == []
         assert frame["scrolled"] <= frame["width"], "the page is wider than its window"
-        assert len(frame["images"]) == 1 + 5 + 3 + 3
+        assert len(frame["images"]) == 5 + 3 + 4, "and the picture of all runs, which is drawn inline"
         for image in frame["images"]:
             assert image["complete"]
             assert image["natural"] > 300

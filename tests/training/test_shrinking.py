@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cbkernels as cb
@@ -187,6 +187,7 @@ def test_rows_of_nan_add_nothing(nan: int) -> None:
     assert removed_blocks(reports, [["a", "b", "c"]], policy="added") == []
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 10**6), least=st.integers(1, 4))
 def test_in_a_plain_chain_conflicting_rows_stay_and_what_is_left_adds_none(seed: int, least: int) -> None:
     """The proof of docs/method.md, on chains of functions of few values, which tie a lot."""
@@ -262,6 +263,7 @@ def test_architectures_as_json() -> None:
 # --- purity and progress --------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(
     counts=st.lists(st.integers(0, 4), min_size=1, max_size=4),
     data=st.data(),

@@ -55,8 +55,8 @@ def prune_blocks(
 ) -> tuple[nn.Module, Surgery, PruneLog]:  # fmt: skip
     """Remove as many residual blocks as the model can do without, in place: rank, remove, heal, evaluate, again.
 
-    What makes ``evaluate`` return less than at first less ``max_drop`` is undone exactly, with weights and optimizer
-    as they were, and fewer blocks are tried. Blocks are ranked anew after every step that stays.
+    A removal after which ``evaluate`` returns less than what it returned at first minus ``max_drop`` is undone exactly,
+    with weights and optimizer as they were, and fewer blocks are tried. Blocks are ranked anew after every step that stays.
 
     Args:
         model: as ``remove_layers`` takes it.

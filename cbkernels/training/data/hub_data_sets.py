@@ -35,7 +35,7 @@ def read_from_hub(identity: str, configuration: str | None = None, columns: Colu
     try:
         import datasets  # type: ignore[import-untyped]
     except ImportError:
-        raise ImportError(f"{identity!r} of the Hugging Face hub needs pip install 'cbkernels[data]'") from None
+        raise ImportError(f"{identity!r} of the Hugging Face hub needs datasets: pip install datasets pillow") from None
     where = f"the hub's {identity}" + (f" ({configuration})" if configuration else "")
     try:
         with _without_network(datasets):

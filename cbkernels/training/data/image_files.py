@@ -82,7 +82,7 @@ def _from_parquet(files: Iterable[Path], origin: str, asked: Columns, most: int)
         import pyarrow  # type: ignore[import-untyped]
         from pyarrow import parquet
     except ImportError:
-        raise ImportError(f"reading {origin} needs pyarrow: pip install 'cbkernels[data]'") from None
+        raise ImportError(f"reading {origin} needs pyarrow: pip install pyarrow") from None
     parts = []
     for file in files:
         try:

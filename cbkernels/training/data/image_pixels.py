@@ -172,5 +172,5 @@ def require_pillow() -> ModuleType:
     try:
         from PIL import Image
     except ImportError:
-        raise ImportError("decoding or resizing images needs pillow: pip install 'cbkernels[data]'") from None
+        raise ImportError("decoding or resizing images needs pillow: pip install pillow") from None
     return Image

@@ -761,7 +761,8 @@ def test_a_missing_set_says_where_it_was_looked_for(tmp_path: Path, monkeypatch:
     said = say(lambda: load_data_set("svhn"), ImportError)
     assert said == (
         "dataset 'svhn' was not found: 'ufldl-stanford/svhn' of the Hugging Face hub needs "
-        "pip install 'cbkernels[data]'; or do without the hub: put train-*.parquet and test-*.parquet into DIR/svhn/ "
+        "datasets: pip install datasets pillow; or do "
+        "without the hub: put train-*.parquet and test-*.parquet into DIR/svhn/ "
         "and name DIR by data_dir or CBKERNELS_DATA"
     )
     monkeypatch.setenv("CBKERNELS_DATA", str(tmp_path))
