@@ -90,16 +90,6 @@ def shown(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def counted(number: int, noun: str) -> str:
-    """A number of things, one of them too.
-
-    Example:
-        >>> counted(1, "epoch"), counted(2, "epoch")
-        ('1 epoch', '2 epochs')
-    """
-    return f"{number} {noun}{'s' * (number != 1)}"
-
-
 def wrapped(text: str, indent: str = "") -> str:
     """Lines of at most 110 columns, all but the first behind ``indent``."""
     return textwrap.fill(shown(text), 110, subsequent_indent=indent)

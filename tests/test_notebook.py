@@ -84,8 +84,8 @@ def test_an_autotuned_network() -> None:
               {"round": 1, "name": "small", "epochs": 9, "removed": [], "entropy": None}]  # fmt: skip
     result = {"status": "trained", "reason": "it did", "rounds": rounds, "after": {"test_accuracy": 0.5}}
     tuned = Autotuned(None, Architecture((3,), "fnn"), result)
-    assert repr(tuned) == f"Autotuned(trained after 2 rounds: {Architecture((3,), 'fnn')}, test accuracy 50.0%)"
-    assert cells(tuned)[5:] == ["0", "<b>", "2", "1", "0.5", "1", "small", "9", "0"]
+    assert repr(tuned) == f"Autotuned(trained after 2 rounds: {Architecture((3,), 'fnn')}, test accuracy 50.0 %)"
+    assert cells(tuned)[5:] == ["0", "<b>", "2", "1", "0.5", "1", "small", "9", "0", "\u2013"]
 
 
 def test_names_that_are_not_public_are_not_shown() -> None:

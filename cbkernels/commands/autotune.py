@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ..runs.outcomes import told_of
+from ..runs.schema import AutotuneResult
 from ..tables import format_table, wrapped
 from ..training.config import AutotuneConfig
 from ..training.procedures.rounds import TITLES, rows_of_rounds
+from ..wording import count, counted, milliseconds, percent, size
 from .training_command import add_run_options, require_torch_for, run_training
 
 _DESCRIPTION = """\
@@ -37,11 +40,12 @@ def text(result: dict[str, Any]) -> str:
     rounds = format_table(TITLES, rows_of_rounds(result))
     reasons = [wrapped(f"round {each['round']}: {each['reason']}", "  ") for each in result["rounds"]]
     table = format_table(*_before_and_after(result))
-    chance = "" if result["chance_accuracy"] is None else f" Chance is {result['chance_accuracy']:.1%}."
+    chance = "" if result["chance_accuracy"] is None else f" Chance is {percent(result['chance_accuracy'])}."
     closing = [
         f"{result['status']}: {result['reason']}.{chance}",
+        *told_of(AutotuneResult, result),
         f"Equal: {result['equality']}.",
-        f"Measuring took {result['measuring_share']:.1%} of the time of training.",
+        f"Measuring took {percent(result['measuring_share'])} of the time of training.",
     ]
     return "\n\n".join([rounds, "\n".join(reasons), table, "\n".join(map(wrapped, closing))])
 
@@ -51,15 +55,16 @@ def _before_and_after(result: dict[str, Any]) -> tuple[list[str], list[list[str]
     networks = [result[name] for name in columns]
     rows = [
         ["network", *(x["name"] for x in networks)],
+        ["blocks", *(count(x["blocks"]) for x in networks)],
         ["epochs", *(x["epochs"] or "not trained" for x in networks)],
         *(
-            [f"{part} accuracy", *("none" if x[name] is None else f"{x[name]:.1%}" for x in networks)]
+            [f"{part} accuracy", *(percent(x[name]) for x in networks)]
             for part, name in (("test", "test_accuracy"), ("validation", "validation_accuracy"))
             if part == "test" or any(x[name] is not None for x in networks)
         ),
-        ["parameters", *(f"{x['parameters']:,}" for x in networks)],
-        [f"MACs for {networks[0]['latency_batch']} samples", *(f"{x['macs']:,}" for x in networks)],
-        ["latency (ms)", *(f"{x['latency_ms']:.3g}" for x in networks)],
-        ["peak memory (bytes)", *(f"{x['peak_memory_bytes']:,}" for x in networks)],
+        ["parameters", *(count(x["parameters"]) for x in networks)],
+        [f"MACs for {counted(networks[0]['latency_batch'], 'sample')}", *(count(x["macs"]) for x in networks)],
+        ["latency", *(milliseconds(x["latency_ms"]) for x in networks)],
+        ["peak memory", *(size(x["peak_memory_bytes"]) for x in networks)],
     ]
     return ["", *columns], rows

@@ -17,6 +17,7 @@ from .._version import __version__
 from ..files.json_files import finite_or_none
 from ..files.unpacking import UNPACK_UP_TO
 from ..tables import cell, format_table
+from ..wording import count, percent
 from .progress import Progress
 from .sizes import num_bytes
 
@@ -210,7 +211,7 @@ def _stream(layer: StoredArray, labels: Any, grid: UpdateGrid | None, arguments:
         for piece in layer.read_pieces(piece_rows):
             metric.update(piece, labels[first : first + len(piece)])
             first += len(piece)
-            progress.show(f"{layer.name}: {100 * first // num_rows} % of {num_rows} rows")
+            progress.show(f"{layer.name}: {percent(first / num_rows)} of {count(num_rows)} rows")
     return metric.compute()
 
 

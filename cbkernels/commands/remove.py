@@ -9,10 +9,12 @@ from typing import Any
 
 from ..files.folders import output_path
 from ..latencies import Latency, latency_change
-from ..runs.schema import CONFIG, REMOVAL
-from ..tables import counted, definition_note, format_table, shown, wrapped
+from ..runs.outcomes import told_of
+from ..runs.schema import CONFIG, REMOVAL, RemoveResult
+from ..tables import definition_note, format_table, shown, wrapped
 from ..training.config import RemoveConfig
 from ..training.networks.architecture import Architecture
+from ..wording import Words, bits, count, counted, milliseconds, nats, percent, points, size
 from .config_options import add_config_options
 from .progress import Progress
 from .training_command import config_of, require_torch_for, tell
@@ -75,8 +77,8 @@ def _text(result: dict[str, Any]) -> str:
     architecture = Architecture.from_dict(result["architecture"])
     found = f"{result['num_conflicting_blocks']} of {len(result['blocks'])} residual blocks conflict"
     removed = ", ".join(result["removed"]) or "none"
-    decided = f"{result['reason']} (ranked by {result['rank']}, at most {result['max_drop']:.1%} lost on "
-    decided += f"{result['guard']['samples']} samples: {result['guard']['split']})"
+    decided = f"{result['reason']} (ranked by {result['rank']}, at most {points(result['max_drop'])} lost on "
+    decided += f"{counted(result['guard']['samples'], 'sample')}: {result['guard']['split']})"
     notes = [wrapped(f"Note: {note}.") for note in result.get("notes", ())]  # older folders have none
     scaled = "Branch outputs were multiplied by 1/std of both convolutions' outputs, as in arXiv 2103.04331."
     sections = [
@@ -84,7 +86,7 @@ def _text(result: dict[str, Any]) -> str:
         _blocks(result["blocks"]),
         *([] if result["study"] is None else [_curves(result)]),
         *([_prunings(result)] if "compared" in result else []),
-        wrapped(f"Removed: {removed}. Why it ended: {decided}."),
+        wrapped(f"{told_of(RemoveResult, result)[0][:-1]}: {removed}. Why it ended: {decided}."),
         *notes,
         _before_and_after(result),
         wrapped(f"{definition_note(result['equality'])} {scaled}"),
@@ -97,12 +99,12 @@ def _blocks(blocks: list[dict[str, Any]]) -> str:
               "accuracy without it"]  # fmt: skip
     rows = [
         [
-            *(block[field] for field in ("block", "num_bundles", "num_conflicting")),
-            _shown(block["entropy"], "g"),
-            _shown(block["margin"], ".3g"),
-            _shown(block["margin_bits"], ".1f"),
-            _shown(block["similarity"], ".4f"),
-            _shown(block["accuracy_without"], ".2%"),
+            block["block"],
+            *(count(block[field]) for field in ("num_bundles", "num_conflicting")),
+            *(nats(block[field]) for field in ("entropy", "margin")),
+            bits(block["margin_bits"]),
+            nats(block["similarity"]),
+            percent(block["accuracy_without"]),
         ]
         for block in blocks
     ]
@@ -114,45 +116,48 @@ def _curves(result: dict[str, Any]) -> str:
     last = max((k for points in curves.values() for k in points), default=0)
     rows = [[str(k), *(_point(points.get(k)) for points in curves.values())] for k in range(1, last + 1)]
     study = result["study"]
-    said = f"Accuracy without some blocks on {study['samples']} samples ({study['split']}), mean and std of the draws; "
+    samples = f"{counted(study['samples'], 'sample')} ({study['split']})"
+    said = f"Accuracy without some blocks on {samples}, mean and std of the draws; "
     table = format_table(["removed", *(kind.replace("_", " ") for kind in curves)], rows)
     none = "" if curves["conflicting"] else "No block conflicts, so the first curve is empty.\n"
-    return f"{said}with all of them {study['accuracy']:.1%}:\n{none}\n{table}"
+    return f"{said}with all of them {percent(study['accuracy'])}:\n{none}\n{table}"
 
 
 def _prunings(result: dict[str, Any]) -> str:
     """What every ranking removed: not in the folders of version 0.1.0."""
     prunings, num_blocks, test = [result, *result["compared"]], len(result["blocks"]), result["test"]
-    points = [
+    reached = [
         {0: each["accuracy"]["before"]}
         | {step["num_removed"]: step["accuracy_test"] for step in each["steps"] if step["kept"]}
         for each in prunings
     ]
     rows = [
-        [f"{gone} ({gone / num_blocks:.0%})", *(_shown(of_rank.get(gone), ".2%") for of_rank in points)]
-        for gone in sorted({gone for of_rank in points for gone in of_rank})
+        [f"{gone} ({percent(gone / num_blocks)})", *(percent(of_rank.get(gone)) for of_rank in reached)]
+        for gone in sorted({gone for of_rank in reached for gone in of_rank})
     ]
-    ends = [["in the end", *(_shown(each["accuracy"]["healed"], ".2%") for each in prunings)]]
-    said = f"Accuracy against the blocks removed, by each ranking, on {test['samples']} samples ({test['split']}), "
+    ends = [["in the end", *(percent(each["accuracy"]["healed"]) for each in prunings)]]
+    samples = f"{counted(test['samples'], 'sample')} ({test['split']})"
+    said = f"Accuracy against the blocks removed, by each ranking, on {samples}, "
     said += f"which decide nothing; healing: {result['heal']}, {counted(result['heal_epochs'], 'epoch')}:"
     return f"{wrapped(said)}\n\n{format_table(['removed', *(each['rank'] for each in prunings)], [*rows, *ends])}"
 
 
 def _before_and_after(result: dict[str, Any]) -> str:
     accuracy, before, after = result["accuracy"], result["before"], result["after"]
-    reached = [f"{accuracy[when]:.2%}" for when in ("before", "removed", "healed")]
-    rows: list[list[object]] = [[f"accuracy, {result['test']['samples']} samples", *reached]]
+    reached = [percent(accuracy[when]) for when in ("before", "removed", "healed")]
+    rows: list[list[object]] = [[f"accuracy, {counted(result['test']['samples'], 'sample')}", *reached]]
     latency = f"latency of {before['latency_batch']}"
-    for title, field in {
-        "residual blocks": "blocks",
-        "parameters": "parameters",
-        "MACs": "macs",
-        f"{latency}, p10 (ms)": "latency_ms_p10",
-        f"{latency}, median (ms)": "latency_ms",
-        f"{latency}, p90 (ms)": "latency_ms_p90",
-        "peak memory (bytes)": "peak_memory_bytes",
-    }.items():
-        old, new = (f"{n:.3f}" if isinstance(n, float) else n for n in (before[field], after[field]))
+    costs: tuple[tuple[str, str, Words], ...] = (
+        ("residual blocks", "blocks", count),
+        ("parameters", "parameters", count),
+        ("MACs", "macs", count),
+        (f"{latency}, p10", "latency_ms_p10", milliseconds),
+        (f"{latency}, median", "latency_ms", milliseconds),
+        (f"{latency}, p90", "latency_ms_p90", milliseconds),
+        ("peak memory", "peak_memory_bytes", size),
+    )
+    for title, field, words in costs:
+        old, new = words(before[field]), words(after[field])
         rows.append([title, old, new, new])
     if not result["removed"]:
         return format_table(["", "the network"], [row[:2] for row in rows]) + "\nNo block was removed."
@@ -164,9 +169,4 @@ def _before_and_after(result: dict[str, Any]) -> str:
 def _point(point: dict[str, Any] | None) -> str:
     if point is None:
         return ""
-    spread = f" +- {100 * point['std']:.1f}" if point["draws"] > 1 else ""
-    return f"{100 * point['mean']:.1f}{spread} %"
-
-
-def _shown(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+    return percent(point["mean"]) + (f" +- {points(point['std'])}" if point["draws"] > 1 else "")

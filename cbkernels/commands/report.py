@@ -21,7 +21,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         description="Draw one HTML page of a run, or of several beside each other: what was run, what came out, "
         "heat maps, curves and tables.\nThe page opens without a network; drawing it needs matplotlib and Jinja2.",
     )
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="the folder of a run of train, autotune or remove")
+    parser.add_argument("runs", metavar="RUN", nargs="+",
+                        help="the folder of a run of train, autotune or remove, or of repr compare")  # fmt: skip
     parser.add_argument("--out", metavar="FILE",
                         help="the page to write (default RUN/report.html; of several runs ./report.html)")  # fmt: skip
     parser.add_argument("--pictures", metavar="DIR",

@@ -10,8 +10,9 @@ from typing import Any
 from ..files.folders import output_path
 from ..filters.criteria import COMPARED, CRITERIA, STANDARD
 from ..runs.schema import COMPARISON_PICTURE
-from ..tables import counted, format_table, shown, wrapped
+from ..tables import format_table, shown, wrapped
 from ..training.config import TrainConfig, from_dict
+from ..wording import count, counted, gained, nats, percent, points
 from .config_options import add_config_options, given_options
 from .progress import Progress
 from .training_command import LESS_MEMORY, require_torch_for, tell
@@ -56,33 +57,24 @@ def run(arguments: argparse.Namespace) -> int:
             raise ValueError(f"--{name.replace('_', '-')} is decided by --criteria here; leave it out")
     config = from_dict(TrainConfig, {**DEFAULTS, **given_options(arguments, TrainConfig)})
     out = output_path(arguments.out)
-    from ..training.procedures.compare_repr import compare, run_of
+    from ..training.procedures.compare_repr import compare
 
     with Progress(log=True) as progress:
         content = compare(config, out, criteria=arguments.criteria, seeds=arguments.seeds, show=progress.epoch)
-    picture = _draw(content, config, out)
-    runs = [run_of(out, row["criterion"], seed) for row in content["rows"] for seed in content["seeds"]]
-    tell(content, lambda content: _text(content, config), arguments.json, out, runs, f"Picture: {picture or 'none'}")
+    picture = _draw(out)
+    tell(content, lambda content: _text(content, config), arguments.json, out, [out], f"Picture: {picture or 'none'}")
     return 0
 
 
-def _draw(content: dict[str, Any], config: TrainConfig, out: Path) -> str | None:
+def _draw(out: Path) -> str | None:
     from ..drawing.figures import save
-    from ..drawing.repr_figures import comparison_picture
-    from ..training.procedures.compare_repr import history_of, run_of
+    from ..page.comparisons import picture_of
+    from ..runs.reader import read_comparison
 
-    histories = {
-        row["criterion"]: [history_of(run_of(out, row["criterion"], seed)) for seed in content["seeds"]]
-        for row in content["rows"]
-    }
-    cycle = config.repr_full_epochs + config.repr_reduced_epochs
-    reduced = [(k * cycle + config.repr_full_epochs, (k + 1) * cycle) for k in range(config.repr_cycles)]
-    caption = (
-        f"{config.dataset}: {config.architecture}; {len(content['seeds'])} seeds, mean and one standard deviation. "
-        f"Grey: {config.repr_share:.0%} of all filters are dropped."
-    )
     try:
-        save(comparison_picture(histories, reduced, caption), out / COMPARISON_PICTURE)
+        record = read_comparison(out)
+        assert record is not None
+        save(picture_of(record), out / COMPARISON_PICTURE)
     except ImportError as error:
         print(shown(f"cbkernels: no picture: {error}"), file=sys.stderr)
         return None
@@ -91,17 +83,17 @@ def _draw(content: dict[str, Any], config: TrainConfig, out: Path) -> str | None
 
 def _text(content: dict[str, Any], config: TrainConfig) -> str:
     rows = [
-        [row["criterion"], _points(row["mean"]), _points(row["std"]), _points(row["difference"], "+"),
-         " ".join(_points(a) for a in row["test_accuracies"])]
+        [row["criterion"], percent(row["mean"]), points(row["std"]), gained(0.0, row["difference"]),
+         ", ".join(percent(a) for a in row["test_accuracies"])]
         for row in content["rows"]
     ]  # fmt: skip
     table = format_table(["criterion", "test accuracy", "std", "difference", "each seed"], rows)
     verdicts = [wrapped(f"{row['criterion']}: {row['verdict']}.", "  ") for row in content["rows"]]
     about = (
         f"{config.dataset}: {config.architecture}, {counted(config.epochs, 'epoch')}; test accuracy after the last "
-        f"one, in %; RePr: {counted(config.repr_cycles, 'cycle')} of {config.repr_full_epochs} + "
+        f"one; RePr: {counted(config.repr_cycles, 'cycle')} of {config.repr_full_epochs} + "
         f"{config.repr_reduced_epochs} epochs, "
-        f"{config.repr_share:.0%} of the filters."
+        f"{percent(config.repr_share)} of the filters."
     )
     return "\n\n".join(filter(None, [wrapped(about), table, "\n".join(verdicts), _cycles(content)]))
 
@@ -118,18 +110,17 @@ def _cycles(content: dict[str, Any]) -> str:
             ])  # fmt: skip
     if not lines:
         return ""
-    heads = [f"{title} {when}" for title in _OF_CYCLE.values() for when in ("before", "reduced", "after")]
+    heads = [f"{title} {when}" for title, _ in _OF_CYCLE.values() for when in ("before", "reduced", "after")]
     return "Does RePr remove conflicts? Mean over the seeds:\n" + format_table(["", *heads], lines)
 
 
-_OF_CYCLE = {"num_conflicting_layers": "conflicting", "mean_entropy": "entropy", "test_accuracy": "accuracy"}
+_OF_CYCLE = {
+    "num_conflicting_layers": ("conflicting", count), "mean_entropy": ("entropy", nats),
+    "test_accuracy": ("accuracy", percent),
+}  # fmt: skip
 
 
 def _mean(cycles: list[dict[str, Any]], when: str, column: str) -> str:
     values = [cycle[when].get(column) for cycle in cycles]
     known = [value for value in values if value is not None]
-    return f"{sum(known) / len(known):.3g}" if known else "-"
-
-
-def _points(share: float | None, sign: str = "") -> str:
-    return "-" if share is None else f"{100 * share:{sign}.1f}"
+    return _OF_CYCLE[column][1](sum(known) / len(known) if known else None)

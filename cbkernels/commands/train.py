@@ -7,6 +7,7 @@ from typing import Any
 
 from ..tables import shown
 from ..training.config import TrainConfig
+from ..wording import count, counted, interval, milliseconds, percent
 from .training_command import add_run_options, require_torch_for, run_training
 
 _DESCRIPTION = """\
@@ -40,18 +41,15 @@ def _text(result: dict[str, Any]) -> str:
     rows = [
         ["network", result["name"]],
         ["status", f"{result['status']}: {result['reason']}"],
-        ["test accuracy", f"{_percent(result['test_accuracy'])} (chance {_percent(result['chance_accuracy'])})"],
+        ["test accuracy", f"{percent(result['test_accuracy'])} (chance {percent(result['chance_accuracy'])})"],
         *([] if result["validation_accuracy"] is None
-          else [["validation accuracy", _percent(result["validation_accuracy"])]]),
+          else [["validation accuracy", percent(result["validation_accuracy"])]]),
         ["conflicting layers", f"{result['num_conflicting_layers']}, the first: {first}"],
-        ["parameters", f"{cost['parameters']:,}"],
-        ["MACs", f"{cost['macs']:,} for {cost['latency_batch']} samples"],
-        ["latency", f"{cost['latency_ms']:.3g} ms ({cost['latency_ms_p10']:.3g} to {cost['latency_ms_p90']:.3g})"],
-        ["measuring", f"{result['measuring_share']:.1%} of the time of training"],
+        ["parameters", count(cost["parameters"])],
+        ["MACs", f"{count(cost['macs'])} for {counted(cost['latency_batch'], 'sample')}"],
+        ["latency", f"{milliseconds(cost['latency_ms'])}, p10 to p90: "
+                    f"{interval(cost['latency_ms_p10'], cost['latency_ms_p90'], milliseconds)}"],
+        ["measuring", f"{percent(result['measuring_share'])} of the time of training"],
     ]  # fmt: skip
     width = max(len(title) for title, _ in rows)
     return "\n".join(f"{title.ljust(width)}  {shown(value)}" for title, value in rows)
-
-
-def _percent(share: float | None) -> str:
-    return "none" if share is None else f"{share:.1%}"

@@ -18,8 +18,10 @@ _REDUCED = "#f1f3f5"
 
 
 def comparison_picture(
-    histories: Mapping[str, Sequence[Mapping[str, Sequence[float]]]], reduced: Sequence[tuple[int, int]], caption: str
-) -> Figure:
+    histories: Mapping[str, Sequence[Mapping[str, Sequence[float]]]],
+    reduced: Sequence[tuple[float, float]],
+    caption: str,
+) -> Figure:  # fmt: skip
     """Test accuracy above, mean overlap of the filters below.
 
     Args:
@@ -34,7 +36,9 @@ def comparison_picture(
     Raises:
         ImportError: matplotlib is missing.
     """
-    figure = figures.new_figure(8.5, 7.2)
+    figure = figures.new_figure(figures.PAGE_WIDTH, 6.0)
+    from matplotlib.ticker import PercentFormatter
+
     axes = figure.subplots(2, 1, sharex=True)
     marks = []
     for (name, seeds), colour in zip(histories.items(), cycle(_COLOURS), strict=False):
@@ -53,6 +57,7 @@ def comparison_picture(
     for ax in axes:
         for first, last in reduced:
             ax.axvspan(first, last, color=_REDUCED, zorder=0)
+    axes[0].yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     figures.style_axes(axes[0], "test accuracy", "")
     figures.style_axes(axes[1], "mean overlap of the filters (0: orthogonal)", "epoch")
     figures.legend_below(axes[1], marks)

@@ -122,6 +122,20 @@ def call_with(model: nn.Module, example: object) -> Any:
     return model(example)
 
 
+def samples_in(example: object) -> int:
+    """How many samples an example holds: the entries along the first axis of its first tensor that has axes.
+
+    Example:
+        >>> import torch
+        >>> samples_in({"input_ids": torch.zeros(6, 9)}), samples_in(3)
+        (6, 1)
+    """
+    parts: Any = example
+    if hasattr(example, "keys") and hasattr(example, "__getitem__"):
+        parts = [example[key] for key in example.keys()]  # noqa: SIM118
+    return next((len(t) for t in tree_leaves(parts) if isinstance(t, torch.Tensor) and t.ndim and len(t)), 1)
+
+
 def _seconds(model: nn.Module, example: object, device: torch.device) -> float:
     if device.type != "cuda":
         start = time.perf_counter()

@@ -49,6 +49,15 @@ class Findings:
     unowned: tuple[str, ...] = ()
     """Modules that made branches which belong to no block."""
 
+    @property
+    def none_found(self) -> str:
+        """Why there is no block and what to do, for a sentence."""
+        if self.recording is None:
+            return "without example= only blocks of known kinds and those that run alone are found, and there is none"
+        hint = "; put each sum into the forward of a module of its own" if self.unowned else ""
+        seen = "; ".join(self.notes) or "it has no sum of an input and of a branch that layers make"
+        return f"no residual block was found in the model: {seen}{hint}"
+
 
 def find_residual_blocks(model: nn.Module, run: Callable[[], object] | None = None) -> dict[str, ResidualBlock]:
     """Residual blocks by name.

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 
 from ..runs.clean_text import text
+from ..runs.outcomes import removed_from
 from ..runs.record import RunRecord
 from ..runs.schema import Accuracies, AutotuneResult, NetworkCost, RemoveResult, Result, TrainResult
-from .tables import NOTHING, count, milliseconds, named, percent, plain, planned, seconds
+from ..training.policies import POLICIES
+from ..wording import NOTHING, count, counted, interval, learning_rate, milliseconds, percent, seconds
+from .tables import named, planned
 
 
 def status_of(run: RunRecord) -> str:
@@ -43,7 +46,7 @@ def facts_of(run: RunRecord) -> list[tuple[str, str]]:
         ("data set", text(config.get("dataset"), 80)),
         ("trained network", text(trained or config.get("run"), 80)),
         ("architecture", f"{architecture}{at_first}" if architecture else ""),
-        ("policy", text(config.get("policy"), 40)),
+        ("policy", _policy(text(config.get("policy"), 40))),
         ("learning rate", _learning_rate(run)),
         ("seed", text(seed, 40)),
         ("device", text(run.environment.get("device"), 80)),
@@ -60,16 +63,21 @@ def architecture_of(run: RunRecord) -> str:
     return named((first or run.result or Result()).architecture) or planned(run.config)
 
 
+def _policy(name: str) -> str:
+    return f"{name}: {POLICIES[name].does}" if name in POLICIES else name
+
+
 def _learning_rate(run: RunRecord) -> str:
     """The schedule, how far it went, and what the grid made of it."""
-    schedule, peak = (text(run.config.get(name), 40) for name in ("schedule", "learning_rate"))
+    schedule, peak = text(run.config.get("schedule"), 40), run.config.get("learning_rate")
     rates = [epoch.learning_rate for epoch in run.history if epoch.learning_rate is not None]
     if not schedule or not rates:
         return ""
-    low, high = min(rates), max(rates)
-    if low == high:
-        return f"{schedule}, {peak}"
-    return f"{schedule}, {low:.3g} to {high:.3g} after the epochs; the grid takes the peak, {peak}, in all of them"
+    highest = learning_rate(peak) if isinstance(peak, (int, float)) else text(peak, 40)
+    if min(rates) == max(rates):
+        return f"{schedule}, {highest}"
+    went = interval(min(rates), max(rates), learning_rate)
+    return f"{schedule}, {went} after the epochs; the grid takes the peak, {highest}, in all of them"
 
 
 def _times(run: RunRecord, result: Result) -> list[tuple[str, str]]:
@@ -108,13 +116,13 @@ def _of_unfinished(run: RunRecord) -> str:
     last, planned_epochs = run.history[-1], text(run.config.get("epochs"), 20)
     of_planned = f" of {planned_epochs}" if planned_epochs else ""
     round_ = f" of round {text(last.round)}" if run.command == "autotune" else ""
-    return (f"Unfinished: epoch {plain(last.epoch)}{of_planned}{round_} is done, with "
+    return (f"Unfinished: epoch {count(last.epoch)}{of_planned}{round_} is done, with "
             f"{percent(last.test_accuracy)} test accuracy.")  # fmt: skip
 
 
 def _of_training(result: TrainResult) -> str:
     network = named(result.architecture) or "the network"
-    epochs = f" after {plain(result.epochs)} epochs" if result.epochs is not None else ""
+    epochs = f" after {counted(result.epochs, 'epoch')}" if result.epochs is not None else ""
     verb = "diverged at" if result.status == "diverged" else "reached"
     words = f"{network}: {verb} {percent(result.test_accuracy)} test accuracy{epochs}{_chance(result)}"
     conflicting = result.num_conflicting_layers
@@ -125,7 +133,7 @@ def _of_training(result: TrainResult) -> str:
     many = "layers conflict" if conflicting > 1 else "layer conflicts"
     first = text(result.first_conflicting, 60)
     which = f", the first is {first}" if first and conflicting > 1 else f": {first}" if first else ""
-    return f"{words}; {conflicting:g} {many} in the end{which}."
+    return f"{words}; {count(conflicting)} {many} in the end{which}."
 
 
 def _chance(result: Result) -> str:
@@ -133,8 +141,7 @@ def _chance(result: Result) -> str:
 
 
 def _of_autotune(result: AutotuneResult, status: str) -> str:
-    rounds = len(result.rounds)
-    many = "1 round" if rounds == 1 else f"{rounds} rounds"
+    many = counted(len(result.rounds), "round")
     before, after = result.before or NetworkCost(), result.after
     if result.status != "trained" or after is None:
         reason = text(result.reason).rstrip(".")
@@ -142,19 +149,23 @@ def _of_autotune(result: AutotuneResult, status: str) -> str:
     old, new = (named(each.architecture, each.name) for each in (before, after))
     changed = f"from {old} to {new}" if old != new else f"with {new} unchanged"
     return (f"Auto-tune went in {many} {changed}; test accuracy {percent(before.test_accuracy)} before, "
-            f"{percent(after.test_accuracy)} after{_chance(result)}.")  # fmt: skip
+            f"{percent(after.test_accuracy)} after{_chance(result)}. {_removed(result)}.")  # fmt: skip
+
+
+def _removed(result: Result) -> str:
+    removed = removed_from(result)
+    return removed.said if removed else ""
 
 
 def _of_removal(result: RemoveResult) -> str:
-    accuracy, removed, blocks = result.accuracy or Accuracies(), len(result.removed), len(result.blocks)
-    if not removed:
-        all_of_them = f"the {blocks} residual blocks" if blocks else "the residual blocks"
-        return f"None of {all_of_them} was removed; test accuracy {percent(accuracy.before)}."
-    words = (f"{removed}{f' of {blocks}' if blocks else ''} residual blocks were removed; test accuracy "
-             f"{percent(accuracy.before)} before, {percent(accuracy.removed)} without them")  # fmt: skip
+    accuracy = result.accuracy or Accuracies()
+    words = f"{_removed(result)}; test accuracy {percent(accuracy.before)}"
+    if not result.removed:
+        return f"{words}."
+    words += f" before, {percent(accuracy.removed)} without them"
     if accuracy.healed is None or not result.finetune_epochs:
         return f"{words}."
-    return f"{words}, {percent(accuracy.healed)} after {result.finetune_epochs:g} epochs of fine-tuning."
+    return f"{words}, {percent(accuracy.healed)} after {counted(result.finetune_epochs, 'epoch')} of fine-tuning."
 
 
 def compared(run: RunRecord) -> list[str]:

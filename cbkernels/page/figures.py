@@ -80,6 +80,9 @@ class Curve:
     test_accuracy: Sequence[float]
     validation_accuracy: Sequence[float]
     """NaN where there is none."""
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
+    """Of a mean over several seeds: the lowest and the highest test accuracy of one."""
 
 
 def rendered(name: str, alt: str, draw: Callable[[], Figure]) -> Picture:
@@ -227,7 +230,7 @@ def _style_curves(axes: Sequence[Axes], x_label: str) -> None:
 
 
 def overlaid_curves(curves: Sequence[Curve], chances: Sequence[float | None]) -> Figure:
-    """Test accuracy of several runs over their epochs; chance where they agree on it."""
+    """Test accuracy of several runs over their epochs, with bands of several seeds; chance where they agree on it."""
     figure = drawing.new_figure(drawing.PAGE_WIDTH, 3.8)
     ax = figure.subplots()
     ax.grid(axis="y", color=drawing.LINE, linewidth=0.6)
@@ -235,6 +238,9 @@ def overlaid_curves(curves: Sequence[Curve], chances: Sequence[float | None]) ->
         style = ("-", "--", "-.", ":")[i // len(_RUN_COLOURS) % 4]
         colour = _RUN_COLOURS[i % len(_RUN_COLOURS)]
         _line(ax, np.asarray(curve.epochs), curve.test_accuracy, colour, curve.label, style, f"series-{i}")
+        if curve.low:
+            low, high = _finite(curve.low), _finite(curve.high)
+            ax.fill_between(curve.epochs, low, high, color=colour, alpha=0.15, linewidth=0, gid=f"series-{i}")
     known = {chance for chance in chances if chance is not None and math.isfinite(chance)}
     _level(ax, known.pop() if len(known) == 1 else None, "chance")
     _style_curves([ax], "epoch of the network that the run ended with")

@@ -19,12 +19,14 @@ from ..drawing.figures import require_matplotlib
 from ..files.folders import make_folder, output_path
 from ..files.whole_files import write_whole
 from ..runs.clean_text import lines_of
-from ..runs.reader import is_drawn, read_run
-from ..runs.record import RunRecord
+from ..runs.reader import is_drawn, read_comparison, read_run
+from ..runs.record import ComparisonRecord, RunRecord
 from ..runs.schema import CONFIG, RESULT
+from .comparisons import section_of, verdicts_of
 from .facts import facts_of, outcome_of, status_of
 from .figures import Cells
-from .sections import Figure, Section, comparison_of, sections_of
+from .sections import Figure, Section, sections_of, with_terms
+from .terms import Term, explained
 
 MOST_BYTES = 1_900_000
 """Of the page."""
@@ -44,9 +46,28 @@ class RunPage:
     outcome: str
     notes: Sequence[str]
     facts: Sequence[tuple[str, str]]
+    terms: Sequence[str]
+    """Sentences on the terms above them that are new to the reader."""
     sections: Sequence[Section]
     details: Sequence[tuple[str, str]]
     """Title and JSON text, folded."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the page says of several runs together."""
+
+    title: str
+    verdicts: Sequence[Section]
+    """Of ``repr compare``, before the outcomes of the runs."""
+    terms: Sequence[str]
+    """Sentences on the terms in the outcomes of the runs."""
+    overview: Section
+
+    @property
+    def sections(self) -> list[Section]:
+        """All of them."""
+        return [*self.verdicts, self.overview]
 
 
 def write_report(
@@ -57,7 +78,7 @@ def write_report(
     """Write the report of one run, or of several runs beside each other.
 
     Args:
-        folders: run folders of ``cbkernels train``, ``autotune`` or ``remove``, finished or not.
+        folders: of runs of ``cbkernels train``, ``autotune`` or ``remove``, finished or not, and of ``repr compare``.
         out: the HTML file; it loads nothing and stays below 2 MB.
         pictures: folder for the same pictures as PNG and SVG; None takes ``report_files`` beside a ``report.html``.
 
@@ -83,10 +104,9 @@ def write_report(
     if beside.is_symlink():
         raise ValueError(f"{beside} is a link to another folder, which is not written to; name that folder instead")
     _require_ours(target)
-    runs = [read_run(folder) for folder in folders]
-    pages = [_run_page(run, f"run-{position}", len(runs) > 1) for position, run in enumerate(runs, 1)]
-    comparison = comparison_of(runs) if len(runs) > 1 else None
-    sections = [section for page in pages for section in page.sections] + ([comparison] if comparison else [])
+    pages, comparison = _read(folders)
+    together = comparison.sections if comparison else []
+    sections = [*(section for page in pages for section in page.sections), *together]
     figures = [figure for section in sections for figure in section.figures]
     written: dict[str, bytes] = {}
     for figure in figures:
@@ -106,6 +126,22 @@ def write_report(
     return target
 
 
+def _read(folders: Sequence[str | os.PathLike[str]]) -> tuple[list[RunPage], Comparison | None]:
+    """What the page says of every run, and of all together; the runs of ``repr compare`` are where its folder is."""
+    runs: list[RunRecord] = []
+    compared: list[ComparisonRecord] = []
+    for folder in folders:
+        if record := read_comparison(folder):
+            compared.append(record)
+            runs += [run for of_name in record.runs.values() for run in of_name.values()]
+        else:
+            runs.append(read_run(folder))
+    known: set[Term] = set()
+    comparison = _comparison(runs, compared, known, len(folders) == 1) if compared or len(runs) > 1 else None
+    pages = [_run_page(run, f"run-{position}", bool(comparison), known) for position, run in enumerate(runs, 1)]
+    return pages, comparison
+
+
 def _require_ours(path: Path) -> None:
     """Refuse to replace what is not of a report."""
     if os.path.lexists(path) and not is_drawn(path):
@@ -123,15 +159,26 @@ def pictures_folder(out: str | os.PathLike[str]) -> Path:
     return target.with_name(f"{target.stem}_files")
 
 
-def _run_page(run: RunRecord, anchor: str, is_one_of_several: bool) -> RunPage:
+def _comparison(
+    runs: Sequence[RunRecord], compared: Sequence[ComparisonRecord], known: set[Term], is_alone: bool
+) -> Comparison:
+    verdicts = [with_terms(verdicts_of(record, f"repr-{position}"), known) for position, record in enumerate(compared)]
+    terms = explained(map(outcome_of, runs), known)
+    title = f"{compared[0].name}: cbkernels repr compare" if is_alone else f"{len(runs)} runs compared"
+    return Comparison(title, verdicts, terms, with_terms(section_of(runs), known))
+
+
+def _run_page(run: RunRecord, anchor: str, is_one_of_several: bool, known: set[Term]) -> RunPage:
     notes = list(run.notes)
     if run.result is None and not any(note.startswith(RESULT) for note in notes):
         notes.insert(0, "The run is unfinished, it has no result.json yet: this is what its folder holds so far.")
     files = [("Environment", run.environment), (f"Configuration ({CONFIG})", run.config)]
     written = [(title, "\n".join(lines_of(content))) for title, content in files if content]
     details = [(title, t if len(t) <= _MOST_LETTERS else f"{t[:_MOST_LETTERS]} …") for title, t in written]
-    sections = sections_of(run, f"{anchor}-" if is_one_of_several else "")
-    return RunPage(anchor, run.name, status_of(run), outcome_of(run), notes, facts_of(run), sections, details)
+    outcome, facts = outcome_of(run), facts_of(run)
+    terms = explained([outcome, *notes, *map(" ".join, facts)], known)
+    sections = [with_terms(each, known) for each in sections_of(run, f"{anchor}-" if is_one_of_several else "")]
+    return RunPage(anchor, run.name, status_of(run), outcome, notes, facts, terms, sections, details)
 
 
 def _embedded(figures: Sequence[Figure], room: int) -> dict[str, str]:
@@ -165,7 +212,7 @@ def _shown_values(figures: Sequence[Figure], room: int) -> dict[str, Cells]:
 
 
 def _page(
-    pages: Sequence[RunPage], comparison: Section | None, uris: Mapping[str, str], values: Mapping[str, Cells],
+    pages: Sequence[RunPage], comparison: Comparison | None, uris: Mapping[str, str], values: Mapping[str, Cells],
     pictures: Path,
 ) -> bytes:  # fmt: skip
     import jinja2
@@ -178,7 +225,7 @@ def _page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    title = f"{pages[0].name}: {pages[0].facts[0][1]}" if len(pages) == 1 else f"{len(pages)} runs compared"
+    title = comparison.title if comparison else f"{pages[0].name}: {pages[0].facts[0][1]}"
     script = Path(__file__).with_name("templates").joinpath("run_report.js").read_text(encoding="utf-8")
     script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()  # no other script may run
     html = templates.get_template("run_report.html").render(

@@ -5,8 +5,7 @@ None, which stands for what a file does not hold, becomes a dash; texts of files
 
 from __future__ import annotations
 
-import functools
-import math
+import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,16 +14,27 @@ from ..latencies import Latency, latency_change
 from ..runs import schema
 from ..runs.clean_text import text
 from ..runs.record import LayerTable
-from ..runs.schema import Accuracies, Cycle, Epoch, NetworkCost, RemoveResult, Round
+from ..runs.schema import Accuracies, Criterion, Cycle, Epoch, NetworkCost, RemoveResult, Round
 from ..training.networks.architecture import Architecture
 from ..training.networks.kinds import MODELS
+from ..wording import (
+    NOTHING,
+    Words,
+    bits,
+    change,
+    count,
+    gained,
+    interval,
+    milliseconds,
+    nats,
+    percent,
+    points,
+    size,
+)  # fmt: skip
 
-NOTHING = "\u2013"
-"""Stands for null and for what a file does not hold."""
 MOST_ROWS = 200
 MOST_NAMES = 150
 _FIRST_NAMES = 4
-Words = Callable[[float | None], str]
 
 
 @dataclass(frozen=True)
@@ -47,97 +57,15 @@ class Table:
     """The others hold numbers, which are aligned to the right."""
     notes: Sequence[str] = ()
 
-
-# --- words for values -----------------------------------------------------------------------------
-
-
-def _of_any(words: Callable[[float], str]) -> Words:
-    """The same for None, NaN and infinities too."""
-
-    @functools.wraps(words)
-    def of_any(value: float | None) -> str:
-        if value is None:
-            return NOTHING
-        return words(value) if math.isfinite(value) else "NaN" if math.isnan(value) else f"{value:g}"
-
-    return of_any
+    @property
+    def texts(self) -> Iterator[str]:
+        """All that is read in it."""
+        yield from (self.caption, *self.header, *self.notes)
+        for cell in (cell for row in self.rows for cell in row):
+            yield cell if isinstance(cell, str) else f"{cell.first} {cell.rest}"
 
 
-@_of_any
-def percent(share: float) -> str:
-    """A share in percent.
-
-    Example:
-        >>> percent(0.9317), percent(None), percent(float("nan"))
-        ('93.2 %', '–', 'NaN')
-    """
-    return f"{100 * share:.1f} %"
-
-
-@_of_any
-def count(number: float) -> str:
-    """A whole number with separators, a large one in thousands, millions or milliards.
-
-    Example:
-        >>> count(1234), count(28_801_234), count(5e12)
-        ('1,234', '28.80 M', '5,000 G')
-    """
-    for least, unit in ((1e9, "G"), (1e6, "M"), (1e5, "k")):
-        if abs(number) >= least:
-            size = number / (1e3 if unit == "k" else least)
-            return f"{size:,.0f} {unit}" if abs(size) >= 1000 else f"{size:.2f} {unit}"
-    return f"{number:,.0f}" if number == int(number) else f"{number:,.2f}"
-
-
-plain = _of_any(lambda number: f"{number:.4g}")
-"""A number with four significant digits."""
-short = _of_any(lambda number: f"{number:.3g}")
-"""A number with three significant digits."""
-
-
-def milliseconds(value: float | None) -> str:
-    """A time with its unit."""
-    return NOTHING if value is None else f"{short(value)} ms"
-
-
-@_of_any
-def size(num_bytes: float) -> str:
-    """Bytes in KiB, MiB or GiB."""
-    unit, least = next(((u, b) for u, b in (("GiB", 2**30), ("MiB", 2**20)) if abs(num_bytes) >= b), ("KiB", 2**10))
-    return f"{num_bytes / least:.1f} {unit}"
-
-
-@_of_any
-def seconds(time: float) -> str:
-    """A time: seconds, minutes or hours.
-
-    Example:
-        >>> seconds(0.234), seconds(71), seconds(7300)
-        ('0.23 s', '1 min 11 s', '2 h 1 min')
-    """
-    if time < 60:
-        return f"{time:.2g} s" if time < 9.95 else f"{time:.0f} s"
-    n = round(time)
-    return f"{n // 60} min {n % 60} s" if n < 3600 else f"{n // 3600} h {n % 3600 // 60} min"
-
-
-def change(before: float | None, after: float | None) -> str:
-    """How much larger or smaller, in percent of the value before.
-
-    Example:
-        >>> change(200, 150), change(0, 3), change(3, 3)
-        ('-25.0 %', '–', '0.0 %')
-    """
-    if before is None or after is None or before <= 0 or not math.isfinite(before) or not math.isfinite(after):
-        return NOTHING
-    return f"{100 * (after - before) / before:+.1f} %" if after != before else "0.0 %"
-
-
-def points(before: float | None, after: float | None) -> str:
-    """The difference of two accuracies in percentage points."""
-    if before is None or after is None or not math.isfinite(after - before):
-        return NOTHING
-    return f"{100 * (after - before):+.1f} points" if after != before else "0.0 points"
+# --- words of files -----------------------------------------------------------------------------
 
 
 def named(architecture: object, name: object = None) -> str:
@@ -200,12 +128,13 @@ def _of_rows(
 _OF_ROUND: Sequence[_Column] = (
     _Column("round", lambda each: text(each.round), is_text=True),
     _Column("architecture", lambda each: named(each.architecture, each.name), is_text=True),
-    _Column("epochs", lambda each: plain(each.epochs)),
-    _Column("conflict in epoch", lambda each: plain(each.conflict_epoch)),
-    _Column("entropy (nats)", lambda each: plain(each.entropy)),
+    _Column("epochs", lambda each: count(each.epochs)),
+    _Column("conflict in epoch", lambda each: count(each.conflict_epoch)),
+    _Column("entropy (nats)", lambda each: nats(each.entropy)),
+    _Column("blocks removed", lambda each: count(len(each.removed))),
     _Column("removed", lambda each: names_of(each.removed), is_text=True),
     _Column("reason", lambda each: text(each.reason), is_text=True),
-    _Column("test accuracy", lambda each: percent(each.test_accuracy)),
+    _Column("test accuracy then", lambda each: percent(each.test_accuracy)),
 )
 
 
@@ -215,6 +144,7 @@ def rounds_table(rounds: Sequence[Round]) -> Table | None:
 
 
 _COSTS: tuple[tuple[str, str, Words], ...] = (
+    ("blocks", "blocks", count),
     ("parameters", "parameters", count),
     ("MACs", "macs", count),
     ("FLOPs", "flops", count),
@@ -225,8 +155,7 @@ _COSTS: tuple[tuple[str, str, Words], ...] = (
 
 def _spread(cost: NetworkCost) -> str:
     """From where to where eight of ten calls lie."""
-    low, high = cost.latency_ms_p10, cost.latency_ms_p90
-    return NOTHING if low is None or high is None else f"{short(low)} to {milliseconds(high)}"
+    return interval(cost.latency_ms_p10, cost.latency_ms_p90, milliseconds)
 
 
 def _latency_change(before: NetworkCost, after: NetworkCost) -> str:
@@ -243,6 +172,8 @@ def _cost_rows(*costs: NetworkCost) -> Iterator[list[str]]:
     """A row for every kind of cost; of two networks with the change."""
     for words, key, shown in _COSTS:
         values = [getattr(cost, key) for cost in costs]
+        if key == "blocks" and None in values:  # of a run of train, and of older folders
+            continue
         changed = _latency_change(*costs) if key == "latency_ms" and len(costs) == 2 else ""
         yield [words, *map(shown, values), *([changed or change(*values)] if len(costs) == 2 else [])]
         if key == "latency_ms":
@@ -283,12 +214,12 @@ def _what_costs_are(cost: NetworkCost) -> list[str]:
 _OF_BLOCK: Sequence[_Column] = (
     _Column("block", lambda block: text(block.block, 60), is_text=True),
     _Column("stage", lambda block: text(block.stage, 20), is_text=True),
-    _Column("bundles", lambda block: plain(block.num_bundles)),
-    _Column("conflicting bundles", lambda block: plain(block.num_conflicting)),
-    _Column("entropy (nats)", lambda block: plain(block.entropy)),
-    _Column("conflict margin", lambda block: plain(block.margin)),
-    _Column("margin (bits)", lambda block: short(block.margin_bits)),
-    _Column("similarity of input, output", lambda block: plain(block.similarity)),
+    _Column("bundles", lambda block: count(block.num_bundles)),
+    _Column("conflicting bundles", lambda block: count(block.num_conflicting)),
+    _Column("entropy (nats)", lambda block: nats(block.entropy)),
+    _Column("conflict margin", lambda block: nats(block.margin)),
+    _Column("margin (bits)", lambda block: bits(block.margin_bits)),
+    _Column("similarity of input, output", lambda block: nats(block.similarity)),
     _Column("accuracy without it", lambda block: percent(block.accuracy_without)),
 )
 
@@ -304,14 +235,13 @@ def blocks_table(result: RemoveResult) -> Table | None:
 
 def prunings_table(result: RemoveResult) -> Table | None:
     """What every ranking removed; None if only one was asked for."""
-    of_blocks = f" of {len(result.blocks)}" if result.blocks else ""
     columns = (
         _Column("ranking", lambda each: text(each.rank, 40), is_text=True),
-        _Column("blocks removed", lambda each: f"{len(each.removed)}{of_blocks}"),
+        _Column("blocks removed", lambda each: f"{len(each.removed)} of {len(result.blocks) or NOTHING}"),
         _Column("test accuracy before", lambda each: percent((each.accuracy or Accuracies()).before)),
         _Column("not healed", lambda each: percent((each.accuracy or Accuracies()).removed)),
         _Column("healed", lambda each: percent((each.accuracy or Accuracies()).healed)),
-        _Column("epochs of healing", lambda each: plain(each.finetune_epochs)),
+        _Column("epochs of healing", lambda each: count(each.finetune_epochs)),
         _Column("reason", lambda each: text(each.reason), is_text=True),
     )
     return _table("What each ranking removed", columns, (result, *result.compared)) if result.compared else None
@@ -337,11 +267,11 @@ def steps_table(result: RemoveResult) -> Table | None:
 
 _OF_CYCLE: tuple[tuple[str, str, Words], ...] = (
     ("test accuracy", "test_accuracy", percent),
-    ("conflicting layers", "num_conflicting_layers", plain),
-    ("mean entropy (nats)", "mean_entropy", plain),
-    ("as if in bfloat16", "mean_entropy_bfloat16", plain),
-    ("least margin (bits)", "least_margin_bits", plain),
-    ("overlap of filters", "orthogonality", plain),
+    ("conflicting layers", "num_conflicting_layers", count),
+    ("mean entropy (nats)", "mean_entropy", nats),
+    ("as if in bfloat16", "mean_entropy_bfloat16", nats),
+    ("least margin (bits)", "least_margin_bits", bits),
+    ("overlap of filters", "orthogonality", nats),
 )
 
 
@@ -353,7 +283,7 @@ def cycles_table(cycles: Sequence[Cycle]) -> Table | None:
         when = (("before", cycle.before), (without, cycle.reduced), ("back and trained", cycle.after))
         ends += [(f"{text(cycle.cycle, 20)}: {words}", end) for words, end in when]
     measured = [each for each in _OF_CYCLE if any(getattr(end, each[1]) is not None for _, end in ends)]
-    rows = [[words, plain(end.epoch), *(shown(getattr(end, key)) for _, key, shown in measured)] for words, end in ends]
+    rows = [[words, count(end.epoch), *(shown(getattr(end, key)) for _, key, shown in measured)] for words, end in ends]
     header = ["cycle", "epoch", *(title for title, _, _ in measured)]
     return _of_rows("Cycles of RePr: what dropping and bringing back filters changed", header, rows) if rows else None
 
@@ -364,11 +294,55 @@ def layers_table(layers: LayerTable) -> Table | None:
               if column.title and column.name in layers.columns]  # fmt: skip
     if not titled or not layers.epochs:
         return None
-    cells = [[text(v) or NOTHING if each.kind is str else plain(v) for v in layers.columns[each.name][:, -1]]
-             for each in titled]  # fmt: skip
+    words: dict[type, Callable[[Any], str]] = {str: lambda v: text(v) or NOTHING, int: count, float: nats}
+    cells = [[words[each.kind](v) for v in layers.columns[each.name][:, -1]] for each in titled]
     texts = {0, *(i for i, each in enumerate(titled, 1) if each.kind is str)}
     header = ["layer", *(each.title for each in titled)]
     return _of_rows("Layers after the last epoch", header, [*zip(layers.layers, *cells, strict=True)], texts)
+
+
+_NO_OPTIONS = ("schema",)
+
+
+def differences_table(columns: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table | None:
+    """Options that differ between runs; None if none does.
+
+    Args:
+        columns: a title -> the configurations of the runs in this column, which may differ in the seed.
+    """
+    configs = [config for of_column in columns.values() for config in of_column]
+    rows = []
+    for name in dict.fromkeys(name for config in configs for name in config if name not in _NO_OPTIONS):
+        values = [list(dict.fromkeys(_option(config[name]) for config in of_column if name in config))
+                  for of_column in columns.values()]  # fmt: skip
+        if len({value for of_column in values for value in of_column}) > 1:
+            rows.append([text(name, 40), *(", ".join(of_column) or NOTHING for of_column in values)])
+    header = ["option", *columns]
+    return _of_rows("What differs between their configurations", header, rows, range(len(header))) if rows else None
+
+
+def _option(value: object) -> str:
+    """The value of an option in a configuration."""
+    return text(value if isinstance(value, str) else json.dumps(value), 80)
+
+
+def criteria_table(rows: Sequence[Criterion]) -> Table | None:
+    """How each criterion of RePr did over all seeds; None if there is none."""
+    columns = (
+        _Column("criterion", lambda each: text(each.criterion, 40), is_text=True),
+        _Column("test accuracy, mean of the seeds", lambda each: percent(each.mean)),
+        _Column("standard deviation", lambda each: points(each.std)),
+        _Column("difference to standard, mean", lambda each: gained(0.0, each.difference)),
+        _Column("its standard deviation", lambda each: points(each.difference_std)),
+    )
+    return _table("Every criterion over all seeds", columns, rows)
+
+
+def paired_table(differences: Mapping[str, Mapping[int, str]], seeds: Sequence[int]) -> Table | None:
+    """How much better than standard training of the same seed: criterion -> seed -> words; None if there is none."""
+    rows = [[text(name, 40), *(of_seed.get(seed, NOTHING) for seed in seeds)] for name, of_seed in differences.items()]
+    header = ["criterion", *(f"seed {seed}" for seed in seeds)]
+    return _of_rows("Differences to standard training, seed by seed", header, rows) if rows else None
 
 
 def comparison_table(rows: Sequence[Sequence[str]]) -> Table:

@@ -23,8 +23,8 @@ from ..files.typed_json import typed
 from ..findings.columns import NAMES as REPORT_COLUMNS
 from . import schema
 from .clean_text import text
-from .record import LayerTable, RunRecord
-from .schema import CONFIG, ENVIRONMENT, HISTORY, RESULT, Epoch, Table
+from .record import ComparisonRecord, LayerTable, RunRecord
+from .schema import COMPARISON, CONFIG, ENVIRONMENT, HISTORY, RESULT, Epoch, Table
 
 MOST_BYTES = {CONFIG: 1 << 20, ENVIRONMENT: 1 << 20, RESULT: 16 << 20, HISTORY: 64 << 20,
               schema.LAYERS.file: 256 << 20, schema.MARGINS.file: 256 << 20}  # fmt: skip
@@ -93,6 +93,29 @@ def read_run(folder: str | os.PathLike[str], *, tables: bool = True) -> RunRecor
     history = _history(path / HISTORY, notes)
     layers = _layer_tables(path, notes) if tables else ()
     return RunRecord(path, command, config, environment, result, written, history, layers, tuple(notes))
+
+
+def read_comparison(folder: str | os.PathLike[str]) -> ComparisonRecord | None:
+    """Read the folder of ``repr compare`` with its runs; None where it holds no ``comparison.json``.
+
+    Raises:
+        ValueError: the file is damaged or of another command, or none of its runs is there.
+        OSError: it cannot be read.
+    """
+    path = Path(folder)
+    if not (path / COMPARISON).is_file():
+        return None
+    comparison = typed(schema.Comparison, read_json_object(path / COMPARISON, MOST_BYTES[RESULT]), [])
+    if comparison.command != "repr compare":
+        raise ValueError(f"{os.fspath(path / COMPARISON)} is not of cbkernels repr compare; name the folder of a run")
+    there = {each.name: each for each in path.iterdir() if (each / CONFIG).is_file()}
+    runs = {
+        name: {seed: read_run(there[run]) for seed in comparison.seeds if (run := f"{name}-seed{seed}") in there}
+        for name in (row.criterion for row in comparison.rows) if name is not None
+    }  # fmt: skip
+    if not any(runs.values()):
+        raise ValueError(f"{os.fspath(path)!r} holds none of the runs that its {COMPARISON} names")
+    return ComparisonRecord(path, comparison, runs)
 
 
 def is_drawn(path: Path) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .clean_text import text
-from .schema import Epoch, Result
+from .schema import Comparison, Epoch, Result
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,3 +73,18 @@ class RunRecord:
     def name(self) -> str:
         """The folder's name."""
         return text(self.folder.resolve().name) or "run"
+
+
+@dataclass(frozen=True)
+class ComparisonRecord:
+    """What the folder of ``repr compare`` holds."""
+
+    folder: Path
+    comparison: Comparison
+    runs: Mapping[str, Mapping[int, RunRecord]]
+    """Criterion -> seed -> its run, of those that are there."""
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return text(self.folder.resolve().name) or "comparison"

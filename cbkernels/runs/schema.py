@@ -441,5 +441,30 @@ class RemovalState:
     outcomes: Mapping[str, Pruned] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Criterion:
+    """How one criterion of RePr, or standard training, did in ``repr compare``."""
+
+    criterion: str | None = None
+    mean: Share | None = None
+    std: NotNegative | None = None
+    """Of the test accuracies over the seeds."""
+    difference: float | None = None
+    """To standard training of the same seeds, mean, ..."""
+    difference_std: NotNegative | None = None
+    """... and standard deviation."""
+    verdict: str | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What ``comparison.json`` holds beside what its runs hold."""
+
+    command: str | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    seeds: tuple[Count, ...] = ()
+    rows: tuple[Criterion, ...] = ()
+
+
 RESULTS: Mapping[str, type[Result]] = {"train": TrainResult, "autotune": AutotuneResult, "remove": RemoveResult}
 """Command -> what its ``result.json`` holds."""

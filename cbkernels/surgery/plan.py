@@ -153,10 +153,25 @@ class _Known:
         return f"{name!r} ({type(self.modules[name]).__name__})"
 
     def removable(self) -> str:
-        if not self.found.blocks:
-            return "no residual block was found in the model"
-        blocks = [name for name in self.found.blocks if self._is_removable(name)]
-        return f"can be removed: {listed(blocks)}" if blocks else "none of the model's residual blocks can be removed"
+        """What could go instead, for a sentence."""
+        found = self.found.blocks or self._alone()
+        blocks = [name for name in found if self._is_removable(name)]
+        if blocks or not found:
+            return f"can be removed: {listed(blocks)}" if blocks else self.found.none_found
+        whose = "the model's residual blocks" if self.has_example else "the residual blocks that show without example="
+        return f"none of {whose} can be removed"
+
+    def _alone(self) -> list[str]:
+        """Without an example the modules that are residual blocks on random numbers; none inside of another."""
+        found: list[str] = []
+        for name, module in self.modules.items():
+            is_inside = any(name.startswith(f"{other}.") for other in found)
+            if not name or self.has_example or is_inside or not list(module.children()):
+                continue
+            seen = self.at_work(name)
+            if seen is not None and seen.sum is not None:
+                found.append(name)
+        return found
 
     def _is_removable(self, name: str) -> bool:
         try:
@@ -214,8 +229,10 @@ def _block_of(known: _Known, name: str) -> str:
             if seen is not None and seen.sum is not None:
                 return candidate
     kind = type(known.modules[plain]).__name__
-    hint = "" if known.has_example else "; pass example= to let the model show what it does"
-    raise ValueError(f"{name!r} ({kind}) is in no residual block; {known.removable()}{hint}")
+    shown, hint = "", ""
+    if not known.has_example:
+        shown, hint = " that shows without example=", "; pass example= to let the model show what it does"
+    raise ValueError(f"{name!r} ({kind}) is in no residual block{shown}; {known.removable()}{hint}")
 
 
 def _require_no_branch(known: _Known, name: str) -> None:

@@ -9,11 +9,16 @@ from ..latencies import Latency, latency_change
 from ..models.cost import Cost
 from ..tables import format_table, html_table, wrapped
 
+_PER_SAMPLE = {"MACs per sample": "macs", "FLOPs per sample": "flops"}
 _COSTS = {
-    "parameters": "parameters", "MACs": "macs", "FLOPs": "flops", "latency, median (ms)": "latency_ms",
-    "latency, p10 (ms)": "latency_ms_p10", "latency, p90 (ms)": "latency_ms_p90",
-    "peak memory (bytes)": "peak_memory_bytes",
+    "parameters": "parameters", **_PER_SAMPLE, "latency of {}, median (ms)": "latency_ms",
+    "latency of {}, p10 (ms)": "latency_ms_p10", "latency of {}, p90 (ms)": "latency_ms_p90",
+    "peak memory of {} (bytes)": "peak_memory_bytes",
 }  # fmt: skip
+_HEALED = (
+    "The model was healed without these blocks: surgery.undo() puts them back into the healed rest, which does not "
+    "bring back the accuracy of the original; only a copy from before the pruning does."
+)
 _MANY = 1 / 3
 """Share of the blocks beyond which a removal at once is worth a sentence."""
 
@@ -34,6 +39,10 @@ class SurgerySummary:
     """And afterwards."""
     was_evaluated: bool = False
     """Whether an evaluation decided that the blocks may go, as in ``prune_blocks``."""
+    was_healed: bool = False
+    """Whether ``prune_blocks`` trained what is left."""
+    num_samples: int = 1
+    """Of the example, as ``samples_in`` counts them."""
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON types."""
@@ -42,6 +51,8 @@ class SurgerySummary:
             "before": {"blocks": self.blocks_before, **self.before.to_dict()},
             "after": {"blocks": self.blocks_after, **self.after.to_dict()},
             "was_evaluated": self.was_evaluated,
+            "was_healed": self.was_healed,
+            "num_samples": self.num_samples,
         }
 
     def __str__(self) -> str:
@@ -57,7 +68,11 @@ class SurgerySummary:
 
     def _table(self) -> tuple[list[str], list[list[object]]]:
         pairs: list[tuple[str, float, float]] = [("residual blocks", self.blocks_before, self.blocks_after)]
-        pairs += [(title, getattr(self.before, field), getattr(self.after, field)) for title, field in _COSTS.items()]
+        for title, field in _COSTS.items():
+            before, after = (getattr(cost, field) for cost in (self.before, self.after))
+            if title in _PER_SAMPLE:
+                before, after = (round(number / self.num_samples) for number in (before, after))
+            pairs.append((title.format(self.num_samples), before, after))
         if not self.removed:
             return ["", "the model"], [[title, before] for title, before, _ in pairs]
         return ["", "before", "after", "change"], [[title, b, a, self._change(title, b, a)] for title, b, a in pairs]
@@ -65,7 +80,7 @@ class SurgerySummary:
     def _below(self) -> list[str]:
         if not self.removed:
             return ["No block was removed."]
-        return [] if self.was_evaluated else [self._unchecked()]
+        return [_HEALED] * self.was_healed + [self._unchecked()] * (not self.was_evaluated)
 
     def _change(self, title: str, before: float, after: float) -> str:
         if title.startswith("latency"):

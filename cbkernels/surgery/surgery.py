@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..models.cost import call_with, measure_costs
+from ..models.cost import call_with, measure_costs, samples_in
 from ..models.evaluation import evaluating, wrappings
+from ..models.layer_selection import listed
 from ..models.residual_blocks import find_residual_blocks
 from .agreement import agreement, are_close, compared, passed_over, require_agreement
 from .changes import changes
@@ -97,7 +98,7 @@ def _undone_after_an_error(surgery: Surgery) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        surgery.undo()
+        surgery._take_back()
         raise
 
 
@@ -135,16 +136,22 @@ def carried_out(model: nn.Module, operations: Iterable[Sequence[RemovedBlock]], 
     return Surgery(model, steps, sum(p.numel() for p in before), entries, of_optimizer, gone)
 
 
-def joined(model: nn.Module, surgeries: Sequence[Surgery], parameters_before: int) -> Surgery:
+def joined(model: nn.Module, surgeries: Sequence[Surgery], parameters_before: int, was_healed: bool) -> Surgery:
     """Surgeries of one unwrapped model, one after the other, as one that undoes all; they are then forgotten.
 
     Each of them was judged by an evaluation of the model, or it would have been undone.
+
+    Args:
+        model: unwrapped.
+        surgeries: of it.
+        parameters_before: of the model before the first one.
+        was_healed: whether what is left was trained after one of them.
     """
     entries = [entry for each in surgeries for entry in each._entries]
     of_optimizer = [lost for each in reversed(surgeries) for lost in each._of_optimizer]  # as they are put back
     gone = [each for surgery in surgeries for each in surgery._gone]
     steps = [step for each in surgeries for step in each.steps]
-    whole = Surgery(model, steps, parameters_before, entries, of_optimizer, gone, was_evaluated=True)
+    whole = Surgery(model, steps, parameters_before, entries, of_optimizer, gone, True, was_healed)
     for each in surgeries:
         each.forget()
     return whole
@@ -171,7 +178,7 @@ class Surgery:
 
     def __init__(
         self, model: nn.Module, steps: list[RemovedBlock], parameters_before: int, entries: list[Entry],
-        of_optimizer: list[Dropped], gone: list[Any], was_evaluated: bool = False,
+        of_optimizer: list[Dropped], gone: list[Any], was_evaluated: bool = False, was_healed: bool = False,
     ) -> None:  # fmt: skip
         self.steps = tuple(steps)
         self.removed = [step.name for step in steps]
@@ -179,9 +186,12 @@ class Surgery:
         self.parameters_before, self.parameters_after = parameters_before, sum(p.numel() for p in model.parameters())
         self._model: nn.Module | None = model
         self._entries, self._of_optimizer, self._gone = entries, of_optimizer, gone
-        self._was_evaluated = was_evaluated
+        self._was_evaluated, self._was_healed = was_evaluated, was_healed
+        self._is_undone, self._file = False, ""
 
     def __repr__(self) -> str:
+        if self._is_undone:
+            return f"Surgery(undone={self.removed}, parameters={self.parameters_before})"
         return f"Surgery(removed={self.removed}, parameters={self.parameters_before} -> {self.parameters_after})"
 
     def to_dict(self) -> dict[str, Any]:
@@ -197,16 +207,26 @@ class Surgery:
     def undo(self) -> None:
         """Put the blocks back where they were, and their parameters and state back into the optimizer.
 
-        Blocks come back as they left, on the device where they were; what stayed keeps what it learned since. The
-        optimizer may have loaded a state in the meantime.
+        Blocks come back as they left, on the device where they were; what stayed keeps what it learned since, so that
+        a model that was trained in the meantime is not the original again: ``copy.deepcopy`` that first if you want
+        it. The optimizer may have loaded a state in the meantime.
 
         Raises:
-            ValueError: undone or forgotten already, a later surgery of the same model is in the way, or the optimizer
-                has lost the groups that the parameters belong to; nothing has changed then.
+            ValueError: undone or forgotten already, a later surgery of the same model is in the way, the optimizer
+                has lost the groups that the parameters belong to, or the surgery was loaded from files, which hold no
+                weights of removed blocks; nothing has changed then.
         """
         if self._model is None:
             raise ValueError(f"the surgery of {self.removed} was undone or forgotten already; it cannot be undone")
+        if self._file and self.steps:
+            raise ValueError(
+                f"{self._file!r} does not hold the weights of {listed(self.removed)}, so that undo cannot bring these "
+                "blocks back; load the original checkpoint into the original network"
+            )
         self._require_latest("undo")
+        self._take_back()
+
+    def _take_back(self) -> None:
         for optimizer in self._of_optimizer:
             optimizer.require_same_groups()
         take_back(self._entries)
@@ -215,6 +235,7 @@ class Surgery:
         for block, parent, was_training in self._gone:
             if parent.training != was_training:  # train() or eval() was called while it was away
                 block.train(parent.training)
+        self._is_undone = True
         self.forget()
 
     def forget(self) -> None:
@@ -245,7 +266,7 @@ class Surgery:
         finally:
             put(self._entries)
         ends = blocks["before"], blocks["after"], costs["before"], costs["after"]
-        return SurgerySummary(list(self.removed), *ends, self._was_evaluated)
+        return SurgerySummary(list(self.removed), *ends, self._was_evaluated, self._was_healed, samples_in(example))
 
     def save(self, folder: str | os.PathLike[str], model: nn.Module) -> None:
         """Write ``model.safetensors`` and ``surgery.json``, all surgeries of this model so far included.
@@ -272,11 +293,13 @@ class Surgery:
 
         Args:
             folder: written by ``save``.
-            model: of the class and the settings that the saved one had before its first surgery; sharded or not.
+            model: of the class and the settings that the saved one had before its first surgery; sharded or not. The
+                weights that it has do not count, those of the blocks that go included.
             optimizer: of the fresh model, or a list of several; loses the parameters that go.
 
         Returns:
-            The same model, cut, and all surgeries as one.
+            The same model, cut, and all surgeries as one. Its ``undo`` refuses: the files hold no weights of removed
+            blocks. For the whole network load the original checkpoint into the original network.
 
         Raises:
             ValueError: one sentence that names the file that is missing, damaged, or of another model; the
@@ -290,6 +313,7 @@ class Surgery:
         surgery = carried_out(inner, saved.verified(inner), optimizer)
         with _undone_after_an_error(surgery):
             saved.fill(inner)
+        surgery._file = os.fspath(folder)
         return model, surgery
 
     def _require_latest(self, verb: str) -> None:

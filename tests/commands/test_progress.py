@@ -90,12 +90,12 @@ LINE = {"run": "autotune", "round": 0, "epoch": 12, "train_loss": 2.3021, "test_
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({}, "round 0: epoch 12 of 15, loss 2.302, test 10.3%, 44 layers conflict, 97% of rows"),
-        ({"run": "train"}, "epoch 12 of 15, loss 2.302, test 10.3%, 44 layers conflict, 97% of rows"),
+        ({}, "round 0: epoch 12 of 15, loss 2.302, test 10.3 %, 44 layers conflict (97.0 %)"),
+        ({"run": "train"}, "epoch 12 of 15, loss 2.302, test 10.3 %, 44 layers conflict, 97.0 % of rows"),
         ({"epoch": 0, "train_loss": None, "test_accuracy": None, "num_conflicting_layers": 1,
           "most_conflicting_rows": 2 / 512},
-         "round 0: epoch 0 of 15, 1 layer conflicts, 0.4% of rows, from a.6 on"),
-        ({"num_conflicting_layers": 0}, "round 0: epoch 12 of 15, loss 2.302, test 10.3%, no conflict"),
+         "round 0: epoch 0 of 15, 1 layer conflicts, 0.4 % of rows, from a.6 on"),
+        ({"num_conflicting_layers": 0}, "round 0: epoch 12 of 15, loss 2.302, test 10.3 %, no conflict"),
     ],
 )  # fmt: skip
 def test_a_line_says_how_many_rows_conflict_in_80_columns(changed: dict[str, Any], said: str) -> None:

@@ -23,7 +23,7 @@ ORDER = (
     ("reference", "device_arrays", "row_store"),
     ("backends", "gpu_row_store"),
     ("torch_operators", "bundle", "held_rows", "streaming", "distributed", "tallies"),
-    ("files", "tables", "installation", "latencies", "ranks"),
+    ("files", "tables", "wording", "installation", "latencies", "ranks"),
     ("drawing",),
     ("findings",),
     ("models",),

@@ -22,7 +22,7 @@ from torch import nn  # noqa: E402
 from cbkernels import Surgery, remove_layers  # noqa: E402
 
 from .. import model_zoo  # noqa: E402
-from ..model_zoo import build, gradient_step, output_of  # noqa: E402
+from ..model_zoo import build, gradient_step, output_of, same  # noqa: E402
 
 REMOVED = {
     "resnet_basic": [["layer1.1", "layer2.0"], ["layer2.2"]],
@@ -114,9 +114,21 @@ def test_loading_goes_on_where_saving_stopped(name: str, tmp_path: Path) -> None
     third, _ = build(name, seed=6)
     third, _ = Surgery.load(tmp_path, third)
     assert torch.equal(output_of(third, example), output_of(loaded, example))
-    layout = {key: tensor.shape for key, tensor in build(name)[0].state_dict().items()}
-    again.undo()
-    assert {key: tensor.shape for key, tensor in loaded.state_dict().items()} == layout
+    state = {key: tensor.clone() for key, tensor in loaded.state_dict().items()}
+    with pytest.raises(ValueError, match=r"does not hold the weights of .*; load the original checkpoint into the"):
+        again.undo()
+    assert same(loaded.state_dict(), state), "no random weights of a fresh model come back"
+    assert again.summary(example, repeats=1).before.parameters == again.parameters_before
+
+
+def test_a_surgery_after_loading_can_be_undone(tmp_path: Path) -> None:
+    model, _, surgery = cut("resnet_basic")
+    surgery.save(tmp_path, model)
+    loaded, _ = Surgery.load(tmp_path, build("resnet_basic", seed=5)[0])
+    remove_layers(loaded, "layer1.0")[1].undo()
+    assert same(loaded.state_dict(), model.state_dict())
+    remove_layers(model, [])[1].save(tmp_path, build("resnet_basic")[0])
+    Surgery.load(tmp_path, build("resnet_basic")[0])[1].undo()  # of nothing
 
 
 def test_shared_tensors_are_written_once_and_views_whole(tmp_path: Path) -> None:

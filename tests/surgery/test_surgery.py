@@ -367,6 +367,14 @@ def test_only_the_latest_surgery_is_undone() -> None:
     assert torch.equal(output_of(model, example), before)
 
 
+def test_a_surgery_that_was_undone_shows_no_smaller_model() -> None:
+    model, _ = model_zoo.resnet_basic()
+    model, surgery = remove_layers(model, "layer1.1")
+    assert repr(surgery).startswith("Surgery(removed=['layer1.1'], parameters=")
+    surgery.undo()
+    assert repr(surgery) == f"Surgery(undone=['layer1.1'], parameters={surgery.parameters_before})"
+
+
 def test_forgetting_frees_the_removed_blocks() -> None:
     import gc
     import weakref
@@ -398,6 +406,34 @@ class Halves(nn.Module):
         return torch.relu(self.dense(x))
 
 
+class PreActivation(nn.Module):
+    """A block whose projection takes what its activation gives, so that it is none on its own where it has one."""
+
+    def __init__(self, width: int, out: int) -> None:
+        super().__init__()
+        self.norm, self.conv = nn.BatchNorm2d(width), nn.Conv2d(width, out, 3, padding=1)
+        self.projection = nn.Conv2d(width, out, 1) if width != out else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = torch.relu(self.norm(x))
+        return (x if self.projection is None else self.projection(hidden)) + self.conv(hidden)
+
+
+@pytest.mark.parametrize("names", [["stem"], ["nope"], "stages.1.0", "stages.1.0.conv"])
+@pytest.mark.parametrize("with_example", [False, True])
+def test_a_refusal_without_an_example_does_not_deny_the_blocks_that_there_are(names: Any, with_example: bool) -> None:
+    model = nn.Sequential()
+    model.stem = nn.Conv2d(3, 8, 3)
+    model.stages = nn.Sequential(
+        nn.Sequential(PreActivation(8, 8), PreActivation(8, 8)),
+        nn.Sequential(PreActivation(8, 16), PreActivation(16, 16)),
+    )
+    told = "can be removed: 'stages.0.0', 'stages.0.1', 'stages.1.1'"
+    with pytest.raises(ValueError, match=told) as caught:
+        remove_layers(model, names, example=torch.randn(2, 3, 8, 8) if with_example else None)
+    assert "no residual block was found" not in str(caught.value)
+
+
 ALL_OF_GPT2 = [f"transformer.h.{i}" for i in range(4)]
 ALL_OF_RESNET = ["layer1.0", "layer1.1", "layer2.0", "layer2.1", "layer2.2"]
 REFUSALS = [
@@ -425,6 +461,9 @@ def test_what_cannot_be_removed_is_refused_in_one_sentence(
     optimizer = torch.optim.Adam(model.parameters())
     gradient_step(model, example, optimizer)
     before, parts = state_of(model, optimizer), dict(model.named_modules())
+    if not with_example:  # more blocks may be there than show without one
+        message = message.replace("in no residual block;", "in no residual block that shows without example=;")
+        message = message.replace("no residual block was found", "without example= only blocks of known kinds and")
     with pytest.raises(ValueError, match=message) as caught:
         remove_layers(model, names, optimizer=optimizer, example=example if with_example else None)
     assert "\n" not in str(caught.value)

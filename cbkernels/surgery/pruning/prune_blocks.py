@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -20,13 +20,14 @@ from ...files.folder_lock import held
 from ...files.folders import make_folder, output_path
 from ...files.json_files import finite_or_none
 from ...grid import UpdateGrid
-from ...models.cost import measure_cost
+from ...models.cost import measure_cost, samples_in
 from ...models.evaluation import random_numbers_kept
 from ...models.probe import as_probe
 from ...models.training_grid import TrainingGrid
 from ..optimizer import require_droppable
 from ..plan import Removable, removable_blocks
 from ..surgery import Optimizers, Surgery, joined, own_module, remove_layers
+from .baselines import BASELINES
 from .block_rankings import RANKINGS, BlockRanking, of_user, ranked
 from .block_scores import Candidates, Loss, probe_on
 from .progress import Progress, checksum
@@ -41,8 +42,8 @@ Rank = str | Callable[[nn.Module, list[str]], Mapping[str, float]]
 
 _ROUNDING = 1e-9
 """Accuracies are often shares of whole numbers of samples; the limit is a difference of two of them."""
-_REPEATS = 5
-"""Timed passes of every step."""
+_REPEATS = 11
+"""Timed passes of every step, so many that one that was held up does not count."""
 
 
 def prune_blocks(
@@ -51,22 +52,23 @@ def prune_blocks(
     optimizer: Optimizers | None = None, batch_size: int | None = None, grid: UpdateGrid | None = None,
     loss: Loss | None = None, mask: object = "attention_mask", min_conflicting_rows: int = 1, seed: int = 0,
     test: Evaluate | None = None, example: object = None, out: str | os.PathLike[str] | None = None,
-    resume: bool = False, on_step: OnStep = lambda step: None,
+    resume: bool = False, on_step: OnStep = lambda step: None, baseline: str = "first",
 ) -> tuple[nn.Module, Surgery, PruneLog]:  # fmt: skip
     """Remove as many residual blocks as the model can do without, in place: rank, remove, heal, evaluate, again.
 
-    A removal after which ``evaluate`` returns less than what it returned at first minus ``max_drop`` is undone exactly,
-    with weights and optimizer as they were, and fewer blocks are tried. Blocks are ranked anew after every step that stays.
+    A removal after which ``evaluate`` returns too little is undone exactly, with weights and optimizer as they were,
+    and fewer blocks are tried. Blocks are ranked anew after every step that stays. The model itself is cut and trained:
+    ``copy.deepcopy`` it first if you want the original; ``Surgery.undo`` puts the blocks back into the healed rest.
 
     Args:
         model: as ``remove_layers`` takes it.
         probe: as ``LayerMonitor`` takes it; 64 to 512 training samples to rank blocks on, no test data.
-        evaluate: model -> a finite number, higher is better, such as the accuracy on held-out samples.
+        evaluate: model -> a finite number, higher is better: an accuracy on held-out samples, or minus a loss.
         heal: trains the model that it is given, for an epoch or a few; None: nothing is trained.
         rank: "margin", "conflicts", "similarity", "taylor", "weight_norm", "bn_scale" or "random", or a function
             (model, names) -> name -> score; the smallest score goes first, a block without one stays.
         strategy: "geometric" (few healings), "one" (every block is tried alone) or "at_once".
-        max_drop: how much less ``evaluate`` may return in the end than at first.
+        max_drop: how much less ``evaluate`` may return, in its unit: 0.01 is one point of an accuracy up to 1.
         target: share of the blocks in [0, 1] at which it ends; None: it goes on as long as blocks can go.
         optimizer: of the training, or a list of several; loses what is gone.
         batch_size: of the training; with a single optimizer it gives the update grid of "conflicts".
@@ -74,13 +76,13 @@ def prune_blocks(
         loss: (what the model returned, labels) -> loss, for "taylor"; None: cross-entropy of logits.
         mask: as ``LayerMonitor`` takes it.
         min_conflicting_rows: rows in conflicting bundles that make a conflict, for "conflicts".
-        seed: random numbers in ``heal`` and ``evaluate`` are drawn anew from it and the number of the step, so that
-            a resumed pruning draws the same ones; the caller's go on as before.
+        seed: of the random numbers in ``heal`` and ``evaluate``, drawn anew in every step; the caller's go on.
         test: like ``evaluate``, of every step that stays; decides nothing, stands in the log.
         example: input of the model on which costs are measured; None: the first batch of the probe.
         out: folder of one process, for a log and the weights of the last kept step: a killed pruning goes on there.
         resume: go on from ``out``, with a model as before the first removal.
         on_step: called after each step, the first one (the model as it was) included.
+        baseline: ``max_drop`` counts from the score of the model as it was, "first", or from the "best" one so far.
 
     Returns:
         The same model; one surgery for all removals, which saves, loads and undoes; what was tried.
@@ -99,23 +101,33 @@ def prune_blocks(
         (2, 2)
     """
     calls = _Calls(model, own_module(model), evaluate, heal, test, optimizer, seed)
-    _check(max_drop, target, evaluate=evaluate, heal=heal, test=test)
-    single = None if isinstance(optimizer, Sequence) else optimizer
-    source = grid if grid is not None or single is None or not batch_size else TrainingGrid(single, batch_size)
+    limits = _limits(max_drop, target, baseline, evaluate=evaluate, heal=heal, test=test)
     scored = {"loss": loss, "seed": seed, "min_conflicting_rows": min_conflicting_rows}
+    source = _grid(grid, optimizer, batch_size)
     pruning = _Pruning(calls, rank, strategy, as_probe(probe, mask), source, scored, example)
-    return model, pruning.run(out, resume, max_drop, target, on_step), pruning.log
+    return model, pruning.run(out, resume, limits, on_step), pruning.log
 
 
-def _check(max_drop: object, target: object, **functions: object) -> None:
+def _grid(
+    grid: UpdateGrid | None, optimizer: Optimizers | None, batch_size: int | None
+) -> UpdateGrid | TrainingGrid | None:
+    single = None if isinstance(optimizer, Sequence) else optimizer
+    return grid if grid is not None or single is None or not batch_size else TrainingGrid(single, batch_size)
+
+
+def _limits(max_drop: object, target: object, baseline: object, **functions: object) -> dict[str, Any]:
+    """These limits as JSON types, when they and the functions may be used."""
     for name, function in functions.items():
         if not callable(function) and (function is not None or name == "evaluate"):
             raise TypeError(f"{name} is {function!r}; pass a function of the model")
     if isinstance(max_drop, bool) or not isinstance(max_drop, (int, float)) or not math.isfinite(max_drop):
         raise ValueError(f"max_drop is {max_drop!r}; it must be a finite number, such as 0.01 of an accuracy up to 1")
+    if max_drop < 0:
+        raise ValueError(f"max_drop is {max_drop!r}; it must be at least 0, for it says how much may be lost")
     is_share = isinstance(target, (int, float)) and not isinstance(target, bool) and 0 <= target <= 1
     if target is not None and not is_share:
         raise ValueError(f"target is {target!r}; it must be a share of the blocks, at least 0 and at most 1")
+    return {"max_drop": max_drop, "target": target, "baseline": BASELINES.chosen(baseline).name}
 
 
 @dataclass(frozen=True)
@@ -189,13 +201,13 @@ class _Pruning:
         self._first = self._now = Snapshot(self._inner, calls.optimizer)
 
     def run(
-        self, out: str | os.PathLike[str] | None, resume: bool, max_drop: float, target: float | None, on_step: OnStep
+        self, out: str | os.PathLike[str] | None, resume: bool, limits: Mapping[str, Any], on_step: OnStep
     ) -> Surgery:
         """Everything in turn; whatever is raised leaves the model and its optimizer as they were before."""
         grid = self._grid.to_dict() if isinstance(self._grid, UpdateGrid) else None
         probe = tree_leaves([(batch.args, batch.kwargs, batch.labels) for batch in self._batches])
         options = {
-            "rank": self._ranking.name, "strategy": self._strategy.name, "max_drop": max_drop, "target": target,
+            "rank": self._ranking.name, "strategy": self._strategy.name, **limits,
             "seed": self._calls.seed, "heals": self._calls.heal is not None, "grid": grid,
             "min_conflicting_rows": self._scored["min_conflicting_rows"],
             "probe": checksum({str(i): each for i, each in enumerate(probe)}),
@@ -203,7 +215,7 @@ class _Pruning:
         with nullcontext() if out is None else held(make_folder(output_path(out))):
             progress = Progress(out, self._inner, options, resume)
             try:
-                return self._all_steps(progress, max_drop, target, on_step)
+                return self._all_steps(progress, limits, on_step)
             except BaseException:
                 for surgery in reversed(self._surgeries):
                     surgery.undo()
@@ -211,15 +223,17 @@ class _Pruning:
                 self._put_flags_back()
                 raise
 
-    def _all_steps(self, progress: Progress, max_drop: float, target: float | None, on_step: OnStep) -> Surgery:
+    def _all_steps(self, progress: Progress, limits: Mapping[str, Any], on_step: OnStep) -> Surgery:
         removable = self._removable()
         blocks = removable.found.blocks
         self._first_names = {self._inner.get_submodule(name): name for name in blocks}
-        self._wanted = len(blocks) if target is None else math.ceil(target * len(blocks) - _ROUNDING)
+        share = 1 if limits["target"] is None else limits["target"]
+        self._wanted = math.ceil(share * len(blocks) - _ROUNDING)
         if progress.log is None:
             self.log = PruneLog(
-                self._ranking.name, self._strategy.name, max_drop, target, len(blocks), removable.refused
-            )
+                self._ranking.name, self._strategy.name, num_blocks=len(blocks), refused=removable.refused,
+                num_samples=samples_in(self._example), **limits,
+            )  # fmt: skip
             self._added(self._step_0(), progress, on_step)
         else:
             self._taken_up(progress)
@@ -243,7 +257,8 @@ class _Pruning:
             size = _next_size(sizes, step)
         progress.write(self.log)
         self._put_flags_back()
-        return joined(self._inner, self._surgeries, self._parameters)
+        was_healed = any(step.kept and step.was_healed for step in self.log.steps)
+        return joined(self._inner, self._surgeries, self._parameters, was_healed)
 
     def _put_flags_back(self) -> None:
         for module in self._inner.modules():
@@ -253,8 +268,10 @@ class _Pruning:
         removable = removable_blocks(self._inner, self._example)
         if not removable.steps and not self._surgeries:
             blocks, kind = removable.found.blocks, type(self._inner).__name__
-            why = f"; for one: {next(iter(removable.refused.values()))}" if blocks else ""
-            raise ValueError(f"{kind} has {len(blocks)} residual blocks, and none of them can be removed{why}")
+            if not blocks:
+                raise ValueError(f"{kind} cannot be pruned: {removable.found.none_found}")
+            why = f"none of them can be removed; for one: {next(iter(removable.refused.values()))}"
+            raise ValueError(f"{kind} has {len(blocks)} residual blocks, and {why}")
         return removable
 
     def _added(self, step: PruneStep, progress: Progress, on_step: OnStep) -> None:
@@ -265,6 +282,12 @@ class _Pruning:
     def _step_0(self) -> PruneStep:
         with random_numbers_kept(self._inner, self._calls.seed):
             accuracy = self._calls.evaluated_before()
+            most = self.log.max_drop
+            if 0 <= accuracy <= 1 < most:
+                raise ValueError(
+                    f"max_drop is {most!r}, but evaluate returned {accuracy:.4f} before the first removal, which looks "
+                    f"like a share; pass max_drop={most / 100:g} for {most:g} percentage points"
+                )
             tested = self._calls.tested("before the first removal")
         return PruneStep((), (), True, "the model as it was", 0, accuracy, accuracy, tested, **self._cost())
 
@@ -326,8 +349,10 @@ class _Pruning:
             return PruneStep(blocks, tuple(scores), False, str(error), num_removed)
         with random_numbers_kept(self._inner, calls.seed + number):
             accuracy = healed = calls.evaluated(when)
+            was_healed = None
             if calls.heal is not None:
                 calls.healed(when)
+                was_healed = not self._now.has_weights_of(self._inner)
                 healed = calls.evaluated(f"{when}, healed")
             kept = math.isfinite(healed) and healed >= self.log.limit - _ROUNDING
             tested = calls.tested(when) if kept else None
@@ -335,7 +360,7 @@ class _Pruning:
         if not math.isfinite(healed):
             reason = f"evaluate returned {healed}"
         accuracies = finite_or_none(accuracy), finite_or_none(healed), tested
-        step = PruneStep(blocks, tuple(scores), kept, reason, num_removed, *accuracies, **self._cost())
+        step = PruneStep(blocks, tuple(scores), kept, reason, num_removed, *accuracies, was_healed, **self._cost())
         if kept:
             self._now = Snapshot(self._inner, calls.optimizer)
         else:
@@ -349,7 +374,7 @@ class _Pruning:
         except Exception as error:  # healing may have made of the model what the example does not fit
             told = f"the model raised {type(error).__name__} ({error}) on the example"
             raise RuntimeError(f"{told}; it was put back as it was") from error
-        return {name: cost[name] for name in ("parameters", "macs", "latency_ms", "peak_memory_bytes")}
+        return {name: cost[name] for name in cost.keys() & {each.name for each in fields(PruneStep)}}
 
 
 def _next_size(sizes: Sizes, step: PruneStep) -> int:

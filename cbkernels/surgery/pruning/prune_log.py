@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from ...files.json_files import finite_or_none, json_text, read_json_object
 from ...files.typed_json import Count, NotNegative, required
 from ...files.whole_files import write_whole
-from ...tables import format_table, html_table, shown
+from ...latencies import Latency, latency_change
+from ...tables import format_table, html_table, shown, wrapped
+from .baselines import BASELINES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,16 +46,23 @@ class PruneStep:
     """And after it; the same without ``heal``."""
     accuracy_test: float | None = None
     """What ``test`` returned then, of a step that stays."""
+    was_healed: bool | None = None
+    """Whether ``heal`` changed a weight of the model; None where nothing heals."""
     parameters: Count | None = None
     """Of the model then, as ``Cost`` has them; likewise what follows."""
     macs: Count | None = None
     latency_ms: NotNegative | None = None
+    latency_ms_p10: NotNegative | None = None
+    latency_ms_p90: NotNegative | None = None
     peak_memory_bytes: Count | None = None
 
 
 @dataclass(repr=False)
 class PruneLog:
     """All steps of one ``prune_blocks``; ``print`` shows a table.
+
+    Scores are what ``evaluate`` returned, higher being better. The surgery's ``undo`` puts the removed blocks back into
+    the healed rest, which is not the model of step 0 again.
 
     Example:
         >>> log = PruneLog("margin", "geometric", 0.125, None, 8)
@@ -77,6 +87,10 @@ class PruneLog:
     """The first one is the model as it was."""
     reason: str = ""
     """Why it ended; empty while it goes on."""
+    baseline: str = "first"
+    """As asked for."""
+    num_samples: Count = 1
+    """Of the example that costs are measured on, as ``samples_in`` counts them."""
 
     @property
     def before(self) -> float:
@@ -86,9 +100,15 @@ class PruneLog:
         return accuracy
 
     @property
+    def reference(self) -> float:
+        """What ``max_drop`` counts from: ``before``, or with the baseline "best" the best score of the kept steps."""
+        kept = [step.accuracy_healed for step in self.steps if step.kept and step.accuracy_healed is not None]
+        return BASELINES.chosen(self.baseline).score(kept)
+
+    @property
     def limit(self) -> float:
         """Steps below it are undone."""
-        return self.before - self.max_drop
+        return self.reference - self.max_drop
 
     @property
     def removed(self) -> list[str]:
@@ -117,7 +137,9 @@ class PruneLog:
                 PruneStep(**{**step, "blocks": tuple(step["blocks"]), "scores": tuple(step["scores"])})
                 for step in content["steps"]
             ]
-            return cls(**{each.name: content[each.name] for each in fields(cls)} | {"steps": steps})
+            return cls(
+                **{each.name: content[each.name] for each in fields(cls) if each.name in content} | {"steps": steps}
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"this is no log of a pruning, or a damaged one: {error}") from error
 
@@ -157,28 +179,67 @@ class PruneLog:
         return plot_curves(curves, path, limit=self.limit, heals=heals)
 
     def __str__(self) -> str:
-        return f"{format_table(*self._table())}\n{shown(self._told())}"
+        return "\n".join([format_table(*self._table()), shown(self._told()), *map(wrapped, self._notes())])
 
     def __repr__(self) -> str:
         return f"PruneLog({self._told()})"
 
     def _repr_html_(self) -> str:
-        return html_table(f"Pruning of {self.num_blocks} blocks", *self._table(), [self._told()])
+        return html_table(f"Pruning of {self.num_blocks} blocks", *self._table(), [self._told(), *self._notes()])
 
     def _told(self) -> str:
-        return f"{len(self.removed)} of {self.num_blocks} blocks removed by {self.rank}; {self.reason or 'not ended'}"
+        told = f"{len(self.removed)} of {self.num_blocks} blocks removed by {self.rank}; {self.reason or 'not ended'}"
+        count = len(self.refused)
+        refused = f"; {count} block{'s' * (count > 1)} could not go at all, log.refused says why" if count else ""
+        return f"{told}{refused}"
+
+    def _notes(self) -> list[str]:
+        """What one must know to read the scores, in sentences."""
+        if not self.steps:
+            return []
+        told = BASELINES.chosen(self.baseline).does
+        notes = [f"Scores: higher is better; the limit is {self.limit:.4f}, {self.max_drop:g} below {told}."]
+        healings = [step.was_healed for step in self.steps if step.was_healed is not None]
+        if not all(healings):
+            notes.append(
+                f"In {healings.count(False)} of {len(healings)} steps heal changed no weight of the model: let it "
+                "train the very model that it is given, with an optimizer of that model's parameters."
+            )
+        best = max((step for step in self.steps if step.kept), key=lambda step: step.accuracy_healed or -math.inf)
+        score = best.accuracy_healed
+        if any(healings) and score is not None and score - self.reference > self.max_drop:
+            notes.append(
+                f"Healing also trained the model: the best score was {score:.4f} with {best.num_removed} blocks gone, "
+                f"and the limit compares with {self.reference:.4f}, {told}; train the model first, or pass "
+                "baseline='best'."
+            )
+        return notes
 
     def _table(self) -> tuple[list[str], list[list[object]]]:
-        titles = ["step", "removed", "", "accuracy removed", "healed", "parameters", "MACs", "latency (ms)"]
+        titles = ["step", "removed", "", "blocks", "score without them", "after healing", "parameters",
+                  "MACs per sample", f"latency of {self.num_samples} (ms)", "change"]  # fmt: skip
         rows: list[list[object]] = []
         for number, step in enumerate(self.steps):
-            cells = [step.accuracy_removed, step.accuracy_healed]
+            scores = ("" if each is None else f"{each:.4f}" for each in (step.accuracy_removed, step.accuracy_healed))
+            first, latency = (_latency(each) for each in (self.steps[0], step))
             rows.append([
                 number, f"{step.num_removed} of {self.num_blocks}", "kept" if step.kept else "undone",
-                *("" if cell is None else f"{cell:.4f}" for cell in cells), step.parameters, step.macs,
+                _shortened(step.blocks), *scores, "" if step.parameters is None else step.parameters,
+                "" if step.macs is None else round(step.macs / self.num_samples),
                 "" if step.latency_ms is None else f"{step.latency_ms:.2f}",
+                latency_change(first, latency) if number and first and latency else "",
             ])  # fmt: skip
         return titles, rows
+
+
+def _latency(step: PruneStep) -> Latency | None:
+    median, low, high = step.latency_ms, step.latency_ms_p10, step.latency_ms_p90
+    return None if median is None or low is None or high is None else Latency(median, low, high)
+
+
+def _shortened(names: Sequence[str]) -> str:
+    """Names for a cell: of many the first and the last."""
+    return ", ".join(names if len(names) <= 3 else (names[0], f"{len(names) - 2} more", names[-1]))
 
 
 def _points(log: PruneLog, kept: bool) -> list[tuple[float, float, float]]:

@@ -56,6 +56,16 @@ class Snapshot:
         ]
         self._optimizers = [_KeptOptimizer(each) for each in optimizers_in(optimizer)]
 
+    def has_weights_of(self, model: nn.Module) -> bool:
+        """Whether each parameter of the model has the values that it had then."""
+        known = {id(each.tensor): each.value for each in self._tensors}
+        pairs = [(p.detach(), known.get(id(p))) for p in model.parameters()]
+        return all(
+            kept is not None and (p.shape, p.dtype, p.device) == (kept.shape, kept.dtype, kept.device)
+            and torch.equal(p, kept)
+            for p, kept in pairs
+        )  # fmt: skip
+
     def put_back(self) -> None:
         """Make everything as it was; may be called again."""
         for module, kind, held in self._modules:

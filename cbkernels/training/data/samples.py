@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ...arrays import not_numbered
 from ...models.evaluation import device_of
+from ...wording import percent
 from ..config import TrainConfig
 from .augmentation import AUGMENTATIONS, AUTO
 from .data_sets import DataSet, share_of_classes
@@ -79,7 +80,7 @@ class Samples:
         chance, number = self.chance_accuracy, len(self.test[1])
         if accuracy is None or not number or accuracy - chance > 3 * math.sqrt(chance * (1 - chance) / number):
             return ""
-        return f"; the test accuracy is still near chance ({accuracy:.1%})"
+        return f"; the test accuracy is still near chance ({percent(accuracy)})"
 
     def probe(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The probe batch as the network takes it, without augmentation."""

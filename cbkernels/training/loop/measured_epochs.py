@@ -15,6 +15,7 @@ from ...files.json_files import finite_or_none
 from ...filters.overlap import orthogonality_measure
 from ...findings.layer_report import LayerReport
 from ...runs.log import RunLog
+from ...wording import percent
 from .epochs import Training
 from .measuring import Measuring
 
@@ -181,11 +182,11 @@ def times(seconds: dict[str, float]) -> dict[str, float]:
 
 def progress_line(line: dict[str, Any], epochs: int, why: str = "") -> str:
     """A line of the history in words; ``why``: what the epoch was trained for, where conflicts decide nothing."""
-    words = [f"epoch {line['epoch']} of {epochs}"]
+    words, ends = [f"epoch {line['epoch']} of {epochs}"], list[str]()
     if line["train_loss"] is not None:
         words.append(f"loss {line['train_loss']:.3f}")
     if line["test_accuracy"] is not None:
-        words.append(f"test {line['test_accuracy']:.1%}")
+        words.append(f"test {percent(line['test_accuracy'])}")
     count = line["num_conflicting_layers"]
     if why:
         words.append(why)
@@ -194,7 +195,8 @@ def progress_line(line: dict[str, Any], epochs: int, why: str = "") -> str:
     elif count is not None:
         layers = "1 layer conflicts" if count == 1 else f"{count} layers conflict"
         share = line["most_conflicting_rows"]
-        words += [layers, f"{share:.{0 if share >= 0.1 else 1}%} of rows"]
+        many = f"{layers}, {percent(share)} of rows"
+        ends = [f"{many}, from {line['first_conflicting']} on", many, f"{layers} ({percent(share)})"]
     said = (f"round {line['round']}: " if line["run"] == "autotune" else "") + ", ".join(words)
-    where = f", from {line['first_conflicting']} on" if count and not why else ""
-    return said + where if len(said + where) <= _COLUMNS else said
+    whole = [f"{said}, {end}" for end in ends] or [said]
+    return next((each for each in whole if len(each) <= _COLUMNS), whole[-1])

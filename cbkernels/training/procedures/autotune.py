@@ -27,8 +27,11 @@ from ...ranks import Ranks, device_named, joined
 from ...result import BundleResult
 from ...runs.ending import AT_END
 from ...runs.log import RunLog
+from ...runs.outcomes import told_of
+from ...runs.schema import AutotuneResult
 from ...runs.stored_runs import open_folder
-from ...tables import counted, html_table
+from ...tables import html_table
+from ...wording import counted, percent
 from ..config import AutotuneConfig, TrainConfig, require_known, to_dict
 from ..configured import data_set_of, environment, network_of, require_apart_from_data, settled, threads_of
 from ..data.samples import AsGiven, Samples, divided, samples_of
@@ -59,13 +62,13 @@ class Autotuned:
     def __repr__(self) -> str:
         after = self.result["after"]
         accuracy = None if after is None else after["test_accuracy"]
-        reached = "" if accuracy is None else f", test accuracy {accuracy:.1%}"
-        rounds = len(self.result["rounds"])
-        many = f"{rounds} round{'s' * (rounds > 1)}"
+        reached = "" if accuracy is None else f", test accuracy {percent(accuracy)}"
+        many = counted(len(self.result["rounds"]), "round")
         return f"Autotuned({self.result['status']} after {many}: {self.architecture}{reached})"
 
     def _repr_html_(self) -> str:
-        return html_table(repr(self), TITLES, rows_of_rounds(self.result), [f"{self.result['reason']}."])
+        below = [f"{self.result['reason']}.", *told_of(AutotuneResult, self.result)]
+        return html_table(repr(self), TITLES, rows_of_rounds(self.result), below)
 
 
 def autotune(
@@ -287,20 +290,25 @@ class _Tuning:
         removed = removed_blocks(report, names, policy=self._policy, min_conflicting_rows=least)
         if not removed:
             return None
-        last = next(stage[-1] for stage in reversed(names) if stage)
+        blocks = [name for stage in names for name in stage]
+        at_end = report[blocks[-1]]
         return {
-            "epoch": measured.epoch, "removed": removed, "entropy": finite_or_none(report[last].entropy),
+            "epoch": measured.epoch, "removed": removed, "entropy": finite_or_none(at_end.entropy),
             "blocks": [sum(name not in removed for name in stage) for stage in names],
-            "reason": self._reason(measured.epoch, last, report[last], removed),
+            "reason": self._reason(measured.epoch, at_end, removed, blocks),
         }  # fmt: skip
 
-    def _reason(self, epoch: int, last: str, result: BundleResult, removed: list[str]) -> str:
+    def _reason(self, epoch: int, result: BundleResult, removed: list[str], blocks: list[str]) -> str:
         when = f"after epoch {epoch}" if epoch else "before the training"
-        which = removed[0] if len(removed) == 1 else f"{len(removed)} blocks, {removed[0]} to {removed[-1]}"
-        bundles = f"{result.num_bundles} bundle{'s' if result.num_bundles > 1 else ''}"
+        first, end = blocks.index(removed[0]), removed[-1]
+        is_span = removed == blocks[first : first + len(removed)]
+        with_gaps = f"{removed[0]} and {end}" if len(removed) == 2 else f"the first is {removed[0]}, the last {end}"
+        ends = f"{removed[0]} to {end}" if is_span else with_gaps
+        which = end if len(removed) == 1 else f"{len(removed)} blocks, {ends}"
+        bundles = counted(result.num_bundles, "bundle")
         return (
-            f"{when} the last block, {last}, had {bundles} of {result.num_rows} samples, {result.num_conflicting} with "
-            f"several labels: policy {self._policy.name!r} removed {which}"
+            f"{when} the last block, {blocks[-1]}, had {bundles} of {result.num_rows} samples, "
+            f"{result.num_conflicting} with several labels: policy {self._policy.name!r} removed {which}"
         )
 
     def _closed(self, measured: MeasuredTraining, log: RunLog) -> tuple[str, str]:
@@ -393,8 +401,10 @@ class _Tuning:
     def _network(self, architecture: Architecture, model: nn.Module | None) -> dict[str, Any]:
         """The architecture and what one forward pass of it costs, which no weight decides."""
         model = model if model is not None else self._build(architecture).to(self.samples.device)
-        cost = cost_of(model, self.samples, self.config)
-        return {"architecture": architecture.to_dict(), "name": str(architecture), **cost}
+        return {
+            "architecture": architecture.to_dict(), "name": str(architecture), "blocks": architecture.num_blocks,
+            **cost_of(model, self.samples, self.config),
+        }  # fmt: skip
 
 
 def of_blocks(report: LayerReport) -> dict[str, BundleResult]:

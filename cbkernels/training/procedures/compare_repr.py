@@ -6,7 +6,6 @@ when a difference is within the spread. The replications of RePr disagree, so th
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -20,11 +19,14 @@ from ...files.folders import output_path
 from ...filters.criteria import COMPARED, STANDARD, criterion_of
 from ...ranks import is_first_process
 from ...runs.folder import RunFolder
-from ...runs.reader import read_run
 from ...runs.schema import COMPARISON
 from ...runs.stored_runs import open_comparison
+from ...wording import counted, gained, points
 from ..config import TrainConfig, to_dict
 from .train import Show, train
+
+FEWEST_SEEDS = 3
+"""Of a verdict: with two the signs agree in every second comparison of equally good methods."""
 
 
 def compare(
@@ -98,15 +100,6 @@ def run_of(out: Path, criterion: str, seed: int) -> Path:
     return out / f"{criterion}-seed{seed}"
 
 
-def history_of(run: Path) -> dict[str, list[float]]:
-    """What the picture draws of a run: "epoch", "test_accuracy", "orthogonality" of every line, NaN for none."""
-    lines = read_run(run, tables=False).history
-    return {
-        name: [math.nan if (value := getattr(line, name)) is None else value for line in lines]
-        for name in ("epoch", "test_accuracy", "orthogonality")
-    }
-
-
 def _row(name: str, results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """A criterion's test accuracies after the last epoch, and how they differ from the same seeds' standard.
 
@@ -116,7 +109,8 @@ def _row(name: str, results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     finite = [a for a in reached if a is not None]
     differences = [a - b for a, b in zip(reached, standard, strict=True) if a is not None and b is not None]
     is_compared = name != STANDARD and len(differences) > 1
-    why_not = "what the others are compared with" if name == STANDARD else "too few trainings ended to compare"
+    too_few = "too few seeds to tell: fewer than two pairs of trainings ended"
+    why_not = "what the others are compared with" if name == STANDARD else too_few
     return {
         "criterion": name, "test_accuracies": reached, "diverged": reached.count(None),
         "mean": mean(finite) if finite else None, "std": stdev(finite) if len(finite) > 1 else None,
@@ -129,27 +123,33 @@ def _row(name: str, results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 def verdict(differences: Sequence[float]) -> str:
     """A sentence on differences to the standard training of the same seeds.
 
-    Called better or worse only when every seed agrees and the mean exceeds the seeds' standard deviation: with three
-    seeds one comparison in four of equal methods agrees by chance.
+    Called better or worse only when every seed agrees and the mean exceeds the seeds' standard deviation. How sure that
+    is: of methods that are equally good, one comparison in ``2 ** (seeds - 1)`` has the same sign with every seed.
 
     Example:
-        >>> verdict([0.02, 0.03, 0.025])
+        >>> verdict([0.02, 0.03, 0.025]).partition("; ")[0]
         'better than standard training with each of the 3 seeds, by 2.5 points on average'
         >>> verdict([0.01, 0.0, 0.01]).partition(": ")[2]
         'the difference to standard training is +0.7 points on average, but its sign is not the same with all 3 seeds'
+        >>> verdict([0.02, 0.03]).partition(": ")[0]
+        'too few seeds to tell'
     """
-    difference, spread = mean(differences), stdev(differences)
+    difference, spread, seeds = mean(differences), stdev(differences), len(differences)
     agree = all(d > 0 for d in differences) or all(d < 0 for d in differences)
+    by_chance = f"of equally good methods one comparison in {2 ** (seeds - 1)} has the same sign with all seeds"
+    said = f"the difference to standard training is {gained(0.0, difference)} on average"
+    if seeds < FEWEST_SEEDS:
+        return f"too few seeds to tell: {said} with {counted(seeds, 'seed')}; {by_chance}"
     if agree and abs(difference) > spread:
         word = "better" if difference > 0 else "worse"
         return (
-            f"{word} than standard training with each of the {len(differences)} seeds, "
-            f"by {100 * abs(difference):.1f} points on average"
+            f"{word} than standard training with each of the {seeds} seeds, by {points(abs(difference))} on average; "
+            f"{by_chance}"
         )
-    why = f"and its standard deviation over the {len(differences)} seeds is {100 * spread:.1f} points"
+    why = f"and its standard deviation over the {seeds} seeds is {points(spread)}"
     if abs(difference) > spread:
-        why = f"but its sign is not the same with all {len(differences)} seeds"
-    return f"within the spread: the difference to standard training is {100 * difference:+.1f} points on average, {why}"
+        why = f"but its sign is not the same with all {seeds} seeds"
+    return f"within the spread: {said}, {why}"
 
 
 def _accuracies(results: Sequence[dict[str, Any]]) -> list[float | None]:

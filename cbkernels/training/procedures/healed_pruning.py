@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from typing import Any
 
 import torch
 
 from ...files.typed_json import required
-from ...runs.schema import EXPORT, PRUNING, Pruning
+from ...runs.schema import EXPORT, PRUNING, Pruning, Step
 from ...surgery.cut_blocks import CutBlock
 from ...surgery.pruning.prune_blocks import prune_blocks
 from ...surgery.pruning.prune_log import PruneLog, PruneStep
@@ -104,4 +105,5 @@ def _heal(removal: Removal, rank: str, model: Any) -> None:
 
 def _step(step: dict[str, Any]) -> dict[str, Any]:
     """A ``Step`` of ``runs/schema.py``."""
-    return {"block": ", ".join(step["blocks"]), "accuracy": step.pop("accuracy_healed"), **step}
+    told = {"block": ", ".join(step["blocks"]), "accuracy": step["accuracy_healed"], **step}
+    return {each.name: told[each.name] for each in fields(Step)}

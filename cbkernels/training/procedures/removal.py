@@ -12,6 +12,7 @@ import torch
 
 from ...grid import UpdateGrid
 from ...models.branches import BlockMeasurement, measure_blocks, without_branches
+from ...wording import percent, points, seconds
 from ..config import RemoveConfig
 from ..trained_run import TrainedRun, accuracy_of
 from .removal_curves import removal_curves
@@ -88,13 +89,13 @@ class Removal:
         for block in blocks:
             self.accuracy(self.parts.study, [block.block])
         self.progress.save()
-        self.report(f"study: each block alone, {time.perf_counter() - began:.1f} s")
+        self.report(f"study: each block alone, {seconds(time.perf_counter() - began)}")
 
         def on_point(kind: str, point: dict[str, Any]) -> None:
             self.progress.save()
             self.report(
-                f"study: without {point['removed']} {kind} blocks {point['mean']:.1%} +- {point['std']:.1%}, "
-                f"{time.perf_counter() - began:.1f} s"
+                f"study: without {point['removed']} {kind} blocks {percent(point['mean'])} +- {points(point['std'])}, "
+                f"{seconds(time.perf_counter() - began)}"
             )
 
         curves = removal_curves(

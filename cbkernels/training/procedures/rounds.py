@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...wording import nats
+
 TITLES = ["round", "network", "epochs", "conflict at epoch", "removed", "entropy (nats)"]
 
 
@@ -16,10 +18,6 @@ def rows_of_rounds(result: dict[str, Any]) -> list[list[object]]:
     """
     return [
         [each["round"], each["name"], each["epochs"] if each["round"] else result["before"]["epochs"],
-         _shown(each["conflict_epoch"]), len(each["removed"]), _shown(each["entropy"], ".3f")]
+         "-" if each["conflict_epoch"] is None else each["conflict_epoch"], len(each["removed"]), nats(each["entropy"])]
         for each in result["rounds"]
     ]  # fmt: skip
-
-
-def _shown(value: float | None, form: str = "") -> str:
-    return "-" if value is None else format(value, form)

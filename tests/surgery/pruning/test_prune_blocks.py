@@ -93,7 +93,7 @@ def trained_optimizer(model: Any, example: Any) -> Any:
 def untimed(log: cb.PruneLog) -> dict[str, Any]:
     content = log.to_dict()
     for step in content["steps"]:
-        del step["latency_ms"]
+        del step["latency_ms"], step["latency_ms_p10"], step["latency_ms_p90"]
     return content
 
 
@@ -321,6 +321,13 @@ def broken(model: Any) -> None:
         ({"rank": "magnitude"}, ValueError, "rank is 'magnitude'; choose one of margin, conflicts"),
         ({"strategy": "two"}, ValueError, "strategy is 'two'; choose one of geometric, one, at_once"),
         ({"max_drop": float("nan")}, ValueError, "max_drop is nan; it must be a finite number"),
+        ({"max_drop": -0.1}, ValueError, "max_drop is -0.1; it must be at least 0"),
+        (
+            {"max_drop": 5},
+            ValueError,
+            r"max_drop is 5, but evaluate returned 1\.0000 before .*; pass max_drop=0\.05 for 5 percentage points",
+        ),
+        ({"baseline": "last"}, ValueError, "baseline is 'last'; choose one of first, best"),
         ({"target": 14}, ValueError, "target is 14; it must be a share of the blocks"),
         ({"evaluate": 0.9}, TypeError, "evaluate is 0.9; pass a function of the model"),
     ],
@@ -354,8 +361,31 @@ def test_a_fault_in_a_later_step_undoes_the_earlier_ones(at: int) -> None:
 
 def test_a_model_without_blocks_is_refused() -> None:
     model, example = built("plain_conv_net")
-    with pytest.raises(ValueError, match="Sequential has 0 residual blocks, and none of them can be removed"):
+    told = "Sequential cannot be pruned: no residual block was found in the model: it has no sum of an input"
+    with pytest.raises(ValueError, match=told):
         cb.prune_blocks(model, (example, LABELS), evaluate=lambda model: 1.0)
+
+
+class Inline(nn.Module):
+    """Its sums lie in its own forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers, self.gain = nn.ModuleList(nn.Linear(4, 4) for _ in range(3)), nn.Parameter(torch.ones(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = x + self.gain * torch.relu(layer(x))
+        return x
+
+
+def test_sums_in_the_models_own_code_are_told_with_what_to_do() -> None:
+    model, example = Inline(), torch.randn(6, 4)
+    told = "3 sums of an input and a branch lie .* in Inline.forward; put each sum into the forward of a module of its"
+    with pytest.raises(ValueError, match=f"Inline cannot be pruned: .*{told} own"):
+        cb.prune_blocks(model, (example, LABELS), evaluate=lambda model: 1.0)
+    with pytest.raises(ValueError, match=told):
+        cb.remove_layers(model, "layers.1", example=example)
 
 
 def test_random_numbers_of_the_caller_go_on_as_before() -> None:
@@ -469,8 +499,13 @@ def test_the_log_is_a_table_json_and_a_picture(tmp_path: Path) -> None:
     assert cb.PruneLog.from_json(tmp_path / "log.json") == log
     json.dumps(log.to_dict(), allow_nan=False)
     table = str(log).splitlines()
-    assert len(table) == 2 + len(log.steps)
-    assert table[-1].startswith("3 of 4 blocks removed by rank; ")
+    below = table[1 + len(log.steps) :]
+    assert below[0].startswith("3 of 4 blocks removed by rank; ")
+    limit = "0.9900, 0.01 below the score before the first removal."
+    assert below[1:] == [f"Scores: higher is better; the limit is {limit}"]
+    for title in ("blocks", "score without them", "after healing", "MACs per sample", "latency of 6 (ms)", "change"):
+        assert title in table[0]
+    assert [line.split()[5] for line in table[2:5]] == [step.blocks[0] for step in log.steps[1:4]]
     figure = log.plot(tmp_path / "log.svg", others=[log])
     ax = figure.axes[0]
     line = ax.get_lines()[0]
@@ -482,6 +517,64 @@ def test_the_log_is_a_table_json_and_a_picture(tmp_path: Path) -> None:
     for damaged in ({}, {**log.to_dict(), "kind": "x"}, *({**log.to_dict(), "steps": [step]} for step in wrong)):
         with pytest.raises(ValueError, match="no log of a pruning"):
             cb.PruneLog.from_dict(damaged)
+
+
+def healed_by(heal: Any, *scores: float, **options: Any) -> Any:
+    """A pruning that is evaluated before and after each healing, to these scores in turn."""
+    model, example = built("resnet_basic")
+    told = iter(scores)
+    return cb.prune_blocks(
+        model, (example, LABELS), evaluate=lambda model: next(told), heal=heal or Judge(model, example).heal,
+        strategy="one", target=0.5, max_drop=0.05, **options,
+    )  # fmt: skip
+
+
+def test_a_log_says_when_healing_also_trained_the_model() -> None:
+    _, surgery, log = healed_by(None, 0.5, 0.5, 0.75, 0.5, 0.94, 0.5, 0.8)
+    text = " ".join(str(log).split())
+    assert "the best score was 0.9400 with 2 blocks gone, and the limit compares with 0.5000, the score before" in text
+    assert len(log.removed) == 3
+    _, _, log = healed_by(None, 0.5, 0.5, 0.75, 0.5, 0.94, *[0.5, 0.8] * 3, baseline="best")
+    assert (len(log.removed), log.limit) == (2, 0.94 - 0.05)
+    assert "Healing also trained" not in str(log)
+    assert "0.8900, 0.05 below the best score so far" in str(log)
+    assert cb.PruneLog.from_dict(log.to_dict()) == log
+    summary = " ".join(str(surgery.summary(built("resnet_basic")[1], repeats=1)).split())
+    assert "surgery.undo() puts them back into the healed rest, which does not bring back the accuracy" in summary
+
+
+def test_a_heal_that_changes_no_weight_is_told_once() -> None:
+    def trains_a_copy(model: Any) -> None:
+        Judge(model, built("resnet_basic")[1]).heal(copy.deepcopy(model))
+        model.train()(built("resnet_basic")[1])  # moves running means, which are no weights
+
+    _, surgery, log = healed_by(trains_a_copy, *[0.5] * 7)
+    assert [step.was_healed for step in log.steps] == [None, False, False, False]
+    assert str(log).count("changed no weight of the model") == 1
+    assert "In 3 of 3 steps heal" in str(log)
+    assert "healed" not in str(surgery.summary(built("resnet_basic")[1], repeats=1))
+    assert "changed no weight" not in str(healed_by(None, *[0.5] * 7)[2])
+
+
+def test_a_log_tells_of_blocks_that_were_refused_and_shortens_long_rows() -> None:
+    log = cb.PruneLog("margin", "one", 0.1, None, 9, {"a": "it is odd", "b": "it is odd"}, reason="all were tried")
+    assert str(log).endswith("; all were tried; 2 blocks could not go at all, log.refused says why")
+    step = cb.PruneStep(tuple("abcde"), (0.0,) * 5, False, "", 5, latency_ms=1.0, latency_ms_p10=0.5, latency_ms_p90=2)
+    log.steps += [cb.PruneStep((), (), True, "", 0, 0.5, 0.5, latency_ms=1.1, latency_ms_p10=1, latency_ms_p90=2), step]
+    row = str(log).splitlines()[2]
+    assert "a, 3 more, e" in row
+    assert row.endswith("too noisy to tell")
+
+
+def test_the_log_and_the_summary_count_the_same_macs_per_sample() -> None:
+    model, example = built("resnet_basic")
+    _, surgery, log = cb.prune_blocks(model, (example, LABELS), evaluate=lambda model: 1.0, rank="random", target=0.2)
+    titles, row = str(log).splitlines()[:2]
+    macs = str(log.steps[0].macs // len(example))
+    assert macs in row.split()
+    assert "MACs per sample" in titles
+    line = next(line for line in str(surgery.summary(example[:2], repeats=1)).splitlines() if "MACs" in line)
+    assert line.split()[:4] == ["MACs", "per", "sample", macs]
 
 
 def test_costs_fall_with_every_block() -> None:

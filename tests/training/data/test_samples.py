@@ -23,11 +23,11 @@ def samples_of(num_test: int, classes: int = 10) -> Samples:
 @pytest.mark.parametrize(
     ("accuracy", "num_test", "note"),
     [
-        (0.116, 360, "; the test accuracy is still near chance (11.6%)"),
-        (0.05, 360, "; the test accuracy is still near chance (5.0%)"),
+        (0.116, 360, "; the test accuracy is still near chance (11.6 %)"),
+        (0.05, 360, "; the test accuracy is still near chance (5.0 %)"),
         (0.2, 360, ""),
         (0.116, 100_000, ""),  # three standard errors are 0.3 points there
-        (0.2, 10, "; the test accuracy is still near chance (20.0%)"),
+        (0.2, 10, "; the test accuracy is still near chance (20.0 %)"),
         (None, 360, ""),
         (0.1, 0, ""),
     ],

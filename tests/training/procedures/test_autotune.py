@@ -32,6 +32,7 @@ from cbkernels.training.policies import Policy  # noqa: E402
 from cbkernels.training.procedures.autotune import autotune, autotune_configured, of_blocks  # noqa: E402
 from cbkernels.training.procedures.rounds import rows_of_rounds  # noqa: E402
 from cbkernels.training.trained_run import accuracy_of, load_trained  # noqa: E402
+from cbkernels.wording import percent  # noqa: E402
 
 DEEP = AutotuneConfig(
     depth=30, width=8, learning_rate=0.01, batch_size=32, epochs=3, train_size=300, test_size=100, check_epochs=2,
@@ -696,7 +697,7 @@ def test_a_network_that_was_not_trained_is_called_so_and_its_epochs_are_one_numb
     assert rows_of_rounds(result)[0][2] == before["epochs"]
     said = text(result)
     assert ("not trained" in said) == (not baseline)
-    assert re.search(rf"^validation accuracy +{before['validation_accuracy']:.1%} ", said, re.MULTILINE)
+    assert re.search(rf"^validation accuracy +{percent(before['validation_accuracy'])} ", said, re.MULTILINE)
     assert after["validation_accuracy"] == history_of(tmp_path / "run")[-1]["validation_accuracy"]
     assert {line["seed"] for line in history_of(tmp_path / "run")} == {0}
     assert [line.endswith(", trained on for the comparison") for line in lines[:3]] == [False, baseline, baseline]

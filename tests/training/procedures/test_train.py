@@ -27,6 +27,7 @@ from cbkernels.training.loop.epochs import Training  # noqa: E402
 from cbkernels.training.loop.measured_epochs import MeasuredTraining  # noqa: E402
 from cbkernels.training.procedures.train import train  # noqa: E402
 from cbkernels.training.trained_run import accuracy_of, fit, load_trained  # noqa: E402
+from cbkernels.wording import percent  # noqa: E402
 
 FNN = TrainConfig(
     depth=4, width=6, train_size=200, test_size=60, batch_size=32, epochs=3, probe_size=50, learning_rate=0.01,
@@ -618,12 +619,8 @@ def test_json_is_all_that_stdout_gets(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_text_says_what_came_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str], quick_report: None) -> None:
     assert main(["train", *OPTIONS, "--out", str(tmp_path / "run")]) == 0
     out, result = capsys.readouterr().out, result_of(tmp_path / "run")
-    for words in (
-        "fnn, 4 layers of 6",
-        "trained: its only epoch was trained",
-        f"{result['test_accuracy']:.1%} (chance",
-        "Files: ",
-    ):
+    reached = f"{100 * result['test_accuracy']:.1f} % (chance"
+    for words in ("fnn, 4 layers of 6", "trained: its only epoch was trained", reached, "Files: "):
         assert words in out
 
 
@@ -760,7 +757,7 @@ def test_the_accuracy_on_samples_held_back_is_in_the_table_and_the_result(
     last = json.loads((tmp_path / "held" / "history.jsonl").read_text().splitlines()[-1])
     assert result["validation_accuracy"] == last["validation_accuracy"]
     printed = capsys.readouterr().out
-    assert re.search(rf"^validation accuracy +{result['validation_accuracy']:.1%}$", printed, re.MULTILINE)
+    assert re.search(rf"^validation accuracy +{percent(result['validation_accuracy'])}$", printed, re.MULTILINE)
     assert "its only epoch was trained" in printed
     assert main(["train", *OPTIONS, "--out", str(tmp_path / "none")]) == 0
     assert "validation" not in capsys.readouterr().out
