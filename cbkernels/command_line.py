@@ -7,6 +7,7 @@ runs, not even NumPy, so ``--help`` is quick.
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import re
 import sys
@@ -32,6 +33,24 @@ _NO_MEMORY = re.compile(r"out of memory|not enough memory|DefaultCPUAllocator|AL
 
 class _Parser(argparse.ArgumentParser):
     """Wrong usage is one sentence and exit code 1; argparse's 2 belongs to --fail-above."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Each subcommand refuses what it does not know itself, and names the option that is nearest."""
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            near = [f" (the nearest option is {option})" for option in map(self._nearest, unknown) if option]
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{near[0] if near else ''}")
+        return parsed, unknown
+
+    def _nearest(self, typed: str) -> str | None:
+        """The option of which these are the initials, --lr say, else one that is spelt alike."""
+        named = typed.partition("=")[0]
+        if not named.startswith("-"):
+            return None
+        shown_ones = (action for action in self._actions if action.help != argparse.SUPPRESS)
+        options = [option for action in shown_ones for option in action.option_strings if option.startswith("--")]
+        initials = {"".join(word[0] for word in option[2:].split("-")): option for option in reversed(options)}
+        return initials.get(named.strip("-")) or next(iter(difflib.get_close_matches(named, options, 1)), None)
 
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_ERROR, f"cbkernels: error: {shown(message)}; see {self.prog} --help\n")

@@ -17,6 +17,13 @@ REBUILD = {
     "without CUDA": "CBKERNELS_CUDA=OFF pip install --no-build-isolation .",
 }
 """How to build again in the source folder; needs scikit-build-core, pybind11 and ninja installed."""
+FEATURES = {
+    "LayerMonitor, surgery, pruning, scan": ("train", ("torch",)),
+    "files of cut models, all that trains": ("train", ("torch", "safetensors")),
+    "pages and pictures": ("plot", ("matplotlib", "jinja2")),
+    "data sets of Hugging Face": ("data", ("datasets", "pyarrow", "pillow")),
+}
+"""What works with an extra of the package only -> the extra, and the packages of it that it needs."""
 
 
 def installation() -> dict[str, Any]:
@@ -25,7 +32,8 @@ def installation() -> dict[str, Any]:
     Returns:
         version, folder, backends (name -> null, or why it cannot be used here), cuda (compiled_in:
         bool; architectures: what for), compiler, flags, instruction_sets, instruction_set, threads,
-        python, platform, numpy, torch (null if absent), rebuild (what -> command).
+        python, platform, numpy, torch (null if absent), features (what -> its extra, and what of that is missing),
+        rebuild (what -> command).
     """
     build = _core.build_info()
     return {
@@ -37,6 +45,10 @@ def installation() -> dict[str, Any]:
         "instruction_sets": list(build["instruction_sets"]), "instruction_set": build["instruction_set"],
         "threads": backends.num_threads(), "python": platform.python_version(), "platform": platform.platform(),
         "numpy": np.__version__, "torch": _installed("torch"), "rebuild": dict(REBUILD),
+        "features": {
+            feature: {"extra": extra, "missing": [name for name in needed if _installed(name) is None]}
+            for feature, (extra, needed) in FEATURES.items()
+        },
     }  # fmt: skip
 
 

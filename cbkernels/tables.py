@@ -103,4 +103,5 @@ def definition_note(equality: str) -> str:
 def margin_note(is_bound: bool) -> str:
     """What the bits of a margin mean, as a sentence; a proof needs the amplitude of every layer."""
     bound = "more than 0 prove that no bundle conflicts" if is_bound else "0 is one step at the paper's resolution"
+    bound += "; 0 or less proves nothing"
     return f"Margin: bits of precision left before the layer conflicts; {bound}."

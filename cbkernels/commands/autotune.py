@@ -9,7 +9,8 @@ from ..runs.outcomes import told_of
 from ..runs.schema import AutotuneResult
 from ..tables import format_table, wrapped
 from ..training.config import AutotuneConfig
-from ..wording import count, counted, milliseconds, nats, percent, size
+from ..training.procedures.rounds import TITLES, rows_of_rounds
+from ..wording import count, counted, milliseconds, percent, size
 from .training_command import add_run_options, require_torch_for, run_training
 
 _DESCRIPTION = """\
@@ -36,14 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def text(result: dict[str, Any]) -> str:
     """The rounds, before and after, and how it ended."""
-    rounds = format_table(
-        ["round", "network", "epochs", "removed", "entropy (nats)"],
-        [
-            [each["round"], each["name"], each["epochs"], len(each["removed"]),
-             nats(each["entropy"])]
-            for each in result["rounds"]
-        ],
-    )  # fmt: skip
+    rounds = format_table(TITLES, rows_of_rounds(result))
     reasons = [wrapped(f"round {each['round']}: {each['reason']}", "  ") for each in result["rounds"]]
     table = format_table(*_before_and_after(result))
     chance = "" if result["chance_accuracy"] is None else f" Chance is {percent(result['chance_accuracy'])}."
@@ -62,7 +56,12 @@ def _before_and_after(result: dict[str, Any]) -> tuple[list[str], list[list[str]
     rows = [
         ["network", *(x["name"] for x in networks)],
         ["blocks", *(count(x["blocks"]) for x in networks)],
-        ["test accuracy", *(percent(x["test_accuracy"]) for x in networks)],
+        ["epochs", *(x["epochs"] or "not trained" for x in networks)],
+        *(
+            [f"{part} accuracy", *(percent(x[name]) for x in networks)]
+            for part, name in (("test", "test_accuracy"), ("validation", "validation_accuracy"))
+            if part == "test" or any(x[name] is not None for x in networks)
+        ),
         ["parameters", *(count(x["parameters"]) for x in networks)],
         [f"MACs for {counted(networks[0]['latency_batch'], 'sample')}", *(count(x["macs"]) for x in networks)],
         ["latency", *(milliseconds(x["latency_ms"]) for x in networks)],

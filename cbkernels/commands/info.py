@@ -41,8 +41,15 @@ def _text(facts: dict[str, Any]) -> str:
         ("threads", f"{facts['threads']} (OMP_NUM_THREADS, or torch's own number where torch is used)"),
         ("Python", f"{facts['python']} on {facts['platform']}"),
         ("NumPy", facts["numpy"]),
-        ("torch", facts["torch"] or "not installed (only training and the demo need it)"),
+        ("torch", facts["torch"] or "not installed"),
     ]
+    for feature, told in facts["features"].items():
+        lacks = f"missing {' and '.join(told['missing'])}, of the extra {told['extra']}"
+        lines.append((feature, lacks if told["missing"] else "ready"))
+    extras = dict.fromkeys(told["extra"] for told in facts["features"].values() if told["missing"])
+    if extras:
+        without = "; where an nvcc is found and CUDA is not wanted, with CBKERNELS_CUDA=OFF in front"
+        lines.append(("what is missing", f"pip install '.[{','.join(extras)}]' in the source folder{without}"))
     lines += [(f"build {what}", command) for what, command in facts["rebuild"].items()]
     width = max(len(title) for title, _ in lines)
     return "\n".join(f"{title.ljust(width)}  {value}" for title, value in lines)

@@ -60,7 +60,13 @@ def run(arguments: argparse.Namespace) -> int:
     with Progress(log=True) as progress:
         trained = load_trained(arguments.run_folder, device=config.device, data_dir=arguments.data_dir)
         result = remove_blocks(
-            trained, config, out, resume=arguments.resume, overwrite=arguments.overwrite, report=progress.show
+            trained,
+            config,
+            out,
+            resume=arguments.resume,
+            overwrite=arguments.overwrite,
+            report=progress.show,
+            say=progress.say,
         )
     what = "Smaller network" if result["removed"] else "Network, whole"
     tell(result, _text, arguments.json, out, [out], f"{what}: {out / result['export']}{os.sep}")
@@ -73,6 +79,7 @@ def _text(result: dict[str, Any]) -> str:
     removed = ", ".join(result["removed"]) or "none"
     decided = f"{result['reason']} (ranked by {result['rank']}, at most {points(result['max_drop'])} lost on "
     decided += f"{counted(result['guard']['samples'], 'sample')}: {result['guard']['split']})"
+    notes = [wrapped(f"Note: {note}.") for note in result.get("notes", ())]  # older folders have none
     scaled = "Branch outputs were multiplied by 1/std of both convolutions' outputs, as in arXiv 2103.04331."
     sections = [
         shown(f"{result['run']}: {architecture}; {found}"),
@@ -80,6 +87,7 @@ def _text(result: dict[str, Any]) -> str:
         *([] if result["study"] is None else [_curves(result)]),
         *([_prunings(result)] if "compared" in result else []),
         wrapped(f"{told_of(RemoveResult, result)[0][:-1]}: {removed}. Why it ended: {decided}."),
+        *notes,
         _before_and_after(result),
         wrapped(f"{definition_note(result['equality'])} {scaled}"),
     ]

@@ -26,7 +26,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--out", metavar="FILE",
                         help="the page to write (default RUN/report.html; of several runs ./report.html)")  # fmt: skip
     parser.add_argument("--pictures", metavar="DIR",
-                        help="the folder for its PNG and SVG files (default report_files beside the page)")  # fmt: skip
+                        help="the folder for its PNG and SVG files "
+                        "(default beside the page, with _files in place of .html)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(less_memory="name fewer runs")
     return parser

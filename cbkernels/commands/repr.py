@@ -12,7 +12,7 @@ from ..filters.criteria import COMPARED, CRITERIA, STANDARD
 from ..runs.schema import COMPARISON_PICTURE
 from ..tables import format_table, shown, wrapped
 from ..training.config import TrainConfig, from_dict
-from ..wording import count, gained, nats, percent, points
+from ..wording import count, counted, gained, nats, percent, points
 from .config_options import add_config_options, given_options
 from .progress import Progress
 from .training_command import LESS_MEMORY, require_torch_for, tell
@@ -32,7 +32,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "repr", help="compare RePr with standard training on a network", description=_DESCRIPTION,
         usage="cbkernels repr compare [options]",
     )  # fmt: skip
-    parser.add_argument("what", choices=("compare",), help="the comparison")
+    parser.add_argument("what", choices=("compare",), metavar="{compare}", help="the comparison")
     parser.add_argument("--out", default="runs/repr", metavar="DIR", help="the folder to write (default runs/repr)")
     usual = f"{' '.join(COMPARED)} and the preset's, {TrainConfig.repr_criterion} where none is named"
     told = f"{STANDARD}: a training without RePr; {CRITERIA.told()}"
@@ -90,8 +90,9 @@ def _text(content: dict[str, Any], config: TrainConfig) -> str:
     table = format_table(["criterion", "test accuracy", "std", "difference", "each seed"], rows)
     verdicts = [wrapped(f"{row['criterion']}: {row['verdict']}.", "  ") for row in content["rows"]]
     about = (
-        f"{config.dataset}: {config.architecture}, {config.epochs} epochs; test accuracy after the last one; "
-        f"RePr: {config.repr_cycles} cycles of {config.repr_full_epochs} + {config.repr_reduced_epochs} epochs, "
+        f"{config.dataset}: {config.architecture}, {counted(config.epochs, 'epoch')}; test accuracy after the last "
+        f"one; RePr: {counted(config.repr_cycles, 'cycle')} of {config.repr_full_epochs} + "
+        f"{config.repr_reduced_epochs} epochs, "
         f"{percent(config.repr_share)} of the filters."
     )
     return "\n\n".join(filter(None, [wrapped(about), table, "\n".join(verdicts), _cycles(content)]))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 from .._version import __version__
@@ -66,7 +68,7 @@ def _add_probe(group: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Make the model, measure it once, print."""
     torch: Any = require_package("torch", "cbkernels scan")
-    from ..models.model_sources import load_weights, model_named
+    from ..models.model_sources import model_named
     from ..models.monitor import LayerMonitor
     from ..models.scan_probes import made_up_probe, probe_of_file
     from ..ranks import device_named
@@ -74,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     _check(arguments)
     model = model_named(arguments.model, seed=arguments.seed)
     if arguments.weights is not None:
-        load_weights(model, arguments.weights)
+        _load(model, arguments.weights)
     if arguments.probe is not None:
         probe, told = probe_of_file(arguments.probe)
     else:
@@ -97,6 +99,20 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print(wrapped(f"{arguments.model} with {weights}, on {told}."), report, sep="\n\n")
     return 0
+
+
+def _load(model: Any, weights: str) -> None:
+    from ..models.model_sources import load_weights
+    from ..surgery.files import STEPS
+
+    try:
+        load_weights(model, weights)
+    except ValueError as error:
+        beside = Path(weights).with_name(STEPS)
+        if not beside.is_file():
+            raise
+        loads = f"cbkernels.Surgery.load({os.fspath(beside.parent)!r}, model) makes it of a whole model"
+        raise ValueError(f"{error}; {STEPS} beside it says that it is of a cut model: {loads}") from error
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -42,6 +42,8 @@ def _text(result: dict[str, Any]) -> str:
         ["network", result["name"]],
         ["status", f"{result['status']}: {result['reason']}"],
         ["test accuracy", f"{percent(result['test_accuracy'])} (chance {percent(result['chance_accuracy'])})"],
+        *([] if result["validation_accuracy"] is None
+          else [["validation accuracy", percent(result["validation_accuracy"])]]),
         ["conflicting layers", f"{result['num_conflicting_layers']}, the first: {first}"],
         ["parameters", count(cost["parameters"])],
         ["MACs", f"{count(cost['macs'])} for {counted(cost['latency_batch'], 'sample')}"],

@@ -348,7 +348,7 @@ class LayerReport(Mapping[str, BundleResult]):
         """
         from ..drawing import layer_figures
 
-        notes = [definition_note(self.equality), *self._rates_in_words()]
+        notes = [definition_note(self.equality), *self._grid_in_words()]
         notes += [columns.margin_words(findings_of(self))] if show == "margin" else []
         if names := list(self.skipped):
             more = f" and {len(names) - 6} more" if len(names) > 6 else ""
@@ -366,13 +366,24 @@ class LayerReport(Mapping[str, BundleResult]):
         words = [f"{' or '.join(counts)} rows", conflicting] if counts else ["no layer was measured"]
         return ", ".join([*self._moment(), *words])
 
-    def _rates_in_words(self) -> list[str]:
-        words = "" if self.grid is None else in_words((self.learning_rates, self.grid.learning_rate))
-        return [words] if words else []
+    def _grid_in_words(self) -> list[str]:
+        """Which learning rate it takes, and what it means that weights of 16 bits round away."""
+        grid = self.grid
+        if grid is None:
+            return []
+        rates = in_words((self.learning_rates, grid.learning_rate))
+        lost = grid.step() * grid.learning_rate / grid.batch_size / 2
+        rounded = (
+            f"The grid takes the weights themselves as kept in {grid.dtype}: of the largest, "
+            f"{grid.weight_amplitude:.3g}, updates below about {lost:.2g} are lost. A training in pure {grid.dtype} "
+            "loses them; one that keeps float32 master weights does not, and is measured with "
+            "LayerMonitor(..., dtype='float32')."
+        )
+        return [*([rates] if rates else []), *([rounded] if grid.dtype in ("float16", "bfloat16") else [])]
 
     def _below(self) -> list[str]:
         lines = [f"not measured: {layer} ({why})" for layer, why in self.skipped.items()]
-        lines += [definition_note(self.equality), *self._rates_in_words()] if self.results else []
+        lines += [definition_note(self.equality), *self._grid_in_words()] if self.results else []
         lines += [f"Note: {note}." for note in self.notes]
         lines += [columns.margin_words(findings_of(self))] if self.margins and self.grid else []
         if self.seconds > 0:

@@ -17,6 +17,13 @@ from ..files.whole_files import write_whole
 from . import columns
 
 Loaded = TypeVar("Loaded")
+_OF_RUN = "whose folder cbkernels.runs.reader.read_run reads"
+_OTHERS = {
+    ".csv": "a table is for other programs; load what to_json wrote",
+    ".jsonl": f"each of its lines is an epoch of a run, {_OF_RUN}; the record that it returns has them as history",
+    ".safetensors": "it holds tensors; safetensors.torch.load_file reads them",
+}
+"""Suffix -> what a file is that no report was ever written to."""
 
 
 def require_kind(content: Any, kind: str, newest: int) -> None:
@@ -24,7 +31,8 @@ def require_kind(content: Any, kind: str, newest: int) -> None:
     name = kind.rpartition(".")[2]
     if not isinstance(content, Mapping) or content.get("kind") != kind:
         found = content.get("kind", list(content)[:5]) if isinstance(content, Mapping) else type(content).__name__
-        raise ValueError(f"this is {found!r} and not what {name}.to_dict() returned")
+        of_run = f"; it is of a run, {_OF_RUN}" if isinstance(content, Mapping) and "command" in content else ""
+        raise ValueError(f"this is {found!r} and not what {name}.to_dict() returned{of_run}")
     if content.get("format") != newest:
         raise ValueError(f"the {name} has format {content.get('format')!r}; this version reads {newest}")
 
@@ -37,8 +45,8 @@ def write_json(content: Mapping[str, Any], path: str | os.PathLike[str] | None, 
 def read_json(path: str | os.PathLike[str], make: Callable[[Any], Loaded]) -> Loaded:
     """What ``make`` makes of a JSON file's content; its ValueError, and that of a damaged file, name the file."""
     raw = Path(path).read_bytes()
-    if Path(path).suffix == ".csv":
-        raise ValueError(f"{os.fspath(path)} cannot be loaded: a table is for other programs; load what to_json wrote")
+    if (other := _OTHERS.get(Path(path).suffix)) is not None:
+        raise ValueError(f"{os.fspath(path)} cannot be loaded: {other}")
     try:
         return make(json_value(raw, "the file"))
     except ValueError as error:

@@ -107,7 +107,7 @@ class AtOnce:
             self._held: list[tuple[str, torch.Tensor, int]] = []
             take = _rows_taken(self._measured, batch, self.rule, self._count_or_hold)
             with outputs_taken(model, names, take):
-                model(*batch.args, **batch.kwargs)
+                batch.run(model)
             self._flush()
             if len(self.overwritten) == known:
                 break
@@ -195,7 +195,7 @@ class AcrossBatches:
         for batch in batches:
             add = functools.partial(self._add, functools.cache(batch.labels.to))
             with outputs_taken(model, names, _rows_taken(self._measured, batch, self.rule, add)):
-                model(*batch.args, **batch.kwargs)
+                batch.run(model)
         if not self.metrics:
             _require_something(self._measured, names)
 

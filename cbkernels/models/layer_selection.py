@@ -41,7 +41,7 @@ def chosen_by_user(model: nn.Module, layers: Any) -> list[str]:
     Args:
         model: unwrapped.
         layers: a regular expression that matches whole names, an iterable of names (``name#1`` stands for
-            all calls of ``name``), or a function of name and module.
+            all calls of ``name``), a class of modules, or a function of name and module.
 
     Raises:
         ValueError: a name that is no module, what TorchScript has compiled, or nothing was chosen.
@@ -54,15 +54,20 @@ def chosen_by_user(model: nn.Module, layers: Any) -> list[str]:
         except re.error as error:
             raise ValueError(f"layers is {layers!r}, which is no regular expression: {error}") from None
         names = [name for name in modules if pattern.fullmatch(name)]
+    elif isinstance(layers, type):
+        names = [name for name, module in modules.items() if isinstance(module, layers)]
     elif callable(layers):
         names = [name for name, module in modules.items() if layers(name, module)]
     elif isinstance(layers, Iterable):
         names = list(dict.fromkeys(_checked(name, modules) for name in layers))
     else:
-        raise TypeError(f"layers is {layers!r}; pass 'auto', a regular expression, a list of names or a function")
+        raise TypeError(
+            f"layers is {layers!r}; pass 'auto', a regular expression, a list of names, a class or a function"
+        )
     if not names:
-        chosen = "the function" if callable(layers) else repr(layers)
-        raise ValueError(f"layers is {chosen}, which chooses none of the modules {listed(list(modules))}")
+        chosen = "the function" if callable(layers) and not isinstance(layers, type) else repr(layers)
+        whole = "; a regular expression must match the whole name of a module" if isinstance(layers, str) else ""
+        raise ValueError(f"layers is {chosen}, which chooses none of the modules {listed(list(modules))}{whole}")
     compiled: type = torch.jit.ScriptModule
     closed = [name for name in names if isinstance(modules[name], compiled)]
     if closed:

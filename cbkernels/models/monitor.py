@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import nn
@@ -42,7 +42,7 @@ class LayerMonitor:
             and measured as a stream of 128-bit fingerprints.
         layers: "auto": residual blocks and their branches if there are any, else the outputs of activation
             functions, else those of leaf layers; never the logits. Or a regular expression that matches whole
-            names of ``named_modules()``, a list of names, or a function ``(name, module) -> bool``.
+            names of ``named_modules()``, a list of names, a class of modules, or a function ``(name, module) -> bool``.
         optimizer: of the training; with ``batch_size`` it gives the update grid.
         batch_size: of the training, not of the probe.
         grid: "optimizer" takes the paper's grid anew at every measurement, at the precision that the weights
@@ -96,7 +96,7 @@ class LayerMonitor:
         model: nn.Module,
         probe: object,
         *,
-        layers: str | Iterable[str] | Callable[[str, nn.Module], bool] = "auto",
+        layers: str | Iterable[str] | type[nn.Module] | Callable[[str, nn.Module], bool] = "auto",
         optimizer: torch.optim.Optimizer | None = None,
         batch_size: int | None = None,
         grid: UpdateGrid | TrainingGrid | str | Callable[[], UpdateGrid] | None = "optimizer",
@@ -123,6 +123,7 @@ class LayerMonitor:
         self.model = model
         self.history = History()
         self.probe = as_probe(probe, mask)
+        self._seen = _Seen(sum(batch.num_rows for batch in self.probe), _labels_of(self.probe))
         self._is_auto = isinstance(layers, str) and layers == "auto"
         self._selection = None if self._is_auto else Selection(chosen_by_user(inner, layers))
         self._grid, self._dtype = taken_anew if isinstance(grid, str) else grid, dtype
@@ -152,7 +153,7 @@ class LayerMonitor:
         """Measure all layers as they are now.
 
         Args:
-            step: what the history calls this moment, usually the epoch; None counts on.
+            step: what the history calls this moment, usually the epoch, never less than the one before; None counts on.
             dtype: a question beside the history: as if the weights were stored in this type.
 
         Returns:
@@ -160,16 +161,19 @@ class LayerMonitor:
 
         Raises:
             ValueError: no grid can be taken (learning rate 0 and no peak known, diverged weights), no chosen layer was
-                called, or the model's own error; the model and the history are then as before.
+                called, a ``step`` before the last one, or the model's own error; the model and the history are then as
+                before.
         """
         _check_dtype(dtype, self._grid)
         with self._evaluating() as inner:
+            steps = self.history.steps
             if step is None:
-                steps = self.history.steps
                 step = steps[-1] + 1 if steps else 0
+            elif dtype is None and steps and step < steps[-1]:
+                raise ValueError(f"step is {step}, which is before {steps[-1]}, the last one; make a new monitor")
             started = time.perf_counter()
             grid, rates = self._current_grid(dtype or self._dtype)
-            measured, selection = self._measured(inner, grid)
+            measured, selection, seen = self._measured(inner, grid)
             owners = selection.blocks
             report = LayerReport(
                 measured.results,
@@ -178,7 +182,7 @@ class LayerMonitor:
                 amplitudes=measured.amplitudes,
                 blocks={layer: owners[of] for layer, of in measured.modules.items() if of in owners},
                 skipped=measured.skipped,
-                notes=selection.notes,
+                notes=(*selection.notes, *self._doubts(inner, seen)),
                 learning_rates=rates,
                 model=type(inner).__name__,
                 autocast=_autocast_in_use(inner),
@@ -191,16 +195,17 @@ class LayerMonitor:
             self._ended = time.perf_counter()
         return report
 
-    def _measured(self, inner: nn.Module, grid: UpdateGrid | None) -> tuple[Measured, Selection]:
+    def _measured(self, inner: nn.Module, grid: UpdateGrid | None) -> tuple[Measured, Selection, _Seen]:
         """Run the probe; across ranks every rank comes back, with a result or with the same error."""
+        seen = self._seen
         if self._process_group is None:
             selection = self._selected(inner)
             if len(self.probe) == 1:
                 at_once = AtOnce(grid, self._backend, self._rule, self._margin, self._overwritten)
-                return at_once.measure(inner, selection.names, self._batches_for(inner)[0]), selection
+                return at_once.measure(inner, selection.names, self._batches_for(inner)[0]), selection, seen
             stream = AcrossBatches(grid, self._backend, self._rule)
             stream.add_all(inner, selection.names, self._batches_for(inner))
-            return stream.measured(), selection
+            return stream.measured(), selection, seen
         stream, selection, error = AcrossBatches(grid, self._backend, self._rule), Selection([]), None
         failure: Exception | None = None
         alike: dict[str, object] = {}
@@ -220,9 +225,28 @@ class LayerMonitor:
             raise
         measured = stream.measured(results)
         # a rank without samples learns from the first one that has some what the layers are
-        told = told_by_all((measured.modules, measured.skipped, selection), self._process_group)
-        measured.modules, measured.skipped, selection = next((t for t in told if t[0]), told[0])
-        return measured, selection
+        told = told_by_all((measured.modules, measured.skipped, selection, seen), self._process_group)
+        measured.modules, measured.skipped, selection, _ = next((t for t in told if t[0]), told[0])
+        seen = _Seen(sum(t[3].rows for t in told), set().union(*(t[3].labels for t in told)))
+        return measured, selection, seen
+
+    def _doubts(self, inner: nn.Module, seen: _Seen) -> list[str]:
+        """What of the probe and the optimizer makes the numbers worthless, for the notes of a report."""
+        doubts = []
+        if len(seen.labels) == 1:
+            many = "the only sample" if seen.rows == 1 else f"all {seen.rows} samples"
+            doubts.append(
+                f"{many} of the probe had the label {next(iter(seen.labels))}, so that no bundle could conflict; pass "
+                "samples of several labels"
+            )
+        if isinstance(self._grid, TrainingGrid) and self._grid.optimizer is not None:
+            own, groups = set(map(id, inner.parameters())), self._grid.optimizer.param_groups
+            if own.isdisjoint(id(p) for group in groups for p in group.get("params", ())):
+                doubts.append(
+                    "the optimizer trains none of the model's parameters; unless it keeps copies of them, pass the "
+                    "optimizer of this model"
+                )
+        return doubts
 
     def _alike(self, inner: nn.Module) -> dict[str, object]:
         """What ranks may not differ in, for their results would be put together without a word; layers are compared."""
@@ -263,7 +287,7 @@ class LayerMonitor:
         batch = next((batch for batch in self._batches_for(inner) if batch.num_rows), None)
         if batch is None:
             raise ValueError("the probe has no sample, so 'auto' finds no layers; name them")
-        self._selection = observe(inner, lambda: inner(*batch.args, **batch.kwargs))
+        self._selection = observe(inner, lambda: batch.run(inner))
         self._looked_at = modules
         return self._selection
 
@@ -281,6 +305,18 @@ class LayerMonitor:
         return grid, {}
 
 
+class _Seen(NamedTuple):
+    """Of the whole probe."""
+
+    rows: int
+    labels: set[int]
+    """All where there is one, else some."""
+
+
+def _labels_of(probe: list[ProbeBatch]) -> set[int]:
+    return {int(label) for batch in probe if batch.num_rows for label in torch.aminmax(batch.labels.long())}
+
+
 def _name_of(reduce: str | Reduction) -> str:
     return reduce if isinstance(reduce, str) else getattr(reduce, "__name__", "function")
 
@@ -294,8 +330,10 @@ def _check_grid(grid: object, optimizer: object, batch_size: object, learning_ra
         raise ValueError(f"grid is {grid!r}; pass 'optimizer', an UpdateGrid, a function that returns one, or None")
     if optimizer is None or batch_size is None:
         missing = "optimizer" if optimizer is None else "batch_size"
+        known = "" if optimizer is not None else "grid=cbkernels.UpdateGrid(...) where there is no optimizer, "
         raise ValueError(
-            f"grid is 'optimizer' but {missing} is None; pass {missing}=, or grid=None to compare values as they are"
+            f"grid is 'optimizer' but {missing} is None; pass {missing}=, {known}or grid=None to compare values as "
+            "they are"
         )
     if not hasattr(optimizer, "param_groups"):
         raise TypeError(f"optimizer is a {type(optimizer).__name__}; pass a torch.optim.Optimizer")

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ REDUCTIONS = ("flatten", "cls", "last", "mean")
 """What of a sequence (N, T, C) is a sample's row, see ``LayerMonitor``."""
 
 Reduction = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
+_ABOUT_SHAPES = re.compile(r"shape|size|dim|channels|index out of", re.I)
+"""What torch says of a sample that the model was not made for."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,16 @@ class ProbeBatch:
     def num_rows(self) -> int:
         """N."""
         return len(self.labels)
+
+    def run(self, model: nn.Module) -> object:
+        """What the model returns of the batch; an error about shapes also says what it was given."""
+        try:
+            return model(*self.args, **self.kwargs)
+        except (IndexError, RuntimeError, TypeError, ValueError) as error:
+            shapes = " and ".join(str(tuple(x.shape)) for x in tensors_in([*self.args, *self.kwargs.values()]))
+            if shapes and len(error.args) == 1 and _ABOUT_SHAPES.search(str(error)):
+                error.args = (f"{error} (the model was given a batch of the shape {shapes}, the samples first)",)
+            raise
 
     def to(self, device: torch.device) -> ProbeBatch:
         """The same batch with all tensors on a device."""

@@ -188,6 +188,7 @@ class Epoch:
 
     run: str | None = None
     round: Count | None = None
+    seed: Count | None = None
     epoch: NotNegative | None = None
     train_loss: float | None = None
     test_accuracy: Share | None = None
@@ -197,6 +198,8 @@ class Epoch:
     weight_amplitude: NotNegative | None = None
     num_conflicting_layers: Count | None = None
     first_conflicting: str | None = None
+    most_conflicting_rows: Share | None = None
+    """Of the probe, in the layer that has the most."""
     mean_entropy: NotNegative | None = None
     mean_entropy_bfloat16: NotNegative | None = None
     mean_entropy_float16: NotNegative | None = None
@@ -216,7 +219,10 @@ class Trained:
     architecture: dict[str, Any] | None = None
     name: str | None = None
     epochs: Count | None = None
+    trained: bool | None = None
+    """Whether it was at all, of the networks of auto-tune."""
     test_accuracy: Share | None = None
+    validation_accuracy: Share | None = None
     mean_test_accuracy: Share | None = None
     num_conflicting_layers: Count | None = None
     first_conflicting: str | None = None
@@ -406,6 +412,8 @@ class RemoveResult(Pruning, Result):
     heal_epochs: Count | None = None
     max_drop: NotNegative | None = None
     target: Share | None = None
+    notes: tuple[str, ...] = ()
+    """Why the guard, or the network, may decide nothing."""
     guard: Part | None = None
     test: Part | None = None
     before: NetworkCost | None = None

@@ -96,7 +96,11 @@ def load_trained(folder: str | os.PathLike[str], *, device: str = "auto", data_d
     if command not in COMMANDS:
         raise ValueError(f"{folder} holds a run of {command!r}; name one of {' or '.join(COMMANDS)}")
     if "architecture" in content:
-        raise ValueError(f"{folder} holds a network of your own; build it and load {CHECKPOINT} with load_checkpoint")
+        raise ValueError(
+            f"{folder} holds a network of your own, which only you can build; its weights are "
+            f"cbkernels.files.checkpoints.load_checkpoint({os.fspath(path / CHECKPOINT)!r})['measured']['training']"
+            "['model'], for its load_state_dict, and its blocks are in ['architecture']"
+        )
     run = read_run(path, tables=False)
     if run.result is None:
         damage = next((note for note in run.notes if note.startswith(RESULT)), "")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from cbkernels import installation
 from cbkernels.command_line import main
 from cbkernels.commands.training_command import REQUIRED
+from cbkernels.page.run_page import pictures_folder
 from cbkernels.training.policies import POLICIES
 
 COMMANDS = ("", "info", "measure", "scan", "train", "autotune", "remove", "repr", "report", "demo", "completion")
@@ -77,3 +80,47 @@ def test_messages_name_options_as_they_are_typed(
     np.save("y.npy", np.arange(4))
     assert main(typed.split()) == 1
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("train --lr 0.1", "--lr 0.1 (the nearest option is --learning-rate); see cbkernels train --help"),
+        ("autotune --bs=3", "--bs=3 (the nearest option is --batch-size); see cbkernels autotune --help"),
+        ("scan a:b --wieghts x", "--wieghts x (the nearest option is --weights); see cbkernels scan --help"),
+        ("report a b --zzz", "arguments: --zzz; see cbkernels report --help"),
+        ("repr", "required: {compare}; see cbkernels repr --help"),
+        ("completion", "required: {bash,zsh,fish}; see cbkernels completion --help"),
+    ],
+)
+def test_wrong_usage_names_the_help_to_read_and_the_nearest_option(
+    capsys: pytest.CaptureFixture[str], typed: str, said: str
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(typed.split())
+    assert stopped.value.code == 1
+    assert f"{said}\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("of_command", ["report"], indirect=True)
+def test_the_help_of_report_says_where_pictures_go(of_command: str) -> None:
+    assert pictures_folder("both.html").name == "both_files"
+    assert "(default beside the page, with _files in place of .html)" in of_command
+
+
+def test_info_says_what_lacks_a_package_and_how_it_is_installed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(installation, "_installed", lambda name: None if name in ("torch", "jinja2") else "1")
+    assert main(["info"]) == 0
+    lines = [re.split(r"\s{2,}", line) for line in capsys.readouterr().out.splitlines()]
+    told = {line[0]: line[1] for line in lines}
+    assert told["torch"] == "not installed"
+    assert told["LayerMonitor, surgery, pruning, scan"] == "missing torch, of the extra train"
+    assert told["pages and pictures"] == "missing jinja2, of the extra plot"
+    assert told["data sets of Hugging Face"] == "ready"
+    assert told["what is missing"].startswith("pip install '.[train,plot]' in the source folder; where an nvcc is ")
+    declared = metadata.requires("cbkernels") or []
+    for extra, packages in installation.FEATURES.values():
+        listed = {re.split(r"[^\w-]", line)[0] for line in declared if f'"{extra}"' in line.replace("'", '"')}
+        assert set(packages) <= listed

@@ -81,3 +81,29 @@ def test_a_terminal_of_80_columns_has_room_for_the_bar(monkeypatch: pytest.Monke
     assert len(line) <= 80
     assert line.count("|") == 2
     assert "<" in line  # how long it takes still
+
+
+LINE = {"run": "autotune", "round": 0, "epoch": 12, "train_loss": 2.3021, "test_accuracy": 0.103,
+        "first_conflicting": "a.6", "num_conflicting_layers": 44, "most_conflicting_rows": 0.97}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, "round 0: epoch 12 of 15, loss 2.302, test 10.3 %, 44 layers conflict (97.0 %)"),
+        ({"run": "train"}, "epoch 12 of 15, loss 2.302, test 10.3 %, 44 layers conflict, 97.0 % of rows"),
+        ({"epoch": 0, "train_loss": None, "test_accuracy": None, "num_conflicting_layers": 1,
+          "most_conflicting_rows": 2 / 512},
+         "round 0: epoch 0 of 15, 1 layer conflicts, 0.4 % of rows, from a.6 on"),
+        ({"num_conflicting_layers": 0}, "round 0: epoch 12 of 15, loss 2.302, test 10.3 %, no conflict"),
+    ],
+)  # fmt: skip
+def test_a_line_says_how_many_rows_conflict_in_80_columns(changed: dict[str, Any], said: str) -> None:
+    pytest.importorskip("torch", reason="trainings: NOT TESTED HERE (no torch)")
+    from cbkernels.training.loop import measured_epochs
+
+    assert measured_epochs.progress_line({**LINE, **changed}, 15) == said
+    assert len(said) <= 80
+    told = measured_epochs.progress_line({**LINE, **changed}, 15, "trained on for the comparison")
+    assert told.endswith(", trained on for the comparison")
+    assert len(told) <= 80

@@ -160,3 +160,17 @@ def test_a_folder_of_hugging_face(folder: Path, capsys: pytest.CaptureFixture[st
 )
 def test_refusals(folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
     assert said in refused(capsys, *arguments)
+
+
+def test_weights_of_a_cut_model_say_how_they_are_loaded(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("safetensors", reason="files of cut models: NOT TESTED HERE (no safetensors)")
+    from safetensors.torch import save_file
+
+    Path("cut").mkdir()
+    save_file({"other": torch.zeros(1)}, "cut/model.safetensors")
+    arguments = ("scanned_net:net", "--shape", "8", "--weights", "cut/model.safetensors")
+    assert "cut model" not in refused(capsys, *arguments)
+    Path("cut/surgery.json").write_text("{}")
+    said = refused(capsys, *arguments)
+    assert "is not of this model" in said
+    assert "it is of a cut model: cbkernels.Surgery.load('cut', model) makes it of a whole model" in said

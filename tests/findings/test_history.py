@@ -8,6 +8,7 @@ import io
 import json
 import math
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -220,3 +221,17 @@ def test_pandas_has_the_same_rows(surgery: History) -> None:
     assert len(frame) == 8
     wide = frame.pivot(index="layer", columns="step", values="entropy").loc[surgery.layers]
     np.testing.assert_array_equal(wide.to_numpy(), surgery.entropy)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("history.jsonl", '{"epoch": 0}\n{"epoch": 1}\n', "each of its lines is an epoch of a run, whose folder"),
+        ("result.json", '{"command": "train"}', "it is of a run, whose folder cbkernels.runs.reader.read_run reads"),
+        ("model.safetensors", "", "it holds tensors; safetensors.torch.load_file reads them"),
+    ],
+)
+def test_a_file_of_a_run_is_known_and_its_reader_named(tmp_path: Path, name: str, content: str, says: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=re.escape(says)):
+        History.load(tmp_path / name)

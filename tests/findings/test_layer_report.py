@@ -532,6 +532,9 @@ def test_the_margin_is_called_a_proof_only_with_every_amplitude() -> None:
     proof = "prove that no bundle conflicts"
     assert proof not in str(full_report())
     assert proof in str(LayerReport({"a": result()}, margins={"a": 1.0}, amplitudes={"a": 2.0}))
+    for amplitudes in ({}, {"a": 2.0}):
+        said = str(LayerReport({"a": result()}, margins={"a": 1.0}, amplitudes=amplitudes))
+        assert "; 0 or less proves nothing." in said
 
 
 def test_repr_is_one_line() -> None:

@@ -747,3 +747,63 @@ def test_a_model_whose_weights_accelerate_keeps_elsewhere() -> None:
     optimizer = torch.optim.SGD(offloaded.parameters(), lr=0.1)
     with pytest.raises(ValueError, match='weights are on the device "meta"'):
         cb.LayerMonitor(offloaded, (X, LABELS), optimizer=optimizer, batch_size=4).measure()
+
+
+# --- what a newcomer passes by mistake ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("many", [1, 2])
+def test_a_probe_or_an_optimizer_that_cannot_tell_anything_is_noted(many: int) -> None:
+    def notes(labels: list[int], optimizer: torch.optim.Optimizer) -> str:
+        pairs = [(X[: len(labels)], torch.tensor(labels))] * many
+        return " ".join(cb.LayerMonitor(model, pairs, optimizer=optimizer, batch_size=4).measure().notes)
+
+    model = mlp()
+    assert notes([0, 1, 0, 1, 2, 2], sgd(model)) == ""
+    assert notes([7] * 6, sgd(model)).startswith(f"all {6 * many} samples of the probe had the label 7, so that no")
+    if many == 1:
+        assert notes([3], sgd(model)).startswith("the only sample of the probe had the label 3, so that no bundle")
+    assert notes([0, 1, 0, 1, 2, 2], sgd(mlp())).startswith("the optimizer trains none of the model's parameters;")
+
+
+def test_layers_may_be_a_class_of_modules() -> None:
+    assert plain(mlp(), (X, LABELS), layers=nn.ReLU).layers == ["1", "3"]
+    with pytest.raises(ValueError, match=r"layers is <class '.*Conv2d'>, which chooses none of the modules"):
+        plain(mlp(), (X, LABELS), layers=nn.Conv2d)
+    with pytest.raises(ValueError, match="a regular expression must match the whole name of a module"):
+        plain(mlp(), (X, LABELS), layers="conv")
+
+
+def test_without_an_optimizer_the_way_out_is_a_grid() -> None:
+    with pytest.raises(ValueError, match=r"grid=cbkernels.UpdateGrid\(...\) where there is no optimizer"):
+        cb.LayerMonitor(mlp(), (X, LABELS), learning_rate=0.05, batch_size=64)
+
+
+@pytest.mark.parametrize("layers", ["auto", r"\d"])
+@pytest.mark.parametrize("many", [1, 2])
+def test_an_error_about_shapes_names_that_of_the_samples(layers: str, many: int) -> None:
+    monitor = plain(mlp(), [(X[:, :4], LABELS)] * many, layers=layers)
+    with pytest.raises(RuntimeError, match=r"mat2.* \(the model was given a batch of the shape \(6, 4\), the samples"):
+        monitor.measure()
+
+
+def test_a_step_before_the_last_one_is_refused() -> None:
+    monitor = plain(mlp(), (X, LABELS))
+    monitor.measure(step=3)
+    with pytest.raises(ValueError, match="step is 2, which is before 3, the last one; make a new monitor"):
+        monitor.measure(step=2)
+    monitor.measure(step=3)
+    assert monitor.history.steps == [3, 3]
+
+
+def test_a_grid_of_16_bits_says_what_is_lost_and_how_master_weights_are_measured() -> None:
+    model = mlp().to(torch.bfloat16)
+    monitor = cb.LayerMonitor(model, (X.bfloat16(), LABELS), optimizer=sgd(model, 1e-3), batch_size=64)
+    said = str(monitor.measure())
+    assert "The grid takes the weights themselves as kept in bfloat16: of the largest, 0." in said
+    assert "LayerMonitor(..., dtype='float32')" in said
+    assert "as kept in" not in str(monitor.measure(dtype="float32"))
+    lost = float(said.split("updates below about ")[1].split()[0])
+    w = torch.tensor(max(float(p.detach().abs().max()) for p in model.parameters()), dtype=torch.bfloat16)
+    assert w + 0.9 * lost == w
+    assert w + 1.2 * lost != w

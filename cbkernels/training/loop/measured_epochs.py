@@ -19,6 +19,8 @@ from ...wording import percent
 from .epochs import Training
 from .measuring import Measuring
 
+_COLUMNS = 80
+"""Of a log; a longer line of progress leaves out where the conflicts begin."""
 LAST_EPOCHS = 10
 """The papers' test accuracy is a mean over the last epochs."""
 
@@ -79,7 +81,8 @@ class MeasuredTraining:
         log.add_reports(self.run, self.round, self.epoch, self.reports)
         grid = None if self.as_trained is None else self.as_trained.grid
         log.add_epoch({
-            "run": self.run, "round": self.round, "epoch": self.epoch, "train_loss": self.loss if self.epoch else None,
+            "run": self.run, "round": self.round, "seed": self.training.config.seed,
+            "epoch": self.epoch, "train_loss": self.loss if self.epoch else None,
             "test_accuracy": tested, "validation_accuracy": held_back,
             "learning_rate": self.training.learning_rate,
             "weight_amplitude": None if grid is None else grid.weight_amplitude,
@@ -121,6 +124,7 @@ class MeasuredTraining:
         what_if = zip(self.training.config.what_if, self.reports[1:], strict=False)
         bits = [b for b in self.reports[0].margin_bits.values() if b is not None] if self.reports else []
         return {
+            "most_conflicting_rows": None if self.as_trained is None else _most_conflicting_rows(self.as_trained),
             "mean_entropy": None if self.as_trained is None else _mean_entropy(self.as_trained),
             **{f"mean_entropy_{dtype}": _mean_entropy(report) for dtype, report in what_if},
             **({"least_margin_bits": min(bits)} if bits else {}),
@@ -142,16 +146,24 @@ class MeasuredTraining:
 
     def summary(self, log: RunLog) -> dict[str, Any]:
         """Accuracy, entropy and conflicts so far, as JSON types."""
-        accuracies = [x["test_accuracy"] for x in log.history if (x["run"], x["round"]) == (self.run, self.round)]
-        tested = [accuracy for accuracy in accuracies[1:] if accuracy is not None][-LAST_EPOCHS:]
+        lines = [x for x in log.history if (x["run"], x["round"]) == (self.run, self.round)]
+        tested = [accuracy for accuracy in (x["test_accuracy"] for x in lines[1:]) if accuracy is not None][
+            -LAST_EPOCHS:
+        ]
         means = {layer: total / (self.epoch + 1) for layer, total in self._entropy_sums.items()}
         return {
-            "epochs": self.epoch, "test_accuracy": accuracies[-1],
+            "epochs": self.epoch, "test_accuracy": lines[-1]["test_accuracy"],
+            "validation_accuracy": lines[-1]["validation_accuracy"],
             "mean_test_accuracy": sum(tested) / len(tested) if tested else None,
             "chance_accuracy": self.training.samples.chance_accuracy,
             "entropy_mean": {layer: finite_or_none(mean) for layer, mean in means.items()},
             **self._conflicts(), "equality": "" if self.as_trained is None else self.as_trained.equality,
         }  # fmt: skip
+
+
+def _most_conflicting_rows(report: LayerReport) -> float:
+    """Share of the rows, in the layer that has the most."""
+    return max(result.num_conflicting_rows / max(1, result.num_rows) for result in report.values())
 
 
 def _mean_entropy(report: LayerReport) -> float:
@@ -168,18 +180,23 @@ def times(seconds: dict[str, float]) -> dict[str, float]:
     }
 
 
-def progress_line(line: dict[str, Any], epochs: int) -> str:
-    """A line of the history in words."""
-    words = [f"epoch {line['epoch']} of {epochs}"]
+def progress_line(line: dict[str, Any], epochs: int, why: str = "") -> str:
+    """A line of the history in words; ``why``: what the epoch was trained for, where conflicts decide nothing."""
+    words, ends = [f"epoch {line['epoch']} of {epochs}"], list[str]()
     if line["train_loss"] is not None:
-        words.append(f"loss {line['train_loss']:.4f}")
+        words.append(f"loss {line['train_loss']:.3f}")
     if line["test_accuracy"] is not None:
-        words.append(f"test accuracy {percent(line['test_accuracy'])}")
+        words.append(f"test {percent(line['test_accuracy'])}")
     count = line["num_conflicting_layers"]
-    if count == 0:
+    if why:
+        words.append(why)
+    elif count == 0:
         words.append("no conflict")
     elif count is not None:
         layers = "1 layer conflicts" if count == 1 else f"{count} layers conflict"
-        words.append(f"{layers}{': ' if count == 1 else ', the first is '}{line['first_conflicting']}")
-    round_ = f"round {line['round']}: " if line["run"] == "autotune" else ""
-    return round_ + ", ".join(words)
+        share = line["most_conflicting_rows"]
+        many = f"{layers}, {percent(share)} of rows"
+        ends = [f"{many}, from {line['first_conflicting']} on", many, f"{layers} ({percent(share)})"]
+    said = (f"round {line['round']}: " if line["run"] == "autotune" else "") + ", ".join(words)
+    whole = [f"{said}, {end}" for end in ends] or [said]
+    return next((each for each in whole if len(each) <= _COLUMNS), whole[-1])

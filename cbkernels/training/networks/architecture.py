@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from .kinds import MODELS, NetworkKind
@@ -60,14 +60,17 @@ class Architecture:
         return replace(self, blocks=tuple(blocks))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON types."""
-        return {**asdict(self), "blocks": list(self.blocks)}
+        """JSON types; null is a width of a network of one's own that nobody gave."""
+        widths = () if self.model in MODELS else fields(self)[2:]
+        unknown = {f.name: None for f in widths if getattr(self, f.name) == f.default}
+        return {**asdict(self), "blocks": list(self.blocks), **unknown}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Architecture:
         """What ``to_dict`` gave; a ValueError when it is something else."""
         try:
-            return cls(**{**content, "blocks": tuple(content["blocks"])})
+            given = {name: value for name, value in content.items() if value is not None}
+            return cls(**{**given, "blocks": tuple(content["blocks"])})
         except (KeyError, TypeError) as error:
             raise ValueError(f"{content!r} is not an architecture; it needs blocks, model, width") from error
 

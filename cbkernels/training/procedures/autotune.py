@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -31,7 +31,7 @@ from ...runs.outcomes import told_of
 from ...runs.schema import AutotuneResult
 from ...runs.stored_runs import open_folder
 from ...tables import html_table
-from ...wording import counted, nats, percent
+from ...wording import counted, percent
 from ..config import AutotuneConfig, TrainConfig, require_known, to_dict
 from ..configured import data_set_of, environment, network_of, require_apart_from_data, settled, threads_of
 from ..data.samples import AsGiven, Samples, divided, samples_of
@@ -42,6 +42,7 @@ from ..networks.architecture import Architecture
 from ..policies import POLICIES, BlockNames, Policy, Removes, policy_of
 from ..shrinking import removed_blocks
 from ..trained_run import teacher_of
+from .rounds import TITLES, rows_of_rounds
 from .train import Show
 
 Build = Callable[[Architecture], nn.Module]
@@ -66,12 +67,8 @@ class Autotuned:
         return f"Autotuned({self.result['status']} after {many}: {self.architecture}{reached})"
 
     def _repr_html_(self) -> str:
-        rows = [[each["round"], each["name"], each["epochs"], len(each["removed"]), nats(each["entropy"])]
-                for each in self.result["rounds"]]  # fmt: skip
-        titles = ["round", "network", "epochs", "removed", "entropy (nats)"]
-        return html_table(
-            repr(self), titles, rows, [f"{self.result['reason']}.", *told_of(AutotuneResult, self.result)]
-        )
+        below = [f"{self.result['reason']}.", *told_of(AutotuneResult, self.result)]
+        return html_table(repr(self), TITLES, rows_of_rounds(self.result), below)
 
 
 def autotune(
@@ -156,7 +153,7 @@ def _own_config(architecture: Architecture, options: dict[str, Any]) -> tuple[Au
     described = {name: value for name, value in to_dict(config).items() if name not in of_network}
     brought = {f.name: value for f in fields(Recipe) if (value := getattr(recipe, f.name)) is not f.default}
     described |= {name: getattr(value, "__qualname__", type(value).__qualname__) for name, value in brought.items()}
-    return config, recipe, described | {"architecture": architecture.to_dict()}
+    return config, recipe, described | {"architecture": {**asdict(architecture), "blocks": list(architecture.blocks)}}
 
 
 def autotune_configured(
@@ -270,9 +267,10 @@ class _Tuning:
         """One round, up to its end or to a decision; the first one goes on to its end for the comparison."""
         goes_on = self.config.baseline and not self.rounds
         while measured.goes_on(self.config.epochs):
+            why = "" if self.decision is None else "trained on for the comparison"
             line = measured.next_epoch(log)
             if self.ranks.is_first:
-                self._show(progress_line(line, self.config.epochs), line["epoch"], self.config.epochs)
+                self._show(progress_line(line, self.config.epochs, why), line["epoch"], self.config.epochs)
             if measured.has_diverged:
                 return
             self.equality = self.equality or (measured.reports[0].equality if measured.reports else "")
@@ -368,7 +366,10 @@ class _Tuning:
         if measured.has_diverged:
             return "diverged", f"the loss of epoch {measured.epoch} is {measured.loss}; lower the learning rate"
         checked = min(self.config.check_epochs, self.config.epochs)
-        return "trained", f"the last block {self._policy.passes} in the first {checked} epochs; trained to the end"
+        return (
+            "trained",
+            f"the last block {self._policy.passes} in the first {counted(checked, 'epoch')}; trained to the end",
+        )
 
     def _state(self, measured: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -417,4 +418,9 @@ _BETTER = {"validation_accuracy": 1, "test_accuracy": 1, "train_loss": -1}
 
 def _accuracies(summary: dict[str, Any]) -> dict[str, Any]:
     names = ("test_accuracy", "mean_test_accuracy", "epochs", "num_conflicting_layers", "first_conflicting")
-    return {name: summary[name] for name in names}
+    # the summary of a run that an older version began has no held-back accuracy
+    held_back = summary.get("validation_accuracy")
+    return {name: summary[name] for name in names} | {
+        "validation_accuracy": held_back,
+        "trained": summary["epochs"] > 0,
+    }

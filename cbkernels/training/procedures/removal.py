@@ -70,6 +70,18 @@ class Removal:
         conflicts = block.conflicts(self.config.min_conflicting_rows)
         return {**block.to_dict(), "conflicts": conflicts, "accuracy_without": alone}
 
+    def notes(self) -> list[str]:
+        """What makes a removal worth little, known before anything goes."""
+        drop, guards = self.config.max_drop, len(self.parts.guard.labels)
+        chance = self.run.samples.chance_note(self.accuracy(self.parts.test, ())).removeprefix("; ")
+        notes = [f"{chance}, so that what its blocks are for cannot be told; train it further first"] if chance else []
+        if 0 < drop * guards < 1 - 1e-9:
+            notes.append(
+                f"at most {drop:.2%} may be lost, which is less than one of the {guards} samples that guard; the "
+                f"smallest loss that they can show is {1 / guards:.2%}, so that none may be lost at all"
+            )
+        return notes
+
     def studied(self, blocks: Sequence[BlockMeasurement]) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]:
         """Accuracy against the number of removed blocks, and on which samples."""
         least = self.config.min_conflicting_rows

@@ -41,7 +41,7 @@ class Parts(NamedTuple):
 def parts_of(run: TrainedRun, study_size: int, seed: int) -> Parts:
     """The run's validation samples guard and its test samples report.
 
-    A run that held none back is guarded by every other test sample, and the rest reports: no sample does both, and a
+    A run that held none back is guarded by every second test sample, and the rest reports: no sample does both, and a
     test set that is sorted by class stays balanced.
     """
     (images, labels), held_back = run.samples.test, run.samples.validation_indices.to(run.device)

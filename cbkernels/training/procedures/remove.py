@@ -37,6 +37,7 @@ def remove_blocks(
     resume: bool = False,
     overwrite: bool = False,
     report: Report = lambda status: None,
+    say: Report = lambda line: None,
 ) -> dict[str, Any]:
     """Study and remove the blocks of a trained residual network, and write a run folder.
 
@@ -48,6 +49,7 @@ def remove_blocks(
         resume: go on where an earlier call with the same run and config was stopped; its result is the same.
         overwrite: start anew in a folder that holds a run.
         report: called with a line of text now and then.
+        say: called with what should be known before anything is removed.
 
     Returns:
         What ``result.json`` holds.
@@ -74,13 +76,13 @@ def remove_blocks(
             return result
         with settled(config.threads or threads_of(run.config)):
             folder.write_json("env.json", environment(run.samples))
-            result = _result(Removal(run, config, progress, report))
+            result = _result(Removal(run, config, progress, report), say)
             folder.write_json(RESULT, result)
         delete_files(folder.path, PRUNING_FILES)
     return result
 
 
-def _result(removal: Removal) -> dict[str, Any]:
+def _result(removal: Removal, say: Report) -> dict[str, Any]:
     """Everything in turn; what ``result.json`` holds."""
     run, config, report = removal.run, removal.config, removal.report
     blocks = removal.measured()
@@ -88,7 +90,9 @@ def _result(removal: Removal) -> dict[str, Any]:
     num_conflicting = sum(block.conflicts(config.min_conflicting_rows) for block in blocks)
     report(f"{num_conflicting} of {len(blocks)} blocks conflict")
     curves, study = removal.studied(blocks) if config.study else ({kind: [] for kind in KINDS}, None)
-    whole = removal.accuracy(removal.parts.guard, ())
+    whole, notes = removal.accuracy(removal.parts.guard, ()), removal.notes()
+    for note in notes:
+        say(f"Note: {note}.")
     first, *others = (
         pruned(removal, rank, run.model if rank == config.rank else copy.deepcopy(removal.whole))
         for rank in dict.fromkeys([config.rank, *config.compare])
@@ -101,7 +105,7 @@ def _result(removal: Removal) -> dict[str, Any]:
         "equality": blocks[0].result.equality, "curves": curves, "study": study,
         **first["outcome"], "compared": [other["outcome"] for other in others],
         **{name: getattr(config, name) for name in ("strategy", "heal", "heal_epochs", "max_drop", "target")},
-        "guard": removal.parts.guard.about(whole),
+        "notes": notes, "guard": removal.parts.guard.about(whole),
         "test": removal.parts.test.about(), **_costs(removal), "export": f"{EXPORT}/",
     }  # fmt: skip
 

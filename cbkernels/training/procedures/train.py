@@ -122,7 +122,8 @@ def _grows(config: TrainConfig) -> dict[str, str]:
 
 def _result(config: TrainConfig, measured: MeasuredTraining, log: RunLog) -> dict[str, Any]:
     summary, samples = measured.summary(log), measured.training.samples
-    reason = f"all {measured.epoch} epochs were trained{samples.chance_note(summary['test_accuracy'])}"
+    trained = "its only epoch was" if measured.epoch == 1 else f"all {measured.epoch} epochs were"
+    reason = f"{trained} trained{samples.chance_note(summary['test_accuracy'])}"
     if measured.has_diverged:
         reason = (
             f"the loss of epoch {measured.epoch} is {measured.loss}; lower --learning-rate "

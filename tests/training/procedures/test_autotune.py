@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ pytest.importorskip("safetensors", reason="auto-tune: NOT TESTED HERE (no safete
 import cbkernels as cb  # noqa: E402
 from cbkernels.command_line import main  # noqa: E402
 from cbkernels.commands import training_command  # noqa: E402
+from cbkernels.commands.autotune import text  # noqa: E402
 from cbkernels.files import whole_files  # noqa: E402
 from cbkernels.files.checkpoints import load_checkpoint, save_checkpoint  # noqa: E402
 from cbkernels.page.facts import outcome_of  # noqa: E402
@@ -26,8 +28,11 @@ from cbkernels.training.config import AutotuneConfig, to_dict  # noqa: E402
 from cbkernels.training.loop.epochs import Training  # noqa: E402
 from cbkernels.training.loop.measuring import Measuring  # noqa: E402
 from cbkernels.training.networks.architecture import Architecture  # noqa: E402
+from cbkernels.training.policies import Policy  # noqa: E402
 from cbkernels.training.procedures.autotune import autotune, autotune_configured, of_blocks  # noqa: E402
+from cbkernels.training.procedures.rounds import rows_of_rounds  # noqa: E402
 from cbkernels.training.trained_run import accuracy_of, load_trained  # noqa: E402
+from cbkernels.wording import percent  # noqa: E402
 
 DEEP = AutotuneConfig(
     depth=30, width=8, learning_rate=0.01, batch_size=32, epochs=3, train_size=300, test_size=100, check_epochs=2,
@@ -207,7 +212,7 @@ def test_ties_behind_the_first_block_are_no_reason_to_give_up(tmp_path: Path, mo
     result = autotune_configured(changed(policy="added", depth=3, epochs=1), tmp_path / "run")
     assert (result["status"], result["after"]["architecture"]["blocks"]) == ("trained", [3])
     assert result["reason"].startswith(
-        "the last block had no conflict beyond those of the first one in the first 1 epochs; trained to the end"
+        "the last block had no conflict beyond those of the first one in the first 1 epoch; trained to the end"
     )
 
 
@@ -674,3 +679,42 @@ def test_unknown_options_are_refused() -> None:
 def test_it_is_found_where_it_is_documented() -> None:
     assert cb.training.autotune is autotune
     assert cb.training.AutotuneConfig is AutotuneConfig
+
+
+@pytest.mark.parametrize("baseline", [True, False])
+def test_a_network_that_was_not_trained_is_called_so_and_its_epochs_are_one_number(
+    monkeypatch: pytest.MonkeyPatch, baseline: bool, tmp_path: Path
+) -> None:
+    acts_as_one(monkeypatch, at={(0, 0)})
+    lines: list[str] = []
+    result = autotune(
+        plain, (2,), points(), points(), epochs=2, batch_size=16, baseline=baseline, validation_share=0.25,
+        policy=Policy("mine", "the first block", lambda _, names: [names[0][0]], looks_before=True),
+        show=lambda status, *_: lines.append(status), out=tmp_path / "run",
+    ).result  # fmt: skip
+    before, after = result["before"], result["after"]
+    assert (before["epochs"], before["trained"], after["trained"]) == (2 * baseline, baseline, True)
+    assert rows_of_rounds(result)[0][2] == before["epochs"]
+    said = text(result)
+    assert ("not trained" in said) == (not baseline)
+    assert re.search(rf"^validation accuracy +{percent(before['validation_accuracy'])} ", said, re.MULTILINE)
+    assert after["validation_accuracy"] == history_of(tmp_path / "run")[-1]["validation_accuracy"]
+    assert {line["seed"] for line in history_of(tmp_path / "run")} == {0}
+    assert [line.endswith(", trained on for the comparison") for line in lines[:3]] == [False, baseline, baseline]
+    for told in (*result["rounds"], before, after):
+        assert (told["architecture"]["width"], told["architecture"]["width_multiplier"]) == (None, None)
+    with pytest.raises(
+        ValueError, match=r"its weights are cbkernels\.files\.checkpoints\.load_checkpoint\("
+    ) as refused:
+        load_trained(tmp_path / "run")
+    weights = re.search(r"weights are cbkernels\.files\.checkpoints\.(.*), for its", str(refused.value))
+    assert weights is not None
+    model = plain(Architecture.from_dict(after["architecture"]))
+    model.load_state_dict(eval(weights[1], {"load_checkpoint": load_checkpoint}))
+
+
+def test_widths_of_ones_own_that_are_given_are_kept() -> None:
+    for architecture in (Architecture((3,), "mine", width=24), Architecture((3,)), Architecture((3,), "fnn")):
+        assert Architecture.from_dict(architecture.to_dict()) == architecture
+    assert Architecture((3,), "mine", width=24).to_dict()["width"] == 24
+    assert Architecture((3,), "fnn").to_dict()["width"] == 10

@@ -836,3 +836,22 @@ def test_refuses_a_damaged_checkpoint(
     checkpoint = tmp_path / "checkpoint.safetensors"
     checkpoint.write_bytes(damage(checkpoint.read_bytes()))
     assert "checkpoint.safetensors" in refusal(capsys, "remove", tmp_path)
+
+
+def test_a_guard_too_small_for_its_limit_and_a_network_near_chance_are_said_before_anything_goes(
+    folder: Path, run: TrainedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    guards = len(run.validation_indices)
+    said = f"which is less than one of the {guards} samples that guard; the smallest loss that they can show is "
+    arguments = ["--out", tmp_path / "small", "--no-study", "--finetune-epochs", "0", "--max-drop", 0.5 / guards]
+    assert main(["remove", *map(str, [folder, *arguments])]) == 0
+    printed = capsys.readouterr()
+    assert said in " ".join(printed.out.split())
+    assert 0 < printed.err.index(said) < printed.err.index(" accuracy ")
+    assert not opened(run, replace(QUICK, max_drop=1.5 / guards), tmp_path / "large").notes()
+    assert not opened(run, replace(QUICK, max_drop=0.0), tmp_path / "none").notes()
+    torch.nn.init.zeros_(run.model.head.weight)
+    torch.nn.init.zeros_(run.model.head.bias)
+    (note,) = opened(run, QUICK, tmp_path / "chance").notes()
+    assert note.startswith("the test accuracy is still near chance (")
+    assert note.endswith("train it further first")

@@ -27,6 +27,7 @@ from cbkernels.training.loop.epochs import Training  # noqa: E402
 from cbkernels.training.loop.measured_epochs import MeasuredTraining  # noqa: E402
 from cbkernels.training.procedures.train import train  # noqa: E402
 from cbkernels.training.trained_run import accuracy_of, fit, load_trained  # noqa: E402
+from cbkernels.wording import percent  # noqa: E402
 
 FNN = TrainConfig(
     depth=4, width=6, train_size=200, test_size=60, batch_size=32, epochs=3, probe_size=50, learning_rate=0.01,
@@ -122,9 +123,9 @@ def test_files_of_a_run(finished: Any) -> None:
 def test_history_has_a_line_for_every_epoch(finished: Any) -> None:
     lines = history_of(finished(FNN))
     assert [tuple(line) for line in lines] == [(
-        "run", "round", "epoch", "train_loss", "test_accuracy", "validation_accuracy", "learning_rate",
-        "weight_amplitude", "num_conflicting_layers", "first_conflicting", "mean_entropy", "seconds_training",
-        "seconds_measuring", "seconds_evaluating",
+        "run", "round", "seed", "epoch", "train_loss", "test_accuracy", "validation_accuracy", "learning_rate",
+        "weight_amplitude", "num_conflicting_layers", "first_conflicting", "most_conflicting_rows", "mean_entropy",
+        "seconds_training", "seconds_measuring", "seconds_evaluating",
     )] * 4  # fmt: skip
     assert [(line["run"], line["round"], line["epoch"]) for line in lines] == [("train", 0, e) for e in range(4)]
     assert lines[0]["train_loss"] is None
@@ -160,8 +161,9 @@ def test_result(finished: Any) -> None:
     result, lines = result_of(finished(FNN)), history_of(finished(FNN))
     assert list(result) == [
         "command", "version", "status", "reason", "seed", "dataset", "architecture", "name", "epochs", "test_accuracy",
-        "mean_test_accuracy", "chance_accuracy", "entropy_mean", "num_conflicting_layers", "first_conflicting",
-        "equality", "cost", "ranks", "seconds_training", "seconds_measuring", "seconds_evaluating", "measuring_share",
+        "validation_accuracy", "mean_test_accuracy", "chance_accuracy", "entropy_mean", "num_conflicting_layers",
+        "first_conflicting", "equality", "cost", "ranks", "seconds_training", "seconds_measuring", "seconds_evaluating",
+        "measuring_share",
     ]  # fmt: skip
     assert (result["command"], result["status"], result["seed"], result["epochs"]) == ("train", "trained", 0, 3)
     assert result["architecture"] == {"blocks": [4], "model": "fnn", "width": 6, "width_multiplier": 1.0}
@@ -618,7 +620,7 @@ def test_text_says_what_came_of_it(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["train", *OPTIONS, "--out", str(tmp_path / "run")]) == 0
     out, result = capsys.readouterr().out, result_of(tmp_path / "run")
     reached = f"{100 * result['test_accuracy']:.1f} % (chance"
-    for words in ("fnn, 4 layers of 6", "trained: all 1 epochs", reached, "Files: "):
+    for words in ("fnn, 4 layers of 6", "trained: its only epoch was trained", reached, "Files: "):
         assert words in out
 
 
@@ -745,3 +747,17 @@ def test_measured_training_counts_epochs(finished: Any) -> None:
     measured = MeasuredTraining("train", 0, Training(run.model, run.config, run.samples), [])
     assert measured.epoch == -1
     assert not measured.has_diverged
+
+
+def test_the_accuracy_on_samples_held_back_is_in_the_table_and_the_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *OPTIONS, "--validation-share=0.2", "--out", str(tmp_path / "held")]) == 0
+    result = json.loads((tmp_path / "held" / "result.json").read_text())
+    last = json.loads((tmp_path / "held" / "history.jsonl").read_text().splitlines()[-1])
+    assert result["validation_accuracy"] == last["validation_accuracy"]
+    printed = capsys.readouterr().out
+    assert re.search(rf"^validation accuracy +{percent(result['validation_accuracy'])}$", printed, re.MULTILINE)
+    assert "its only epoch was trained" in printed
+    assert main(["train", *OPTIONS, "--out", str(tmp_path / "none")]) == 0
+    assert "validation" not in capsys.readouterr().out
