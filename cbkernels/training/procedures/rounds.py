@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...wording import nats
+from ...wording import NOTHING, nats
 
 TITLES = ["round", "network", "epochs", "conflict at epoch", "removed", "entropy (nats)"]
 
@@ -18,6 +18,7 @@ def rows_of_rounds(result: dict[str, Any]) -> list[list[object]]:
     """
     return [
         [each["round"], each["name"], each["epochs"] if each["round"] else result["before"]["epochs"],
-         "-" if each["conflict_epoch"] is None else each["conflict_epoch"], len(each["removed"]), nats(each["entropy"])]
+         NOTHING if each["conflict_epoch"] is None else each["conflict_epoch"], len(each["removed"]),
+         nats(each["entropy"])]
         for each in result["rounds"]
     ]  # fmt: skip
