@@ -80,12 +80,20 @@ def test_a_pruning_and_its_summary(probe: tuple[torch.Tensor, torch.Tensor]) -> 
 
 
 def test_an_autotuned_network() -> None:
-    rounds = [{"round": 0, "name": "<b>", "epochs": 2, "removed": ["1"], "entropy": 0.5},
-              {"round": 1, "name": "small", "epochs": 9, "removed": [], "entropy": None}]  # fmt: skip
-    result = {"status": "trained", "reason": "it did", "rounds": rounds, "after": {"test_accuracy": 0.5}}
+    rounds = [
+        {"round": 0, "name": "<b>", "epochs": 0, "conflict_epoch": 0, "removed": ["1"], "entropy": 0.5},
+        {"round": 1, "name": "small", "epochs": 9, "conflict_epoch": None, "removed": [], "entropy": None},
+    ]
+    result = {
+        "status": "trained",
+        "reason": "it did",
+        "rounds": rounds,
+        "before": {"epochs": 2},
+        "after": {"test_accuracy": 0.5},
+    }
     tuned = Autotuned(None, Architecture((3,), "fnn"), result)
     assert repr(tuned) == f"Autotuned(trained after 2 rounds: {Architecture((3,), 'fnn')}, test accuracy 50.0 %)"
-    assert cells(tuned)[5:] == ["0", "<b>", "2", "1", "0.5", "1", "small", "9", "0", "\u2013"]
+    assert cells(tuned)[6:] == ["0", "<b>", "2", "0", "1", "0.5", "1", "small", "9", "\u2013", "0", "\u2013"]
 
 
 def test_names_that_are_not_public_are_not_shown() -> None:

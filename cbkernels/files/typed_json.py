@@ -18,6 +18,7 @@ class Range(NamedTuple):
 
 
 Share = Annotated[float, Range(0, 1)]
+DifferenceOfShares = Annotated[float, Range(-1, 1)]
 NotNegative = Annotated[float, Range(0)]
 Count = Annotated[int, Range(0)]
 Kind = TypeVar("Kind")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..files.csv_files import csv_cell, csv_line
 from ..files.folder_lock import LOCK
-from ..files.typed_json import Count, NotNegative, Share
+from ..files.typed_json import Count, DifferenceOfShares, NotNegative, Share
 
 if TYPE_CHECKING:  # the command line reads names here, and a line of --help needs no NumPy
     from ..grid import UpdateGrid
@@ -449,7 +449,7 @@ class Criterion:
     mean: Share | None = None
     std: NotNegative | None = None
     """Of the test accuracies over the seeds."""
-    difference: float | None = None
+    difference: DifferenceOfShares | None = None
     """To standard training of the same seeds, mean, ..."""
     difference_std: NotNegative | None = None
     """... and standard deviation."""

@@ -77,8 +77,8 @@ class Removal:
         notes = [f"{chance}, so that what its blocks are for cannot be told; train it further first"] if chance else []
         if 0 < drop * guards < 1 - 1e-9:
             notes.append(
-                f"at most {drop:.2%} may be lost, which is less than one of the {guards} samples that guard; the "
-                f"smallest loss that they can show is {1 / guards:.2%}, so that none may be lost at all"
+                f"at most {percent(drop)} may be lost, which is less than one of the {guards} samples that guard; the "
+                f"smallest loss that they can show is {percent(1 / guards)}, so that none may be lost at all"
             )
         return notes
 
