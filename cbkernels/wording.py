@@ -74,7 +74,7 @@ def change(before: float | None, after: float | None) -> str:
 
 @_of_any
 def count(number: float) -> str:
-    """A whole number with separators, a large one in thousands, millions or milliards.
+    """A whole number with separators, a large one in thousands, millions or billions (k, M, G).
 
     Example:
         >>> count(1234), count(28_801_234), count(5e12)
