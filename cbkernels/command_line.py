@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(arguments: Sequence[str] | None, stop: Stop) -> int:
     """``main``, with what has the process's signals."""
     out: Any = Output(sys.stdout)
-    errors: Any = Output(sys.stderr)
+    errors: Any = Output(sys.stderr, whole_lines=True)
     with redirect_stdout(out), redirect_stderr(errors), warnings.catch_warnings():
         warnings.showwarning = _warned
         try:

@@ -12,25 +12,37 @@ class Output:
 
     Args:
         stream: None where there is none; any object with ``write`` otherwise.
+        whole_lines: hold back what was written until its line ends, or until a flush: ``print`` writes a line and its
+            end apart, and another process that shares the stream may write between them.
     """
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: Any, *, whole_lines: bool = False) -> None:
         self._stream = stream
+        self._whole_lines = whole_lines
+        self._held = ""
         self.failure: Exception | None = None
         """The first that was met; what was written since may be missing."""
 
     def write(self, text: str) -> int:
         """Write; characters that the stream's encoding lacks, such as those of odd file names, are escaped."""
+        self._held += text
+        if not self._whole_lines or text.endswith("\n"):
+            self._write_held()
+        return len(text)
+
+    def flush(self) -> None:
+        """Write out what is held back."""
+        if self._held:
+            self._write_held()
+        self._attempt("flush")
+
+    def _write_held(self) -> None:
+        text, self._held = self._held, ""
         try:
             self._attempt("write", text)
         except UnicodeEncodeError:
             encoding = getattr(self._stream, "encoding", None) or "ascii"
             self._attempt("write", text.encode(encoding, "backslashreplace").decode(encoding))
-        return len(text)
-
-    def flush(self) -> None:
-        """Write out what is held back."""
-        self._attempt("flush")
 
     def isatty(self) -> bool:
         """Is it a terminal?"""

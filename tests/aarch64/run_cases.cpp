@@ -1,7 +1,7 @@
 // Runs the cases that export_cases.py wrote on csrc/cpu, without Python: `run_cases FILE`. Each case on every
 // instruction set of this build, on one thread and on three, with equal routing hashes, and called by a thread whose
-// own floating-point environment is hostile. Prints how many there were and each wrong one; exits 1 if there is any,
-// or if nothing ran on several threads.
+// own floating-point environment is hostile. The routing hashes are compared with their definition. Prints how many
+// there were and each wrong one; exits 1 if there is any, or if nothing ran on several threads.
 #include <algorithm>
 #include <cinttypes>
 #include <cstdio>
@@ -13,6 +13,7 @@
 
 #include "../../csrc/contract.h"
 #include "../../csrc/cpu/instruction_sets.h"
+#include "check_routing.h"
 #if defined(__x86_64__)
 #include <xmmintrin.h>
 #endif
@@ -281,11 +282,16 @@ int run(const char* path) {
   Report report;
   for (int64_t i = 0; i < num_cases; ++i) check_everywhere(Case(file), report);
   std::string sets;
-  for (const std::string& set : instruction_sets()) sets += " " + set;
+  int64_t num_hashes = 0, num_wrong = report.num_wrong();
+  for (const std::string& set : instruction_sets()) {
+    sets += " " + set;
+    use_instruction_set(set);
+    num_wrong += routing_check::check(instruction_set_in_use(), num_hashes);
+  }
   std::printf("%" PRId64 " cases, %" PRId64 " answers by%s, %" PRId64 " of them on several threads, %" PRId64
-              " wrong\n",
-              num_cases, report.num_answers(), sets.c_str(), report.num_parallel(), report.num_wrong());
-  return report.num_wrong() || !report.num_parallel() ? 1 : 0;
+              " routing hashes, %" PRId64 " wrong\n",
+              num_cases, report.num_answers(), sets.c_str(), report.num_parallel(), num_hashes, num_wrong);
+  return num_wrong || !report.num_parallel() ? 1 : 0;
 }
 
 }  // namespace

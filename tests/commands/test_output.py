@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from cbkernels.command_line import main
+from cbkernels.commands.output import Output
 from cbkernels.commands.progress import Progress
 
 from ..all_of import all_of
@@ -104,6 +105,39 @@ def test_a_process_keeps_its_exit_code_whatever_its_streams_are(tmp_path: Path) 
                 done = subprocess.run(["bash", "-c", f"{command} {streams}"], cwd=tmp_path, capture_output=True,
                                       text=True, timeout=120, check=False)  # fmt: skip
                 assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+
+
+class Pieces(io.StringIO):
+    """Remembers what was written at once, as a pipe would hand it on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.pieces.append(text)
+        return super().write(text)
+
+
+def test_a_line_on_stderr_is_written_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the lines of several ranks, which share the stream, end up in each other."""
+    monkeypatch.setattr(sys, "stderr", stream := Pieces())
+    assert main(["measure", "nothing.npy", "labels.npy"]) == 1
+    assert main(["report", "nothing"]) == 1
+    assert len(stream.pieces) == 2
+    for piece in stream.pieces:
+        assert re.fullmatch(r"cbkernels: error: .*\n", piece)
+
+
+def test_what_has_no_end_of_line_is_written_by_a_flush() -> None:
+    stream = Pieces()
+    out = Output(stream, whole_lines=True)
+    out.write("\repoch 1")
+    assert stream.pieces == []
+    out.flush()
+    out.write(" of 2")
+    out.close_down()
+    assert stream.pieces == ["\repoch 1", " of 2"]
 
 
 def test_help_fits_into_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,7 +40,7 @@ def run_as(rank: int, count: int, port: int, command: list[str]) -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
-        print(f"rank {rank}:\n{traceback.format_exc()}", file=sys.stderr)
+        sys.stderr.write(f"rank {rank}:\n{traceback.format_exc()}\n")
         return 1
     return 0
 
@@ -75,7 +75,7 @@ def start(count: int, command: list[str]) -> int:
             child, status = os.wait()
             rank, code = children.pop(child), os.waitstatus_to_exitcode(status)
             if code:
-                print(f"rank {rank} ended with {code}", file=sys.stderr)
+                sys.stderr.write(f"rank {rank} ended with {code}\n")  # in one piece: the ranks write there, too
                 return 1
     return 0
 
