@@ -18,6 +18,9 @@ from .gpu_row_store import GpuRowStore
 from .grid import UpdateGrid
 from .row_store import RowStore
 
+FORMAT = 3
+"""Of states and pickles: a new one whenever the same row gets another fingerprint, or what is kept changes."""
+
 
 class HeldRows:
     """Rows of one type and width, on the CPU and on GPUs; pickles hold CPU memory only.
@@ -32,9 +35,6 @@ class HeldRows:
         backend: name of what read the last rows.
         on_gpus: device -> what is held there.
     """
-
-    _given_key: int | None = None
-    _key: int | None = stream_keys.FIXED_KEY  # of pickles from before there were keys
 
     def __init__(self, key: int | None = None) -> None:
         self._given_key = self._key = key
@@ -180,12 +180,26 @@ class HeldRows:
 
     def __getstate__(self) -> dict[str, Any]:
         gathered, num_nan_rows = self.on_host()
-        return {**vars(self), "_key": self.key, "_on_cpu": gathered, "_num_nan_rows": num_nan_rows, "on_gpus": {}}
+        held = {"_key": self.key, "_on_cpu": gathered, "_num_nan_rows": num_nan_rows, "on_gpus": {}}
+        return {**vars(self), **held, "format": FORMAT}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        require_format(state.pop("format", None), "the pickle")
+        vars(self).update(state)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> HeldRows:
         twin = HeldRows()  # not by __getstate__: what is on a GPU stays there
         vars(twin).update(copy.deepcopy(vars(self), memo))
         return twin
+
+
+def require_format(found: object, whose: str) -> None:
+    """Raise ValueError unless rows that were held in this format may be gone on with."""
+    if found != FORMAT:
+        raise ValueError(
+            f"{whose} has format {found!r} and this version reads {FORMAT}, in which the same rows have other "
+            "fingerprints; stream the rows again, or go on with the version that wrote it"
+        )
 
 
 def _has_tensors_for(rows: Rows) -> bool:

@@ -258,7 +258,7 @@ def _stream(key: int, purpose: int, i: int) -> int:
 
 @lru_cache(8)
 def _key1(key: int) -> Array:
-    return np.array([_stream(key, 0, j) >> 32 for j in range(1072)], np.uint64)
+    return np.array([_stream(key, 0, j) >> 32 for j in range(2048)], np.uint64)
 
 
 @lru_cache(1024)
@@ -271,17 +271,34 @@ def _key3(key: int) -> Array:
     return np.array([[_stream(key, 0x5555555555555555, 9 * m + i) for i in range(9)] for m in range(4)], np.uint64)
 
 
+_SYMBOLS = [[0], [1], [2], [3], [1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]]
+"""Of which symbols each encoded one is the exclusive or."""
+_SUMS = [[0, 3, 5, 7], [1, 3, 6, 7], [2, 3, 5, 6], [4, 5, 6, 7]]
+"""Of which encoded symbols' sums each block sum is the sum."""
+
+
+def _block_sums(words: Array, key: int) -> Array:
+    """(N, 4) from the (N, W) words of one block, W a multiple of 16."""
+    num_rows, num_words = words.shape
+    num_units = num_words // 16
+    units = np.zeros((num_rows, -(-num_units // 4) * 4, 16), np.uint64)
+    units[:, :num_units] = words.reshape(num_rows, num_units, 16)
+    hashes = np.empty((num_rows, 8), np.uint64)
+    for i, entering in enumerate(_SYMBOLS):
+        of_symbol = np.bitwise_xor.reduce([units[:, k::4] for k in entering])
+        present = of_symbol[:, : -(-(num_units - min(entering)) // 4)].reshape(num_rows, -1)
+        keyed = (present + _key1(key)[256 * i :][: present.shape[1]]) & np.uint64(_MASK32)
+        hashes[:, i] = (keyed[:, 0::2] * keyed[:, 1::2]).sum(axis=1, dtype=np.uint64)
+    return np.stack([hashes[:, summed].sum(axis=1, dtype=np.uint64) for summed in _SUMS], axis=1)
+
+
 def _block_term(words: Array, block: int, key: int) -> Array:
     """(N, 4): what one block adds to the row sums."""
     low32, half = np.uint64(_MASK32), np.uint64(32)
-    num_words = words.shape[1]
-    terms = np.empty((words.shape[0], 4), np.uint64)
-    for s in range(4):
-        keyed = (words + _key1(key)[16 * s : 16 * s + num_words]) & low32
-        block_sum = (keyed[:, 0::2] * keyed[:, 1::2]).sum(axis=1, dtype=np.uint64)
-        first = ((block_sum & low32) + _key2(key, block)[2 * s]) & low32
-        second = ((block_sum >> half) + _key2(key, block)[2 * s + 1]) & low32
-        terms[:, s] = first * second
+    block_sums, key2 = _block_sums(words, key), _key2(key, block)
+    first = ((block_sums & low32) + key2[0::2]) & low32
+    second = ((block_sums >> half) + key2[1::2]) & low32
+    terms: Array = first * second
     return terms
 
 

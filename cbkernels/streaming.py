@@ -17,15 +17,12 @@ from . import backends, stream_keys
 from .arrays import DTYPES, as_labels, as_rows
 from .entropy import entropy_of_counts
 from .grid import UpdateGrid
-from .held_rows import HeldRows
+from .held_rows import FORMAT, HeldRows, require_format
 from .options import check_options
 from .result import BundleResult, result_of
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
-
-_FORMAT = 2
-_FORMAT_WITHOUT_KEY = 1
 
 
 class BundleEntropy:
@@ -151,15 +148,13 @@ class BundleEntropy:
         gathered, num_nan_rows = self.held.on_host()
         fingerprints, labels = gathered.concatenated()
         return {
-            "format": _FORMAT, "fingerprints": fingerprints, "labels": labels, "num_nan_rows": num_nan_rows,
+            "format": FORMAT, "fingerprints": fingerprints, "labels": labels, "num_nan_rows": num_nan_rows,
             "dtype": self.held.dtype, "num_columns": self.held.num_columns,
             "grid": None if self.grid is None else self.grid.to_dict(), "key": stream_keys.as_text(self.key),
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Replace what was seen by what ``state_dict`` returned, and go on with its key.
-
-        States from before there were keys have the fixed one of ``docs/fingerprint.md``.
 
         Raises:
             ValueError: the state is damaged, from another format, of another grid, or under another key than the
@@ -185,14 +180,12 @@ def _checked_state(
     """The state's two arrays and its key, after everything in it was found to be what ``state_dict`` writes."""
     if not isinstance(state, dict):
         raise TypeError(f"the state is a {type(state).__name__}; pass what BundleEntropy.state_dict() returned")
-    missing = {"format", "fingerprints", "labels", "num_nan_rows", "dtype", "num_columns", "grid"} - set(state)
+    if "format" in state:  # first: an older one lacks more
+        require_format(state["format"], "the state")
+    missing = {"format", "fingerprints", "labels", "num_nan_rows", "dtype", "num_columns", "grid", "key"} - set(state)
     if missing:
         raise ValueError(f"the state lacks {sorted(missing)}; it is not one of BundleEntropy.state_dict()")
-    if state["format"] not in (_FORMAT, _FORMAT_WITHOUT_KEY):
-        raise ValueError(f"the state has format {state['format']!r}; this version reads {_FORMAT} and older ones")
-    if state["format"] == _FORMAT and "key" not in state:
-        raise ValueError("the state lacks ['key']; it is not one of BundleEntropy.state_dict()")
-    key = stream_keys.from_text(state["key"]) if state["format"] == _FORMAT else stream_keys.FIXED_KEY
+    key = stream_keys.from_text(state["key"])
     for name in ("num_nan_rows", "num_columns"):
         if not isinstance(state[name], int) or state[name] < 0:
             raise ValueError(f"the state has {name} {state[name]!r}; it must be an integer that is not negative")

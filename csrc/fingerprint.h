@@ -11,8 +11,12 @@ namespace cbkernels::fingerprint {
 
 constexpr int block_words = 1024;  // 4 KiB: a page, and small beside an L1 cache
 constexpr int num_sums = 4;  // 2^-32 each
-constexpr int toeplitz_shift = 16;
-constexpr int num_block_keys = block_words + toeplitz_shift * (num_sums - 1);
+constexpr int num_symbols = 4;  // of a block: turn by turn, unit_words to each
+constexpr int num_encoded = 8;  // symbols, with keys of their own
+constexpr int unit_words = 16;
+constexpr int group_words = num_symbols * unit_words;
+constexpr int keys_per_symbol = block_words / num_symbols;
+constexpr int num_block_keys = num_encoded * keys_per_symbol;
 
 struct Key {  // 128 bits from which all other keys follow; with high = 0 they follow from `low` in one step
   uint64_t low, high;
@@ -40,6 +44,29 @@ CBKERNELS_BOTH uint64_t compression_key(const Key& key, int m, int i) {
 
 // Two numbers as one to look up in a table, by mix() of it. Whoever does not know the key cannot make many collide.
 CBKERNELS_BOTH uint64_t pair_hash(const Key& key, uint64_t a, uint64_t b) { return a + b * (key.high | 1) + key.low; }
+
+// Step 1: eight symbols of four, any two different inputs apart in four of them. Words or vectors of words.
+template <class Words>
+CBKERNELS_BOTH void encode(const Words (&x)[num_symbols], Words (&y)[num_encoded]) {
+  const Words first = x[0] ^ x[1], last = x[2] ^ x[3];
+  for (int k = 0; k < num_symbols; ++k) y[k] = x[k];
+  y[4] = x[1] ^ last;
+  y[5] = x[0] ^ last;
+  y[6] = first ^ x[3];
+  y[7] = first ^ x[2];
+}
+// Does a word of the first `num_units` symbols enter y[i]? Where none does, in the last group, nothing is added.
+CBKERNELS_BOTH bool is_entered(int i, int num_units) {
+  return i < num_symbols ? i < num_units : num_units >= (i == 4 ? 2 : 1);
+}
+// And four sums of the eight symbols' sums.
+template <class Long>
+CBKERNELS_BOTH void combine(const Long (&n)[num_encoded], Long (&sums)[num_sums]) {
+  sums[0] = n[0] + n[3] + n[5] + n[7];
+  sums[1] = n[1] + n[3] + n[6] + n[7];
+  sums[2] = n[2] + n[3] + n[5] + n[6];
+  sums[3] = n[4] + n[5] + n[6] + n[7];
+}
 
 // Step 2 for one block and one of the four sums: what to add to H[s].
 CBKERNELS_BOTH uint64_t row_term(uint64_t block_sum, uint32_t key_low, uint32_t key_high) {

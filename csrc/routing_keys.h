@@ -5,7 +5,7 @@
 
 namespace cbkernels {
 
-struct BlockKeys {  // the 1,072 keys of the block sums
+struct BlockKeys {  // the 2,048 keys of the block sums; routing hashes take the first ones
   alignas(64) uint32_t words[fingerprint::num_block_keys];
   explicit BlockKeys(const fingerprint::Key& key) {
     for (int j = 0; j < fingerprint::num_block_keys; ++j) words[j] = fingerprint::block_key(key, j);

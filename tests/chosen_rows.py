@@ -12,10 +12,15 @@ Key = tuple[int, int]
 FIXED: Key = (FIXED_KEY, 0)
 _MASK = (1 << 64) - 1
 _DIRECTIONS = np.array([
+    [53, 1170, -3305, 3447, -647, 513, 2238, 2182, -3514, -4508, 1816, 1249, -3907, 3512],
+    [-70, 1434, 2811, -4581, -1339, -1825, -779, 811, 2941, -4588, -626, -75, -2465, 3587],
+])  # fmt: skip
+"""By lattice reduction (LLL): integers whose sum with the keys of every second word is 0, for all symbols x0 enters."""
+_ROUTING_DIRECTIONS = np.array([
     [3840, -1788, 217, -2348, -459, -193, 3361, -1147, -583, 2255, -3199, 4254, -1968, -27],
     [2373, 982, -4167, -3065, -1584, 1512, -704, -447, -2162, 1848, 313, 1268, 4268, -781],
 ])  # fmt: skip
-"""By lattice reduction (LLL): integers whose sum with the keys of every second word is 0, for all four shifts."""
+"""The same for the keys of both sums on a GPU."""
 
 
 def mix(z: np.ndarray) -> np.ndarray:
@@ -40,11 +45,23 @@ def routed_alike(key: Key, num_rows: int, num_columns: int, dtype: str = "uint32
 
 
 def forged() -> np.ndarray:
-    """(100, 28) uint32: different rows of one fingerprint, and of one routing hash on a GPU, under the fixed key."""
-    i, j = np.divmod(np.arange(100), 10)
-    rows = np.zeros((100, 28), np.uint32)
-    rows[:, 1::2] = (1 << 31) + i[:, None] * _DIRECTIONS[0] + j[:, None] * _DIRECTIONS[1]
+    """(100, 76) uint32: different rows of one fingerprint under the fixed key. They differ in the symbol x0 only."""
+    rows = np.zeros((100, 76), np.uint32)
+    rows[:, [*range(1, 16, 2), *range(65, 76, 2)]] = _in_two_directions(_DIRECTIONS)
     return rows
+
+
+def routed_alike_on_a_gpu() -> np.ndarray:
+    """(100, 28) uint32: different rows of one routing hash on a GPU under the fixed key."""
+    rows = np.zeros((100, 28), np.uint32)
+    rows[:, 1::2] = _in_two_directions(_ROUTING_DIRECTIONS)
+    return rows
+
+
+def _in_two_directions(directions: np.ndarray) -> np.ndarray:
+    """(100, 14): so little apart that no sum with a key wraps around in one of them alone."""
+    i, j = np.divmod(np.arange(100), 10)
+    return (1 << 31) + i[:, None] * directions[0] + j[:, None] * directions[1]
 
 
 def labels_of_one_slot(key: Key, count: int) -> np.ndarray:

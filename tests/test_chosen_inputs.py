@@ -24,6 +24,7 @@ from .chosen_rows import (
     forged,
     labels_of_one_slot,
     routed_alike,
+    routed_alike_on_a_gpu,
 )
 from .inputs import on_host, place
 
@@ -147,12 +148,12 @@ def test_fingerprints_of_one_routing_hash(route_by: Any) -> None:
 def test_rows_of_one_routing_hash_on_a_gpu(route_by: Any) -> None:
     if emulation.load()[0] is None:
         pytest.skip(f"{emulation.NAME}: NOT TESTED HERE (not built)")
-    searched = []
+    acts, searched = routed_alike_on_a_gpu(), []
     for key in (FIXED, *KEYS[:3]):
         route_by(key)
-        assert cb.bundle_entropy(forged(), np.arange(100), backend=emulation.NAME).num_bundles == 100
+        assert cb.bundle_entropy(acts, np.arange(100), backend=emulation.NAME).num_bundles == 100
         searched.append(core_of(emulation.NAME).last_work()["rows_searched"])
-        assert cb.bundle_rows(forged(), backend=emulation.NAME).tolist() == [*range(100)]
+        assert cb.bundle_rows(acts, backend=emulation.NAME).tolist() == [*range(100)]
     assert searched == [98, 0, 0, 0]
 
 

@@ -152,19 +152,29 @@ def test_a_key_is_not_told_by_an_error() -> None:
     assert f"{OTHER:x}" not in str(raised.value)
 
 
-def test_states_from_before_there_were_keys() -> None:
-    state = stream(key=stream_keys.FIXED_KEY).state_dict()
-    del state["key"]
-    again = cb.BundleEntropy()
-    again.load_state_dict({**state, "format": 1})
-    assert again.key == stream_keys.FIXED_KEY
-    again.update(ACTS, LABELS)
-    assert again.compute().num_bundles == stream().compute().num_bundles
-    held = stream(key=stream_keys.FIXED_KEY).held
-    old = {name: value for name, value in held.__getstate__().items() if name not in ("_key", "_given_key")}
-    unpickled = HeldRows.__new__(HeldRows)
-    vars(unpickled).update(old)
-    assert (unpickled.key, unpickled.num_rows) == (stream_keys.FIXED_KEY, 6)
+OLDER = "and this version reads 3, in which the same rows have other fingerprints; stream the rows again, or go on with"
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_states_of_older_fingerprints_are_refused(number: int) -> None:
+    state = {**stream(key=stream_keys.FIXED_KEY).state_dict(), "format": number}
+    if number == 1:
+        del state["key"]  # there were none
+    metric = stream()
+    with pytest.raises(ValueError, match=f"^the state has format {number} {re.escape(OLDER)}"):
+        metric.load_state_dict(state)
+    assert metric.num_rows == 6, "unchanged"
+
+
+def test_pickles_of_older_fingerprints_are_refused() -> None:
+    held = stream().held
+    state = held.__getstate__()
+    del state["format"]  # they did not say
+    with pytest.raises(ValueError, match=f"^the pickle has format None {re.escape(OLDER)}"):
+        HeldRows.__new__(HeldRows).__setstate__(state)
+    again = pickle.loads(pickle.dumps(held))
+    assert vars(again).keys() == vars(held).keys()
+    assert (again.key, again.num_rows) == (held.key, 6)
 
 
 @pytest.mark.parametrize("key", ["", "5", "0" * 31 + "G", "F" * 32, 5, None, b"0" * 32])

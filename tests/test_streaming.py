@@ -334,7 +334,7 @@ def _without(key: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
         *[(_without(key), f"the state lacks ['{key}']") for key in
           ("format", "fingerprints", "labels", "num_nan_rows", "dtype", "num_columns", "grid", "key")],
         (lambda s: {}, "the state lacks ["),
-        (lambda s: {**s, "format": 3}, "the state has format 3; this version reads 2 and older ones"),
+        (lambda s: {**s, "format": 4}, "the state has format 4 and this version reads 3"),
         (lambda s: {**s, "grid": GRID.to_dict()}, "the state has grid UpdateGrid("),
         (lambda s: {**s, "labels": s["labels"][:-1]}, "fingerprints uint64(300, 2) and labels int64(299,)"),
         (lambda s: {**s, "labels": s["labels"].astype(np.int32)}, "labels int32(300,)"),

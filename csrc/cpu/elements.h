@@ -169,30 +169,30 @@ struct GridRounded {
 using GridFloat16 = GridRounded<false>;
 using GridBfloat16 = GridRounded<true>;
 
-// Two vectors that follow each other.
+// Two vectors, `apart` bytes from each other.
 template <class E>
-inline void load_canonical_pair(const E& element, const std::byte* from, Words* two, Words& nan) {
-  for (int i = 0; i < 2; ++i) two[i] = element.canonical(load(from + i * vector_bytes), nan);
+inline void load_canonical_pair(const E& element, const std::byte* from, int64_t apart, Words* two, Words& nan) {
+  for (int i = 0; i < 2; ++i) two[i] = element.canonical(load(from + i * apart), nan);
 }
 #if defined(__AVX2__)
 // Where the words of a NaN stay one, a single comparison answers for both; only AVX2 has that comparison.
 template <class Numbers, class E>
-inline void load_canonical_numbers(const E& element, const std::byte* from, Words* two, Words& nan) {
+inline void load_canonical_numbers(const E& element, const std::byte* from, int64_t apart, Words* two, Words& nan) {
   Words unused{};
-  load_canonical_pair<E>(element, from, two, unused);
+  load_canonical_pair<E>(element, from, apart, two, unused);
   nan |= unordered((Numbers)two[0], (Numbers)two[1]);
 }
-inline void load_canonical_pair(const Float32& e, const std::byte* from, Words* two, Words& nan) {
-  load_canonical_numbers<Floats>(e, from, two, nan);
+inline void load_canonical_pair(const Float32& e, const std::byte* from, int64_t apart, Words* two, Words& nan) {
+  load_canonical_numbers<Floats>(e, from, apart, two, nan);
 }
-inline void load_canonical_pair(const Float64& e, const std::byte* from, Words* two, Words& nan) {
-  load_canonical_numbers<Doubles>(e, from, two, nan);
+inline void load_canonical_pair(const Float64& e, const std::byte* from, int64_t apart, Words* two, Words& nan) {
+  load_canonical_numbers<Doubles>(e, from, apart, two, nan);
 }
-inline void load_canonical_pair(const GridFloat32& e, const std::byte* from, Words* two, Words& nan) {
-  load_canonical_numbers<Floats>(e, from, two, nan);
+inline void load_canonical_pair(const GridFloat32& e, const std::byte* from, int64_t apart, Words* two, Words& nan) {
+  load_canonical_numbers<Floats>(e, from, apart, two, nan);
 }
-inline void load_canonical_pair(const GridFloat64& e, const std::byte* from, Words* two, Words& nan) {
-  load_canonical_numbers<Doubles>(e, from, two, nan);
+inline void load_canonical_pair(const GridFloat64& e, const std::byte* from, int64_t apart, Words* two, Words& nan) {
+  load_canonical_numbers<Doubles>(e, from, apart, two, nan);
 }
 #endif
 

@@ -1,5 +1,5 @@
-// Fingerprints of rows, docs/fingerprint.md step by step. One read of the data, bound by four products per
-// pair of words (about 20 GB/s a core).
+// Fingerprints of rows, docs/fingerprint.md step by step. One read of the data, bound by two products per
+// pair of words (about 25 GB/s a core).
 #include <algorithm>
 #include <array>
 #include <memory>

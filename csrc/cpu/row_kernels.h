@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../fingerprint.h"
 #include "distance_kernels.h"
 #include "elements.h"
 #include "staging.h"
@@ -61,7 +62,7 @@ struct RowKernels {
                         uint8_t* nan);
   // Block sums of the fingerprint; says whether the block holds a NaN.
   bool (*block_sums)(const std::byte* block, int64_t num_bytes, const UpdateGrid& grid, const uint32_t* block_keys,
-                     uint64_t sums[4]);
+                     uint64_t sums[fingerprint::num_sums]);
   // Any length. Does it hold a NaN?
   bool (*holds_nan)(const std::byte* piece, int64_t num_bytes, const UpdateGrid& grid);
   // Any length, for the benchmarks: the fastest way to read memory once.

@@ -1,12 +1,14 @@
 // The loops behind row_kernels.h, once for all kinds of elements. Included by one file per instruction set,
 // which defines CBKERNELS_INSTRUCTION_SET as its namespace. Cost: memory bound except block_sums, which is
-// bound by four products per pair of words.
+// bound by two products per pair of words.
 #include "row_kernels.h"
 
 namespace cbkernels::CBKERNELS_INSTRUCTION_SET {
 namespace {
 
 using namespace simd;
+using fingerprint::num_encoded, fingerprint::num_sums, fingerprint::num_symbols;
+constexpr int64_t unit_bytes = fingerprint::unit_words * sizeof(uint32_t);
 
 // The last 1 .. 31 bytes of a row, followed by zeros.
 inline Words load_tail(const std::byte* from, int64_t num_bytes) {
@@ -115,57 +117,52 @@ uint32_t equal_pairs(const std::byte* const* rows, const std::byte* const* leade
   return equal;
 }
 
-// NH sums of one piece, S of them, each with its keys 16 words further on; returns lanes with NaN.
-template <class E, int S>
-inline Words pair_sums(const E& element, const std::byte* piece, int64_t num_bytes, const uint32_t* block_keys,
-                       Longs (&total)[S]) {
+// The words from here on, of which `num_bytes` are left: zeros stand behind them.
+template <class E>
+inline Words canonical_or_zeros(const E& element, const std::byte* from, int64_t num_bytes, Words& nan) {
+  if (num_bytes >= vector_bytes) return element.canonical(load(from), nan);
+  if (num_bytes <= 0) return Words{};
+  const Words mask = tail_mask(num_bytes);
+  Words nan_in_tail{};
+  const Words words = element.canonical(load_tail(from, num_bytes), nan_in_tail) & mask;
+  nan |= nan_in_tail & mask;
+  return words;
+}
+
+// NH sum of one piece, zero words behind it up to a multiple of sixteen; adds lanes with NaN.
+template <class E>
+inline Longs pair_sum(const E& element, const std::byte* piece, int64_t num_bytes, const uint32_t* block_keys,
+                      Words& nan) {
   const std::byte* keys = reinterpret_cast<const std::byte*>(block_keys);
-  constexpr int64_t shift_bytes = 64;
-  for (int s = 0; s < S; ++s) total[s] = Longs{};
-  Words nan{};
-  auto add = [&](Words words, int64_t at) {
-    for (int s = 0; s < S; ++s) total[s] += multiply_pairs(words + load(keys + at + s * shift_bytes));
-  };
+  Longs total{};
   int64_t at = 0;
-  constexpr int together = 4;  // vectors; they share some of the keys
+  constexpr int together = 4;  // vectors
   for (; at + together * vector_bytes <= num_bytes; at += together * vector_bytes) {
     Words words[together];
-    for (int i = 0; i < together; i += 2) load_canonical_pair(element, piece + at + i * vector_bytes, words + i, nan);
     for (int i = 0; i < together; i += 2)
-      for (int s = 0; s < S; ++s)
-        for (int j = i; j < i + 2; ++j)
-          total[s] += multiply_pairs(words[j] + load(keys + at + j * vector_bytes + s * shift_bytes));
+      load_canonical_pair(element, piece + at + i * vector_bytes, vector_bytes, words + i, nan);
+    for (int i = 0; i < together; ++i) total += multiply_pairs(words[i] + load(keys + at + i * vector_bytes));
   }
-  for (; at + vector_bytes <= num_bytes; at += vector_bytes) add(element.canonical(load(piece + at), nan), at);
-  if (at < num_bytes) {
-    const Words mask = tail_mask(num_bytes - at);
-    Words nan_in_tail{};
-    const Words words = element.canonical(load_tail(piece + at, num_bytes - at), nan_in_tail) & mask;
-    nan |= nan_in_tail & mask;
-    add(words, at);
-    at += vector_bytes;
-  }
-  if (at % 64) add(Words{}, at);  // zero words up to a multiple of sixteen
-  return nan;
+  const int64_t end = (num_bytes + unit_bytes - 1) / unit_bytes * unit_bytes;
+  for (; at < end; at += vector_bytes)
+    total += multiply_pairs(canonical_or_zeros(element, piece + at, num_bytes - at, nan) + load(keys + at));
+  return total;
 }
 
 template <class E>
 uint64_t route(const std::byte* piece, int64_t num_bytes, const UpdateGrid& grid, const uint32_t* block_keys,
                uint64_t key, bool* nan) {
-  Longs total[1];
-  if (any(pair_sums<E, 1>(E(grid), piece, num_bytes, block_keys, total))) *nan = true;
-  return fold(total[0], key);
+  Words nan_lanes{};
+  const Longs total = pair_sum(E(grid), piece, num_bytes, block_keys, nan_lanes);
+  if (any(nan_lanes)) *nan = true;
+  return fold(total, key);
 }
 
 // The routing hash of a sample of at most 64 bytes, chained on `key`.
 template <class E>
 inline uint64_t sample_key(const E& element, const std::byte* sample, int64_t num_bytes, const uint32_t* block_keys,
                            uint64_t key, Words& nan) {
-  if (num_bytes != 2 * vector_bytes) {
-    Longs total[1];
-    nan |= pair_sums<E, 1>(element, sample, num_bytes, block_keys, total);
-    return fold(total[0], key);
-  }
+  if (num_bytes != 2 * vector_bytes) return fold(pair_sum(element, sample, num_bytes, block_keys, nan), key);
   const std::byte* keys = reinterpret_cast<const std::byte*>(block_keys);
   const Words a = element.canonical(load(sample), nan);
   const Words b = element.canonical(load(sample + vector_bytes), nan);
@@ -221,12 +218,48 @@ int64_t known_run(const std::byte* first, int64_t stride, int64_t count, const K
   return count;
 }
 
+// What a group of 64 words adds to the sums of the encoded symbols: the last one of a block may hold fewer.
+template <int num_units, bool is_whole = false, class E>
+inline void add_group(const E& element, const std::byte* group, int64_t num_bytes, const std::byte* keys,
+                      Longs (&total)[num_encoded], Words& nan) {
+  constexpr int64_t keys_of_a_symbol = fingerprint::keys_per_symbol * sizeof(uint32_t);
+  for (int64_t at = 0; at < unit_bytes; at += vector_bytes) {
+    Words x[num_symbols] = {}, y[num_encoded];
+    if constexpr (is_whole)
+      for (int k = 0; k < num_symbols; k += 2)
+        load_canonical_pair(element, group + at + k * unit_bytes, unit_bytes, x + k, nan);
+    else
+      for (int k = 0; k < num_units; ++k)
+        x[k] = canonical_or_zeros(element, group + at + k * unit_bytes, num_bytes - at - k * unit_bytes, nan);
+    fingerprint::encode(x, y);
+    for (int i = 0; i < num_encoded; ++i)
+      if (fingerprint::is_entered(i, num_units))
+        total[i] += multiply_pairs(y[i] + load(keys + at + i * keys_of_a_symbol));
+  }
+}
+
 template <class E>
 bool block_sums(const std::byte* block, int64_t num_bytes, const UpdateGrid& grid, const uint32_t* block_keys,
-                uint64_t sums[4]) {
-  Longs total[4];
-  const Words nan = pair_sums<E, 4>(E(grid), block, num_bytes, block_keys, total);
-  for (int s = 0; s < 4; ++s) sums[s] = sum(total[s]);
+                uint64_t sums[num_sums]) {
+  constexpr int64_t group_bytes = num_symbols * unit_bytes;
+  const E element(grid);
+  const std::byte* keys = reinterpret_cast<const std::byte*>(block_keys);
+  Longs total[num_encoded] = {}, combined[num_sums];
+  Words nan{};
+  int64_t left = num_bytes;
+  for (; left >= group_bytes; left -= group_bytes, block += group_bytes, keys += unit_bytes)
+    add_group<num_symbols, true>(element, block, group_bytes, keys, total, nan);
+  if (left > 3 * unit_bytes)
+    add_group<num_symbols>(element, block, left, keys, total, nan);
+  else if (left > 2 * unit_bytes)
+    add_group<3>(element, block, left, keys, total, nan);
+  else if (left > unit_bytes)
+    add_group<2>(element, block, left, keys, total, nan);
+  else if (left > 0)
+    add_group<1>(element, block, left, keys, total, nan);
+  fingerprint::combine(total, combined);
+  const Longs all = sum_each(combined);
+  memcpy(sums, &all, sizeof all);
   return any(nan);
 }
 

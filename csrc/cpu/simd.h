@@ -68,8 +68,6 @@ inline Longs multiply_pairs(Words v) {
 #endif
 }
 
-inline uint64_t sum(Longs v) { return v[0] + v[1] + v[2] + v[3]; }
-
 // Four sums and a running key into one key that has no structure left.
 inline uint64_t fold(Longs v, uint64_t key) {
   uint64_t z = v[0] * 0x9e3779b97f4a7c15ull + v[1] * 0xc2b2ae3d27d4eb4full + v[2] * 0x165667b19e3779f9ull +
@@ -121,6 +119,14 @@ inline Vector zip_high(Vector a, Vector b) {
     return CBKERNELS_SHUFFLE(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
   else
     return CBKERNELS_SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+}
+
+// The sums of four vectors, side by side.
+inline Longs sum_each(const Longs (&v)[4]) {
+  using Vector [[maybe_unused]] = Longs;  // of the older compiler's macro
+  const Longs first = CBKERNELS_SHUFFLE(v[0], v[1], 0, 4, 2, 6) + CBKERNELS_SHUFFLE(v[0], v[1], 1, 5, 3, 7);
+  const Longs last = CBKERNELS_SHUFFLE(v[2], v[3], 0, 4, 2, 6) + CBKERNELS_SHUFFLE(v[2], v[3], 1, 5, 3, 7);
+  return CBKERNELS_SHUFFLE(first, last, 0, 1, 4, 5) + CBKERNELS_SHUFFLE(first, last, 2, 3, 6, 7);
 }
 
 #undef CBKERNELS_SHUFFLE

@@ -48,9 +48,10 @@ void row_fingerprints(const RowsView& rows, const UpdateGrid& grid, const finger
   const int64_t blocks_per_span = std::clamp<int64_t>(quads * num_blocks / 8192, 1, 8);
   const int64_t num_spans = std::max<int64_t>(1, (num_blocks + blocks_per_span - 1) / blocks_per_span);
   const auto kernel = row_kernels(e).sum_rows;
+  const size_t shared = bytes_of_block_keys(fingerprint::num_block_keys);
   const LaunchShape shape =
-      shape_for(reinterpret_cast<const void*>(kernel), threads_of_a_block, block_keys_bytes, quads * num_spans, stream);
-  launch(kernel, shape, block_keys_bytes, stream, false, e, key, blocks_per_span, num_spans,
+      shape_for(reinterpret_cast<const void*>(kernel), threads_of_a_block, shared, quads * num_spans, stream);
+  launch(kernel, shape, shared, stream, false, e, key, blocks_per_span, num_spans,
          workspace.at<uint64_t>(sums), workspace.at<uint8_t>(flags));
   const size_t key_bytes = 36 * sizeof(uint64_t);
   const LaunchShape small = shape_for(reinterpret_cast<const void*>(compress_kernel), threads_of_a_block, key_bytes,

@@ -82,12 +82,10 @@ CBKERNELS_DEVICE void scan_item(const Layer& layer, int64_t item) {
     if (with_nan >> r & 1u) work.holds_nan[rows[r]] = 1;
 }
 
-constexpr int rows_per_hash = 8;
-
 // Some blocks of as many pending rows, hashed.
 template <class Kind>
 CBKERNELS_DEVICE void hash_item(const Layer& layer, int64_t item, const uint32_t* block_keys) {
-  constexpr int num_sums = 2, num_rows = rows_per_hash;
+  constexpr int num_sums = num_routing_sums, num_rows = rows_per_hash;
   const LayerWork& work = layer.work;
   const int64_t first = item / layer.num_hash_spans * num_rows, span = item % layer.num_hash_spans;
   const int64_t last = static_cast<int64_t>(work.counters->num_pending) - 1;
@@ -97,8 +95,8 @@ CBKERNELS_DEVICE void hash_item(const Layer& layer, int64_t item, const uint32_t
   const int64_t begin = span * layer.blocks_per_hash_span, end = begin + layer.blocks_per_hash_span;
   const int64_t num_blocks = num_blocks_of(layer.elements);
   unsigned with_nan;
-  const uint64_t sum = sum_blocks<Kind, num_sums>(layer.elements, rows, begin, end < num_blocks ? end : num_blocks,
-                                                  block_keys, &with_nan);
+  const uint64_t sum = sum_blocks<Kind>(layer.elements, rows, begin, end < num_blocks ? end : num_blocks, block_keys,
+                                        &with_nan);
   const int lane = lane_index();
   if (lane < 16 && first + lane / num_sums <= last) {
     const int64_t row = work.pending[first + lane / num_sums];
@@ -259,7 +257,7 @@ CBKERNELS_DEVICE void settle(const Team& team, const Layer& layer) {
 // --- the kernel -----------------------------------------------------------------------------------------------------
 
 constexpr size_t scan_bytes = (sizeof(ScanSpace) + 15) / 16 * 16;
-constexpr size_t keys_and_scan_bytes = (block_keys_bytes + 15) / 16 * 16 + scan_bytes;
+constexpr size_t keys_and_scan_bytes = (bytes_of_block_keys(num_routing_keys) + 15) / 16 * 16 + scan_bytes;
 // What every GPU gives a block unasked: more would have to be asked for, on each device anew.
 static_assert(keys_and_scan_bytes + 2 * largest_shared_table * sizeof(uint32_t) <= 48 << 10);
 
@@ -294,7 +292,6 @@ template <class Kind>
 __global__ void __launch_bounds__(threads_of_grouping<Kind>, Kind::words_per_chunk > 4 || !is_in_chunks<Kind> ? 1 : 2)
     group_rows_kernel(const __grid_constant__ GroupingLaunch launch, const __grid_constant__ Layer only) {
   CBKERNELS_DYNAMIC_SHARED(shared);
-  uint32_t* const block_keys = reinterpret_cast<uint32_t*>(shared);
   ScanSpace* const space = reinterpret_cast<ScanSpace*>(shared + keys_and_scan_bytes - scan_bytes);
   const Layer* const layer = launch.layers != nullptr ? launch.layers : &only;
   const int num_layers = launch.num_layers;
@@ -303,7 +300,7 @@ __global__ void __launch_bounds__(threads_of_grouping<Kind>, Kind::words_per_chu
   const Team team{layer[0].has_few_rows, space, &barrier, launch.of_block};
   const Layers layers{layer, num_layers, team, reinterpret_cast<uint32_t*>(shared + keys_and_scan_bytes)};
 
-  fill_block_keys(block_keys, launch.routing_key);
+  const uint32_t* const block_keys = fill_block_keys(shared, launch.routing_key, num_routing_keys);
   __syncthreads();
   for_each_item(
       num_layers, [&](int l) { return tiles_of(layer[l].work.num_rows, rows_per_sample); },

@@ -5,34 +5,40 @@
 
 namespace cbkernels::cuda {
 
-// The keys of the block sums, in shared memory, and behind them the key that they were made of, which would else take
-// four registers; every thread of the block calls it, then __syncthreads.
-CBKERNELS_DEVICE void fill_block_keys(uint32_t* keys, const fingerprint::Key& key) {
-  for (int j = threadIdx.x; j < fingerprint::num_block_keys; j += blockDim.x) keys[j] = fingerprint::block_key(key, j);
-  if (threadIdx.x == 0) *reinterpret_cast<fingerprint::Key*>(keys + fingerprint::num_block_keys) = key;
+// In shared memory: the key that all keys are made of, which would else take four registers, and behind it the first
+// `num_keys` keys of the blocks, which it returns; every thread of the block calls it, then __syncthreads.
+CBKERNELS_DEVICE const uint32_t* fill_block_keys(unsigned char* shared, const fingerprint::Key& key, int num_keys) {
+  uint32_t* const keys = reinterpret_cast<uint32_t*>(shared + sizeof key);
+  for (int j = threadIdx.x; j < num_keys; j += blockDim.x) keys[j] = fingerprint::block_key(key, j);
+  if (threadIdx.x == 0) *reinterpret_cast<fingerprint::Key*>(shared) = key;
+  return keys;
 }
-CBKERNELS_DEVICE const fingerprint::Key& key_behind(const uint32_t* block_keys) {
-  return *reinterpret_cast<const fingerprint::Key*>(block_keys + fingerprint::num_block_keys);
+CBKERNELS_DEVICE const fingerprint::Key& key_before(const uint32_t* block_keys) {
+  return *(reinterpret_cast<const fingerprint::Key*>(block_keys) - 1);
 }
-constexpr size_t block_keys_bytes = fingerprint::num_block_keys * sizeof(uint32_t) + sizeof(fingerprint::Key);
+constexpr size_t bytes_of_block_keys(int num_keys) { return sizeof(fingerprint::Key) + num_keys * sizeof(uint32_t); }
+
+// Of routing: each sum takes its keys so many words further on.
+constexpr int key_shift = 16, num_routing_sums = 2;
+constexpr int num_routing_keys = fingerprint::block_words + key_shift * (num_routing_sums - 1);
 
 CBKERNELS_DEVICE uint64_t product(uint32_t a, uint32_t b, uint32_t key_a, uint32_t key_b) {
   return static_cast<uint64_t>(a + key_a) * (b + key_b);
 }
 
-// Adds four words of a block, from word `at` of it on, to the first num_sums block sums.
-template <int num_sums>
-CBKERNELS_DEVICE void add_words(const FourWords& words, const uint4 (&keys)[num_sums], uint64_t* sums) {
-#pragma unroll
-  for (int s = 0; s < num_sums; ++s)
-    sums[s] += product(words.word[0], words.word[1], keys[s].x, keys[s].y) +
-               product(words.word[2], words.word[3], keys[s].z, keys[s].w);
+CBKERNELS_DEVICE uint64_t products(const FourWords& words, const uint4& keys) {
+  return product(words.word[0], words.word[1], keys.x, keys.y) + product(words.word[2], words.word[3], keys.z, keys.w);
 }
-template <int num_sums>
-CBKERNELS_DEVICE void load_keys(const uint32_t* block_keys, int at, uint4 (&keys)[num_sums]) {
+
+struct RoutingKeys { uint4 of_sum[num_routing_sums]; };
+// Those of four words of a block, from word `at` of it on.
+CBKERNELS_DEVICE RoutingKeys load_keys(const uint32_t* block_keys, int at) {
+  return {{*reinterpret_cast<const uint4*>(block_keys + at),
+           *reinterpret_cast<const uint4*>(block_keys + at + key_shift)}};
+}
+CBKERNELS_DEVICE void add_words(const FourWords& words, const RoutingKeys& keys, uint64_t* sums) {
 #pragma unroll
-  for (int s = 0; s < num_sums; ++s)
-    keys[s] = *reinterpret_cast<const uint4*>(block_keys + at + fingerprint::toeplitz_shift * s);
+  for (int s = 0; s < num_routing_sums; ++s) sums[s] += products(words, keys.of_sum[s]);
 }
 
 // --- sixteen bytes for a lane --------------------------------------------------------------------------------------
@@ -105,13 +111,9 @@ template <class Kind>
 CBKERNELS_DEVICE RowSample sample_row(const Elements& e, int64_t row, const SamplePlaces& places,
                                       const uint32_t* block_keys) {
   const int lane = lane_index() % lanes_per_sample, num_places = places.count;
-  uint64_t sums[2] = {0, 0};
+  uint64_t sums[num_routing_sums] = {0, 0};
   bool holds_nan = false;
-  const auto add = [&](const FourWords& words, int at) {
-    uint4 keys[2];
-    load_keys(block_keys, at, keys);
-    add_words(words, keys, sums);
-  };
+  const auto add = [&](const FourWords& words, int at) { add_words(words, load_keys(block_keys, at), sums); };
   if constexpr (is_gathered<Kind> || !is_in_chunks<Kind>) {
 #pragma unroll 1
     for (int place = 0; place < num_places; ++place) {
@@ -152,34 +154,41 @@ CBKERNELS_DEVICE RowSample sample_row(const Elements& e, int64_t row, const Samp
 
 // --- whole blocks of several rows --------------------------------------------------------------------------------
 
-// Sums of 16 values over the warp by exchanging halves: lane l gets the sum of value l % 16 (16 shuffles, not 80).
-CBKERNELS_DEVICE uint64_t reduce_sixteen(uint64_t (&values)[16]) {
+// Sums of `count` values over `lanes` lanes side by side, by exchanging halves: lane l gets the sum of value l % count
+// (of 16 over a warp: 16 shuffles, not 80).
+template <int count, int lanes>
+CBKERNELS_DEVICE uint64_t reduce(uint64_t (&values)[count]) {
   const int lane = lane_index();
 #pragma unroll
-  for (int half = 8; half > 0; half /= 2) {
+  for (int half = count / 2; half > 0; half /= 2) {
     const bool upper = (lane & half) != 0;
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
+    for (int i = 0; i < count / 2; ++i) {
       if (i >= half) continue;  // so that the compiler unrolls both loops
       const uint64_t sent = upper ? values[i] : values[i + half], kept = upper ? values[i + half] : values[i];
       values[i] = kept + __shfl_xor_sync(whole_warp, sent, half);
     }
   }
-  return values[0] + __shfl_xor_sync(whole_warp, values[0], 16);
+  uint64_t sum = values[0];
+#pragma unroll
+  for (int step = count; step < lanes; step *= 2) sum += __shfl_xor_sync(whole_warp, sum, step);
+  return sum;
 }
 
 CBKERNELS_DEVICE uint64_t row_term(uint64_t block_sum, const uint32_t* block_keys, int64_t block, int s) {
-  const fingerprint::Key& key = key_behind(block_keys);
+  const fingerprint::Key& key = key_before(block_keys);
   return fingerprint::row_term(block_sum, fingerprint::row_key(key, block, 2 * s),
                                fingerprint::row_key(key, block, 2 * s + 1));
 }
 
-// Row sums of 16 / num_sums rows over blocks [begin, end): lane l gets that of row (l % 16) / num_sums and sum
-// l % num_sums. Bit r of *with_nan: row r holds a NaN there. A row may be named twice.
-template <class Kind, int num_sums>
-CBKERNELS_DEVICE uint64_t sum_chunked_blocks(const Elements& e, const int64_t (&rows)[16 / num_sums], int64_t begin,
+constexpr int rows_per_hash = 16 / num_routing_sums;
+
+// Routing sums of some rows over blocks [begin, end): lane l gets that of row (l % 16) / num_routing_sums and sum
+// l % num_routing_sums. Bit r of *with_nan: row r holds a NaN there. A row may be named twice.
+template <class Kind>
+CBKERNELS_DEVICE uint64_t sum_chunked_blocks(const Elements& e, const int64_t (&rows)[rows_per_hash], int64_t begin,
                                              int64_t end, const uint32_t* block_keys, unsigned* with_nan) {
-  constexpr int num_rows = 16 / num_sums;
+  constexpr int num_sums = num_routing_sums, num_rows = rows_per_hash;
   constexpr int chunks_per_block = fingerprint::block_words / Kind::words_per_chunk;
   const int lane = lane_index();
   const uint4* start[num_rows];
@@ -206,9 +215,8 @@ CBKERNELS_DEVICE uint64_t sum_chunked_blocks(const Elements& e, const int64_t (&
         raw[r] = is_padding ? make_uint4(0, 0, 0, 0) : __ldcs(start[r] + c);
 #pragma unroll 1
       for (int part = 0; part < Kind::words_per_chunk / 4; ++part) {
-        uint4 keys[num_sums];
         const int at = c * Kind::words_per_chunk + 4 * part;
-        load_keys(block_keys, at, keys);
+        const RoutingKeys keys = load_keys(block_keys, at);
 #pragma unroll
         for (int r = 0; r < num_rows; ++r) {
           bool holds_nan = false;
@@ -224,7 +232,7 @@ CBKERNELS_DEVICE uint64_t sum_chunked_blocks(const Elements& e, const int64_t (&
         }
       }
     }
-    const uint64_t block_sum = reduce_sixteen(reinterpret_cast<uint64_t (&)[16]>(sums));
+    const uint64_t block_sum = reduce<16, warp_size>(sums);
     const int s = lane % num_sums;
     row_sum += row_term(block_sum, block_keys, block, s);
 #pragma unroll
@@ -238,10 +246,9 @@ CBKERNELS_DEVICE uint64_t sum_chunked_blocks(const Elements& e, const int64_t (&
 }
 
 // The same value by value, one row after the other.
-template <int num_sums>
-CBKERNELS_DEVICE uint64_t sum_gathered_blocks(const Elements& e, const int64_t (&rows)[16 / num_sums], int64_t begin,
+CBKERNELS_DEVICE uint64_t sum_gathered_blocks(const Elements& e, const int64_t (&rows)[rows_per_hash], int64_t begin,
                                               int64_t end, const uint32_t* block_keys, unsigned* with_nan) {
-  constexpr int num_rows = 16 / num_sums, chunks_per_block = fingerprint::block_words / 4;
+  constexpr int num_sums = num_routing_sums, num_rows = rows_per_hash, chunks_per_block = fingerprint::block_words / 4;
   const int lane = lane_index(), s = lane % num_sums;
   uint64_t row_sum = 0;
   *with_nan = 0;
@@ -258,9 +265,7 @@ CBKERNELS_DEVICE uint64_t sum_gathered_blocks(const Elements& e, const int64_t (
       for (int c = lane; c < num_chunks; c += warp_size) {
         const GatheredWords words = gather_words(e, rows[r], first_chunk + c);
         holds_nan |= words.holds_nan;
-        uint4 keys[num_sums];
-        load_keys(block_keys, 4 * c, keys);
-        add_words(words.four, keys, sums);
+        add_words(words.four, load_keys(block_keys, 4 * c), sums);
       }
       uint64_t mine = 0;
 #pragma unroll
@@ -275,13 +280,13 @@ CBKERNELS_DEVICE uint64_t sum_gathered_blocks(const Elements& e, const int64_t (
   return row_sum;
 }
 
-template <class Kind, int num_sums>
-CBKERNELS_DEVICE uint64_t sum_blocks(const Elements& e, const int64_t (&rows)[16 / num_sums], int64_t begin,
+template <class Kind>
+CBKERNELS_DEVICE uint64_t sum_blocks(const Elements& e, const int64_t (&rows)[rows_per_hash], int64_t begin,
                                      int64_t end, const uint32_t* block_keys, unsigned* with_nan) {
   if constexpr (is_gathered<Kind>)
-    return sum_gathered_blocks<num_sums>(e, rows, begin, end, block_keys, with_nan);
+    return sum_gathered_blocks(e, rows, begin, end, block_keys, with_nan);
   else
-    return sum_chunked_blocks<Kind, num_sums>(e, rows, begin, end, block_keys, with_nan);
+    return sum_chunked_blocks<Kind>(e, rows, begin, end, block_keys, with_nan);
 }
 
 CBKERNELS_DEVICE int64_t num_blocks_of(const Elements& e) {

@@ -1,37 +1,109 @@
 // The kernel of a fingerprint's row sums: warps take pieces of some rows and add to sums in global memory, in any
-// order.
+// order. Eight lanes read one row: the four words of a lane lie at the same place of each of the four symbols, so that
+// it encodes alone, and a symbol's sixteen words are two whole sectors.
 #pragma once
 #include "row_kernels_loops.h"
 
 namespace cbkernels::cuda {
 
-constexpr int rows_per_sum = 16 / fingerprint::num_sums;
+using fingerprint::num_encoded, fingerprint::num_sums, fingerprint::num_symbols;
+constexpr int lanes_per_sum = 8, rows_per_sum = warp_size / lanes_per_sum;
+
+struct Symbols { FourWords of[num_symbols]; };
+
+// Words from `word` on of the symbols of a group; zeros behind the row's `num_words`. Both count from a block's start.
+template <class Kind>
+CBKERNELS_DEVICE Symbols symbols_at(const Elements& e, int64_t row, int64_t block, int word, int num_words,
+                                    bool& holds_nan) {
+  constexpr int per_chunk = Kind::words_per_chunk;
+  const int64_t first_chunk = block * (fingerprint::block_words / per_chunk);
+  Symbols x;
+  if constexpr (is_gathered<Kind>) {
+#pragma unroll
+    for (int k = 0; k < num_symbols; ++k) {
+      const GatheredWords words = gather_words(e, row, first_chunk + (word + k * fingerprint::unit_words) / per_chunk);
+      holds_nan |= words.holds_nan;
+      x.of[k] = words.four;
+    }
+  } else {
+    const uint4* const start = chunks_of(e, row) + first_chunk;
+    uint4 raw[num_symbols];
+#pragma unroll
+    for (int k = 0; k < num_symbols; ++k) {
+      const int at = word + k * fingerprint::unit_words, chunk = at / per_chunk;
+      raw[k] = at < num_words ? load_chunk<Kind>(start + chunk, words_left<Kind>(e, first_chunk + chunk))
+                              : make_uint4(0, 0, 0, 0);
+    }
+#pragma unroll
+    for (int k = 0; k < num_symbols; ++k) {
+      const int at = word + k * fingerprint::unit_words;
+      x.of[k] = Kind::words(e, raw[k], at % per_chunk / 4, holds_nan);
+      if constexpr (Kind::moves_zero)
+#pragma unroll
+        for (int w = 0; w < 4; ++w)
+          if (at + w >= num_words) x.of[k].word[w] = 0;
+    }
+  }
+  return x;
+}
+
+// Row sums of this lane's row over blocks [begin, end): lane l gets sum l % num_sums.
+template <class Kind>
+CBKERNELS_DEVICE uint64_t sum_of_blocks(const Elements& e, int64_t row, int64_t begin, int64_t end,
+                                        const uint32_t* block_keys, bool& holds_nan) {
+  using namespace fingerprint;
+  const int lane = lane_index() % lanes_per_sum;
+  uint64_t row_sum = 0;
+#pragma unroll 1
+  for (int64_t block = begin; block < end; ++block) {
+    const int64_t left = e.num_words - block * block_words;
+    const int num_words = left < block_words ? static_cast<int>(left) : block_words;
+    uint64_t hashes[num_encoded] = {}, sums[num_sums];
+#pragma unroll 1
+    for (int place = 4 * lane; place / unit_words * group_words < num_words; place += 4 * lanes_per_sum) {
+      const int group = place / unit_words * group_words;
+      const Symbols x = symbols_at<Kind>(e, row, block, group + place % unit_words, num_words, holds_nan);
+      FourWords y[num_encoded];
+#pragma unroll
+      for (int w = 0; w < 4; ++w) {
+        const uint32_t four[num_symbols] = {x.of[0].word[w], x.of[1].word[w], x.of[2].word[w], x.of[3].word[w]};
+        uint32_t encoded[num_encoded];
+        encode(four, encoded);
+#pragma unroll
+        for (int i = 0; i < num_encoded; ++i) y[i].word[w] = encoded[i];
+      }
+      const int num_units = (num_words - group + unit_words - 1) / unit_words;
+#pragma unroll
+      for (int i = 0; i < num_encoded; ++i)
+        if (is_entered(i, num_units))
+          hashes[i] += products(y[i], *reinterpret_cast<const uint4*>(block_keys + i * keys_per_symbol + place));
+    }
+    combine(hashes, sums);
+    row_sum += cuda::row_term(reduce<num_sums, lanes_per_sum>(sums), block_keys, block, lane % num_sums);
+  }
+  return row_sum;
+}
 
 template <class Kind>
 __global__ void __launch_bounds__(threads_of_a_block, 2)
     sum_rows_kernel(const __grid_constant__ Elements e, fingerprint::Key key, int64_t blocks_per_span,
                     int64_t num_spans, uint64_t* row_sums, uint8_t* holds_nan) {
-  constexpr int num_sums = fingerprint::num_sums;
   CBKERNELS_DYNAMIC_SHARED(shared);
-  uint32_t* const block_keys = reinterpret_cast<uint32_t*>(shared);
-  fill_block_keys(block_keys, key);
+  const uint32_t* const block_keys = fill_block_keys(shared, key, fingerprint::num_block_keys);
   __syncthreads();
   const int64_t last = static_cast<int64_t>(e.rows.num_rows) - 1, num_blocks = num_blocks_of(e);
   const int64_t num_items = (last + rows_per_sum) / rows_per_sum * num_spans;
-  const int lane = lane_index();
+  const int lane = lane_index() % lanes_per_sum;
   for (int64_t item = warp_of_grid(); item < num_items; item += warps_of_grid()) {
-    const int64_t first = item / num_spans * rows_per_sum, begin = item % num_spans * blocks_per_span;
+    const int64_t row = item / num_spans * rows_per_sum + lane_index() / lanes_per_sum;
+    const int64_t begin = item % num_spans * blocks_per_span;
     const int64_t end = begin + blocks_per_span < num_blocks ? begin + blocks_per_span : num_blocks;
-    int64_t rows[rows_per_sum];
-#pragma unroll
-    for (int r = 0; r < rows_per_sum; ++r) rows[r] = first + r < last ? first + r : last;
-    unsigned with_nan;
-    const uint64_t sum = sum_blocks<Kind, num_sums>(e, rows, begin, end, block_keys, &with_nan);
-    const int64_t row = first + lane / num_sums;
-    if (lane < 16 && row <= last)
-      atomicAdd(reinterpret_cast<unsigned long long*>(row_sums + num_sums * row + lane % num_sums),
+    bool with_nan = false;
+    const uint64_t sum = sum_of_blocks<Kind>(e, row < last ? row : last, begin, end, block_keys, with_nan);
+    if (row <= last && lane < num_sums)
+      atomicAdd(reinterpret_cast<unsigned long long*>(row_sums + num_sums * row + lane),
                 static_cast<unsigned long long>(sum));
-    if (lane < rows_per_sum && first + lane <= last && (with_nan >> lane & 1u)) holds_nan[first + lane] = 1;
+    if (row <= last && with_nan) holds_nan[row] = 1;
   }
 }
 
