@@ -11,37 +11,36 @@ constexpr int lanes_per_sum = 8, rows_per_sum = warp_size / lanes_per_sum;
 
 struct Symbols { FourWords of[num_symbols]; };
 
-// Words from `word` on of the symbols of a group; zeros behind the row's `num_words`. Both count from a block's start.
+// Four words of a row, in `chunk`, and those that lie a unit further on each time; `left` words of the block begin here,
+// and zeros stand behind them. `from` is where the chunk is, if rows have chunks.
 template <class Kind>
-CBKERNELS_DEVICE Symbols symbols_at(const Elements& e, int64_t row, int64_t block, int word, int num_words,
-                                    bool& holds_nan) {
-  constexpr int per_chunk = Kind::words_per_chunk;
-  const int64_t first_chunk = block * (fingerprint::block_words / per_chunk);
+CBKERNELS_DEVICE Symbols symbols_at(const Elements& e, int64_t row, int64_t chunk, const uint4* from, int part,
+                                    int left, bool& holds_nan) {
+  constexpr int chunks_of_unit = fingerprint::unit_words / Kind::words_per_chunk;
   Symbols x;
   if constexpr (is_gathered<Kind>) {
 #pragma unroll
     for (int k = 0; k < num_symbols; ++k) {
-      const GatheredWords words = gather_words(e, row, first_chunk + (word + k * fingerprint::unit_words) / per_chunk);
+      const GatheredWords words = gather_words(e, row, chunk + k * chunks_of_unit);
       holds_nan |= words.holds_nan;
       x.of[k] = words.four;
     }
   } else {
-    const uint4* const start = chunks_of(e, row) + first_chunk;
     uint4 raw[num_symbols];
 #pragma unroll
     for (int k = 0; k < num_symbols; ++k) {
-      const int at = word + k * fingerprint::unit_words, chunk = at / per_chunk;
-      raw[k] = at < num_words ? load_chunk<Kind>(start + chunk, words_left<Kind>(e, first_chunk + chunk))
-                              : make_uint4(0, 0, 0, 0);
+      const int further = k * chunks_of_unit;
+      raw[k] = k * fingerprint::unit_words < left
+                   ? load_chunk<Kind>(from + further, words_left<Kind>(e, chunk + further))
+                   : make_uint4(0, 0, 0, 0);
     }
 #pragma unroll
     for (int k = 0; k < num_symbols; ++k) {
-      const int at = word + k * fingerprint::unit_words;
-      x.of[k] = Kind::words(e, raw[k], at % per_chunk / 4, holds_nan);
+      x.of[k] = Kind::words(e, raw[k], part, holds_nan);
       if constexpr (Kind::moves_zero)
 #pragma unroll
         for (int w = 0; w < 4; ++w)
-          if (at + w >= num_words) x.of[k].word[w] = 0;
+          if (k * fingerprint::unit_words + w >= left) x.of[k].word[w] = 0;
     }
   }
   return x;
@@ -52,17 +51,24 @@ template <class Kind>
 CBKERNELS_DEVICE uint64_t sum_of_blocks(const Elements& e, int64_t row, int64_t begin, int64_t end,
                                         const uint32_t* block_keys, bool& holds_nan) {
   using namespace fingerprint;
+  constexpr int places_at_once = 4 * lanes_per_sum, words_at_once = num_symbols * places_at_once;
+  constexpr int per_chunk = Kind::words_per_chunk;
   const int lane = lane_index() % lanes_per_sum;
+  const int first_place = 4 * lane, first_word = first_place / unit_words * group_words + first_place % unit_words;
+  const int part = first_word % per_chunk / 4;
   uint64_t row_sum = 0;
 #pragma unroll 1
   for (int64_t block = begin; block < end; ++block) {
-    const int64_t left = e.num_words - block * block_words;
-    const int num_words = left < block_words ? static_cast<int>(left) : block_words;
+    const int64_t of_row = e.num_words - block * block_words;
+    const int num_words = of_row < block_words ? static_cast<int>(of_row) : block_words;
+    const int padded = (num_words + unit_words - 1) / unit_words * unit_words;
+    const uint32_t* keys = block_keys + first_place;
+    int64_t chunk = (block * block_words + first_word) / per_chunk;
+    const uint4* from = chunks_of(e, row) + chunk;
     uint64_t hashes[num_encoded] = {}, sums[num_sums];
 #pragma unroll 1
-    for (int place = 4 * lane; place / unit_words * group_words < num_words; place += 4 * lanes_per_sum) {
-      const int group = place / unit_words * group_words;
-      const Symbols x = symbols_at<Kind>(e, row, block, group + place % unit_words, num_words, holds_nan);
+    for (int word = first_word; word < padded; word += words_at_once) {
+      const Symbols x = symbols_at<Kind>(e, row, chunk, from, part, num_words - word, holds_nan);
       FourWords y[num_encoded];
 #pragma unroll
       for (int w = 0; w < 4; ++w) {
@@ -72,11 +78,14 @@ CBKERNELS_DEVICE uint64_t sum_of_blocks(const Elements& e, int64_t row, int64_t 
 #pragma unroll
         for (int i = 0; i < num_encoded; ++i) y[i].word[w] = encoded[i];
       }
-      const int num_units = (num_words - group + unit_words - 1) / unit_words;
+      const int num_units = (padded - word + unit_words - 1) / unit_words;
 #pragma unroll
       for (int i = 0; i < num_encoded; ++i)
         if (is_entered(i, num_units))
-          hashes[i] += products(y[i], *reinterpret_cast<const uint4*>(block_keys + i * keys_per_symbol + place));
+          hashes[i] += products(y[i], *reinterpret_cast<const uint4*>(keys + i * keys_per_symbol));
+      keys += places_at_once;
+      chunk += words_at_once / per_chunk;
+      from += words_at_once / per_chunk;
     }
     combine(hashes, sums);
     row_sum += cuda::row_term(reduce<num_sums, lanes_per_sum>(sums), block_keys, block, lane % num_sums);

@@ -172,6 +172,8 @@ FAULTS = [
         "row_sums[num_sums * row + lane] += sum;",
         "fingerprints: pieces are added without an atomic",
     ),
+    Fault("sum_rows.h", "if (is_entered(i, num_units))", "", "fingerprints: words that are not there are hashed"),
+    Fault("sum_rows.h", "+ w >= left)", "+ w > left)", "fingerprints: what pads a row is on the grid"),
     Fault(
         "group_near_rows.cu",
         "candidates[(round + 2) % 3] = no_row;",
