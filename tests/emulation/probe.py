@@ -63,6 +63,16 @@ def many_rows() -> None:
         require((found.entropy.hex(), found.num_bundles) == (right.entropy.hex(), right.num_bundles), f"rows {number}")
 
 
+def rows_grouped_again() -> None:
+    """Rows of one sample and several ends: the second time they come in the order in which warps listed them."""
+    for number in range(1, 5):
+        prepare(number)
+        rows = np.repeat(np.arange(500, dtype=np.float32)[:, None] % 4, 300, axis=1)
+        rows[:, 0] = np.random.default_rng(number).integers(0, 8, 500)  # in no place of the sample
+        found = cb.bundle_rows(rows, backend=NAME)
+        require(np.array_equal(found, cb.bundle_rows(rows, backend="reference")), f"rows grouped again {number}")
+
+
 def layers_of_one_launch() -> None:
     for number in range(1, 7):
         prepare(number)
@@ -168,8 +178,8 @@ def main() -> int:
         raise SystemExit(f"{NAME}: {missing}")
     backends.TABLE[NAME] = backends.Cuda(NAME, core.cuda)
     backends.TABLE["cpu"] = type(backends.TABLE["cpu"])("cpu", core.cpu)
-    parts = (random_inputs, many_rows, layers_of_one_launch, fingerprints_and_margins, margins_on_the_cpu,
-             queued_numbers, work_of_a_comparison, named_cases)  # fmt: skip
+    parts = (random_inputs, many_rows, rows_grouped_again, layers_of_one_launch, fingerprints_and_margins,
+             margins_on_the_cpu, queued_numbers, work_of_a_comparison, named_cases)  # fmt: skip
     for part in parts:
         part()
     print(f"probe: {emulation.launches()} kernel launches emulated, no difference")
