@@ -466,6 +466,12 @@ def test_a_folder_of_another_pruning_is_refused(tmp_path: Path) -> None:
         pruned(tmp_path)
     with pytest.raises(ValueError, match=r"is of a pruning with max_drop 0\.01, and this one has 0\.5; start again"):
         pruned(tmp_path, resume=True, max_drop=0.5)
+    content = json.loads((tmp_path / "pruning.json").read_text())
+    del content["of"]["baseline"], content["log"]["baseline"]  # an argument that there was not always
+    (tmp_path / "pruning.json").write_text(json.dumps(content))
+    older = r"by an older cbkernels, without baseline, and this one has 'first'; start again in another folder"
+    with pytest.raises(ValueError, match=older):
+        pruned(tmp_path, resume=True)
     (tmp_path / "pruning.json").write_text('{"of": 3}')
     with pytest.raises(ValueError, match=r"pruning\.json is damaged"):
         pruned(tmp_path, resume=True)
