@@ -7,14 +7,10 @@
 
 #include "../contract.h"
 #include "../routing_keys.h"
+#include "../rows/columns.h"
 #include "instruction_sets.h"
 
 namespace cbkernels {
-
-enum class ColumnOrder {
-  any,      // for comparing: axes sorted by stride, repeated columns (stride 0) left out
-  logical,  // for fingerprints: the order the caller sees
-};
 
 // Of a band's copy, and from one row of it to the next: 256 bytes of 512 rows stay in an L2 cache.
 constexpr int64_t copied_band_bytes = 256;
@@ -82,7 +78,6 @@ class RowBlocks {
   }
 
  private:
-  struct Axis { int64_t extent, stride; };
   RowBlocks() = default;
   static RowBlocks converted(const RowsView& rows, Element element, Staged staged);
   void lay_out(const RowsView& rows, ColumnOrder order);
