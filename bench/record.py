@@ -68,6 +68,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": _cpu_model(), "cores": os.cpu_count(), "cores_usable": affinity, "caches": _caches(),
         "memory_bytes": memory, "system": platform.system(), "architecture": platform.machine(),
+        "page_bytes": os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else None,
         "huge_pages": _first_line("/sys/kernel/mm/transparent_hugepage/enabled"),
         "load_average": [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None,
     }  # fmt: skip
