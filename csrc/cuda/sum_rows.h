@@ -11,8 +11,8 @@ constexpr int lanes_per_sum = 8, rows_per_sum = warp_size / lanes_per_sum;
 
 struct Symbols { FourWords of[num_symbols]; };
 
-// Four words of a row, in `chunk`, and those that lie a unit further on each time; `left` words of the block begin here,
-// and zeros stand behind them. `from` is where the chunk is, if rows have chunks.
+// Four words of a row, in `chunk`, and those that lie a unit further on each time; zeros stand behind the `left` words
+// of the block that begin here. `from` is where the chunk is, if rows have chunks.
 template <class Kind>
 CBKERNELS_DEVICE Symbols symbols_at(const Elements& e, int64_t row, int64_t chunk, const uint4* from, int part,
                                     int left, bool& holds_nan) {
