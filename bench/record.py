@@ -53,7 +53,9 @@ def write(cases: list[dict[str, Any]], *, complete: bool, seconds: float) -> Pat
 
 
 def commit() -> dict[str, Any]:
-    """Commit and whether the measured code differs from it."""
+    """Commit and whether the measured code differs from it; BENCH_COMMIT names that of another package."""
+    if named := os.environ.get("BENCH_COMMIT"):
+        return {"full": named, "short": named[:8], "dirty": False}
     full = _git("rev-parse", "HEAD")
     changed = _git("status", "--porcelain", "--", *MEASURED_CODE)
     return {"full": full, "short": (full or "nocommit")[:8], "dirty": changed is None or changed != ""}

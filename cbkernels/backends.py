@@ -198,15 +198,7 @@ class Cuda:
         torch = sys.modules.get("torch")
         if rows.device == "cpu" and (torch is None or not isinstance(rows.owner, torch.Tensor)):  # emulated
             found = np.empty((rows.num_rows, 2), np.uint64)
-            where = self._stream([rows])
-            self._run(
-                self._functions.row_fingerprints,
-                *_memory(rows),
-                _parameters(grid),
-                _halves(key),
-                _core.address_of(found),
-                *where,
-            )
+            self._fill(rows, grid, key, _core.address_of(found), self._stream([rows]))
             return found, (found == 0).all(axis=1) & may_hold_nan(rows.dtype)
         if torch is None:
             raise ValueError(f"acts is on {rows.device}, where fingerprints are tensors; import torch first")
@@ -223,15 +215,16 @@ class Cuda:
         ``labels`` may be read on torch's current stream afterwards; then call ``hold_labels``. Never waits.
         """
         where = self._stream([rows] if labels is None else [rows, labels], patterns)
-        self._run(
-            self._functions.row_fingerprints,
-            *_memory(rows),
-            _parameters(grid),
-            _halves(key),
-            patterns.data_ptr(),
-            *where,
-        )
+        self._fill(rows, grid, key, patterns.data_ptr(), where)
         self._owners_in_use.hold([rows], patterns)
+
+    def _fill(
+        self, rows: Rows, grid: UpdateGrid | None, key: int, fingerprints: int, where: tuple[int, int]
+    ) -> None:  # fmt: skip
+        """Write the bits of the fingerprints to an address."""
+        self._run(
+            self._functions.row_fingerprints, *_memory(rows), _parameters(grid), _halves(key), fingerprints, *where
+        )
 
     def hold_labels(self, labels: Labels, copy: Any) -> None:
         """Keep the labels of another library alive until the tensor ``copy`` holds them."""

@@ -16,7 +16,7 @@ REBUILD = {
     "with CUDA, or an error": "CBKERNELS_CUDA=ON pip install --no-build-isolation .",
     "without CUDA": "CBKERNELS_CUDA=OFF pip install --no-build-isolation .",
 }
-"""How to build again in the source folder; needs scikit-build-core, pybind11 and ninja installed."""
+"""How to build again; where, and with what installed, `info` says."""
 FEATURES = {
     "LayerMonitor, surgery, pruning, scan": ("train", ("torch",)),
     "files of cut models, all that trains": ("train", ("torch", "safetensors")),

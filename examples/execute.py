@@ -1,6 +1,6 @@
 """Runs the notebooks of this folder, or those that are named, and keeps what they print and draw: `make notebooks`.
 
-Their figures differ from processor to processor, so a test (tests/house/test_notebooks.py) runs their code only.
+Their figures differ from processor to processor, so a test (tests/house/test_examples.py) runs their code only.
 """
 
 from __future__ import annotations

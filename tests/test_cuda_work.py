@@ -45,6 +45,13 @@ def test_nan_costs_one_read() -> None:
     assert reads(np.arange(N * D, dtype=np.int32).reshape(N, D)) == 8 * 128 / (4 * D), "integers hold none"
 
 
+def test_a_row_whose_nan_a_comparison_has_seen_is_not_hashed() -> None:
+    acts = np.repeat(normal(1, D), N, 0)
+    acts[5, 0] = np.nan  # in no place of the sample
+    work = count(acts)
+    assert (work["rows_compared"], work["rows_fingerprinted"]) == (N - 1, 0)
+
+
 def test_equal_rows_are_read_once() -> None:
     equal = np.repeat(normal(1, D), N, 0)
     assert reads(equal) < 1.07

@@ -99,14 +99,20 @@ def test_more_threads_are_used_for_large_input(monkeypatch: pytest.MonkeyPatch) 
 
 def test_number_of_threads_comes_from_torch_or_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     for wanted, threads in (("3", 3), ("5,2", 5), (" 2 ", 2)):
         monkeypatch.setenv("OMP_NUM_THREADS", wanted)
         assert backends.num_threads() == threads
     for nonsense in ("", "0", "-3", "many", "2.5"):
         monkeypatch.setenv("OMP_NUM_THREADS", nonsense)
-        assert backends.num_threads() >= 1
+        assert backends.num_threads() == cores
     monkeypatch.delenv("OMP_NUM_THREADS")
-    assert 1 <= backends.num_threads() <= (os.cpu_count() or 1)
+    assert backends.num_threads() == cores
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 3, 4, 7, 8}, raising=False)
+    assert backends.num_threads() == 5
+    monkeypatch.delattr(os, "sched_getaffinity")  # macOS and Windows have none
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert backends.num_threads() == 6
     monkeypatch.undo()
     torch = pytest.importorskip("torch", reason="torch: NOT TESTED HERE")
     before = torch.get_num_threads()

@@ -50,6 +50,7 @@ def _text(facts: dict[str, Any]) -> str:
     if extras:
         without = "; where an nvcc is found and CUDA is not wanted, with CBKERNELS_CUDA=OFF in front"
         lines.append(("what is missing", f"pip install '.[{','.join(extras)}]' in the source folder{without}"))
-    lines += [(f"build {what}", command) for what, command in facts["rebuild"].items()]
+    needed = "in the source folder, with scikit-build-core, pybind11 and ninja installed"
+    lines += [(f"build {what}", f"{command} {needed}") for what, command in facts["rebuild"].items()]
     width = max(len(title) for title, _ in lines)
     return "\n".join(f"{title.ljust(width)}  {value}" for title, value in lines)

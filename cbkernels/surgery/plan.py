@@ -30,7 +30,7 @@ class RemovedBlock:
     """One block that was removed, and what stands in its place."""
 
     name: str
-    """In the model as it was before this surgery."""
+    """In the model as the removals before left it."""
     kind: str
     """See ``ResidualBlock``; "forced" when ``force=True`` was needed."""
     class_name: str

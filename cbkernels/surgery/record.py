@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -22,6 +22,32 @@ def record_of(model: nn.Module) -> dict[str, Any]:
 def recorded(record: dict[str, Any], steps: Sequence[RemovedBlock]) -> dict[str, Any]:
     """The record with one more surgery."""
     return {**record, "operations": [*record["operations"], [step.to_dict() for step in steps]]}
+
+
+def first_names(operations: Iterable[Sequence[RemovedBlock]]) -> list[str]:
+    """Names of the blocks before the first operation; each operation names its own as those before it left them."""
+    names: list[str] = []
+    gone: dict[str, list[int]] = {}
+    """List of modules -> the indices that it lacks, ascending."""
+    for steps in operations:
+        first = [_first_name(step.name, gone) for step in steps]
+        names += first
+        for step, (holder, _, index) in zip(steps, (name.rpartition(".") for name in first), strict=True):
+            if step.remains == "nothing":
+                gone[holder] = sorted([*gone.get(holder, ()), int(index)])
+    return names
+
+
+def _first_name(name: str, gone: Mapping[str, list[int]]) -> str:
+    parts: list[str] = []
+    for part in name.split("."):
+        if part.isdecimal():
+            index = int(part)
+            for missing in gone.get(".".join(parts), ()):
+                index += missing <= index  # it had moved up
+            part = str(index)
+        parts.append(part)
+    return ".".join(parts)
 
 
 def described(state: Mapping[str, Any]) -> dict[str, list[Any]]:

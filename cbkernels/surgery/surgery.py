@@ -24,7 +24,7 @@ from .edits import MISSING, Entry, put, take_back
 from .files import read_cut_model, save_cut_model
 from .optimizer import Dropped, dropped, require_droppable
 from .plan import RemovedBlock, plan_removal
-from .record import RECORD, record_of, recorded
+from .record import RECORD, first_names, record_of, recorded
 from .summary import SurgerySummary
 
 Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
@@ -113,7 +113,7 @@ def carried_out(model: nn.Module, operations: Iterable[Sequence[RemovedBlock]], 
     """
     before, record = list(model.parameters()), record_of(model)
     entries: list[Entry] = []
-    steps: list[RemovedBlock] = []
+    done: list[Sequence[RemovedBlock]] = []
     gone: list[Any] = []
     try:
         for operation in operations:
@@ -122,18 +122,18 @@ def carried_out(model: nn.Module, operations: Iterable[Sequence[RemovedBlock]], 
                 gone.append((block, parent, parent.training))
             new = changes(model, operation)
             put(new)
-            entries, steps = [*entries, *new], [*steps, *operation]
+            entries, done = [*entries, *new], [*done, operation]
             record = recorded(record, operation)
     except BaseException:
         take_back(entries)
         raise
-    if steps:
+    if any(done):
         entries.append(Entry(vars(model), RECORD, vars(model).get(RECORD, MISSING), record))
         put(entries[-1:])
     kept = {id(p) for p in model.parameters()}
     lost = [p for p in before if id(p) not in kept]
     of_optimizer = [] if optimizer is None else dropped(optimizer, lost)
-    return Surgery(model, steps, sum(p.numel() for p in before), entries, of_optimizer, gone)
+    return Surgery(model, done, sum(p.numel() for p in before), entries, of_optimizer, gone)
 
 
 def joined(model: nn.Module, surgeries: Sequence[Surgery], parameters_before: int, was_healed: bool) -> Surgery:
@@ -150,8 +150,8 @@ def joined(model: nn.Module, surgeries: Sequence[Surgery], parameters_before: in
     entries = [entry for each in surgeries for entry in each._entries]
     of_optimizer = [lost for each in reversed(surgeries) for lost in each._of_optimizer]  # as they are put back
     gone = [each for surgery in surgeries for each in surgery._gone]
-    steps = [step for each in surgeries for step in each.steps]
-    whole = Surgery(model, steps, parameters_before, entries, of_optimizer, gone, True, was_healed)
+    operations = [each.steps for each in surgeries]
+    whole = Surgery(model, operations, parameters_before, entries, of_optimizer, gone, True, was_healed)
     for each in surgeries:
         each.forget()
     return whole
@@ -161,7 +161,7 @@ class Surgery:
     """What ``remove_layers`` did. Holds the removed blocks, and so their memory, until ``forget()``.
 
     Attributes:
-        removed: names of the removed blocks, in the model as it was before.
+        removed: names of the removed blocks, in the model as it was before the first of them went.
         steps: a ``RemovedBlock`` for each.
         model_class: name of the model's class.
         parameters_before: numbers in the model's parameters, shared ones counted once.
@@ -177,11 +177,12 @@ class Surgery:
     """
 
     def __init__(
-        self, model: nn.Module, steps: list[RemovedBlock], parameters_before: int, entries: list[Entry],
+        self, model: nn.Module, operations: Sequence[Sequence[RemovedBlock]], parameters_before: int,
+        entries: list[Entry],
         of_optimizer: list[Dropped], gone: list[Any], was_evaluated: bool = False, was_healed: bool = False,
     ) -> None:  # fmt: skip
-        self.steps = tuple(steps)
-        self.removed = [step.name for step in steps]
+        self.steps = tuple(step for steps in operations for step in steps)
+        self.removed = first_names(operations)
         self.model_class = type(model).__name__
         self.parameters_before, self.parameters_after = parameters_before, sum(p.numel() for p in model.parameters())
         self._model: nn.Module | None = model

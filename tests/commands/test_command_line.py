@@ -131,6 +131,7 @@ def test_info_says_what_is_missing_and_how_to_rebuild(capsys: pytest.CaptureFixt
     text = capsys.readouterr().out
     for value in (facts["version"], facts["compiler"], facts["flags"], facts["numpy"], "CBKERNELS_CUDA=ON"):
         assert str(value) in text
+    assert all(f"{command} in the source folder, with" in text for command in facts["rebuild"].values())
 
 
 @pytest.mark.parametrize("compiled_in", [True, False])

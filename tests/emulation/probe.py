@@ -14,7 +14,7 @@ if not __package__:  # run as a file
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import cbkernels as cb
-from cbkernels import backends
+from cbkernels import UpdateGrid, backends
 from cbkernels.arrays import as_labels, as_rows
 from tests import emulation
 from tests.cases import CASES
@@ -63,6 +63,16 @@ def many_rows() -> None:
         require((found.entropy.hex(), found.num_bundles) == (right.entropy.hex(), right.num_bundles), f"rows {number}")
 
 
+def rows_grouped_again() -> None:
+    """Rows of one sample and several ends: the second time they come in the order in which warps listed them."""
+    for number in range(1, 5):
+        prepare(number)
+        rows = np.repeat(np.arange(500, dtype=np.float32)[:, None] % 4, 300, axis=1)
+        rows[:, 0] = np.random.default_rng(number).integers(0, 8, 500)  # in no place of the sample
+        found = cb.bundle_rows(rows, backend=NAME)
+        require(np.array_equal(found, cb.bundle_rows(rows, backend="reference")), f"rows grouped again {number}")
+
+
 def layers_of_one_launch() -> None:
     for number in range(1, 7):
         prepare(number)
@@ -83,13 +93,15 @@ def layers_of_one_launch() -> None:
 
 
 def fingerprints_and_margins() -> None:
+    moves_zero = UpdateGrid(learning_rate=0.1, batch_size=10, weight_amplitude=1.0)
     for number in range(1, 9):
-        prepare(number)
+        prepare(number, (64, 2)[number % 2])  # with 2 bits, fingerprints of a stream share hashes
         rng = np.random.default_rng(number)
         long = as_rows(rng.integers(0, 2, (16, 9001)).astype(np.float32))
-        found = backends.TABLE[NAME].row_fingerprints(long, None)[0]
-        right = backends.TABLE["reference"].row_fingerprints(long, None)[0]
-        require(np.array_equal(found, right), f"fingerprints of long rows {number}")
+        for grid in (None, moves_zero):
+            found = backends.TABLE[NAME].row_fingerprints(long, grid)[0]
+            right = backends.TABLE["reference"].row_fingerprints(long, grid)[0]
+            require(np.array_equal(found, right), f"fingerprints of long rows {number}, grid {grid}")
         names = rng.integers(0, 4, 70 + number)
         points = rng.normal(0, 1, (70 + number, (20, 600)[number % 2]))  # wide ones in several spans
         points = emulation.fenced(points.astype((np.float64, np.float32)[number // 2 % 2]))
@@ -138,6 +150,17 @@ def queued_numbers() -> None:
         core.emulation.forget_graph()
 
 
+def work_of_a_comparison() -> None:
+    """A row whose NaN a comparison has seen is alone: hashing all of it would find the same again."""
+    prepare(0)
+    rows = np.ones((8, 1001), np.float32)
+    rows[5, 0] = np.nan  # in no place of the sample
+    found = cb.bundle_entropy(rows, np.arange(8), backend=NAME)
+    require((found.num_bundles, found.num_nan_rows) == (2, 1), "a NaN behind the sample")
+    work = core.last_work()
+    require((work["rows_compared"], work["rows_fingerprinted"]) == (7, 0), f"work of a comparison: {work}")
+
+
 def named_cases() -> None:
     for number, case in enumerate(CASES):
         if len(case.ids) > 300:
@@ -155,8 +178,8 @@ def main() -> int:
         raise SystemExit(f"{NAME}: {missing}")
     backends.TABLE[NAME] = backends.Cuda(NAME, core.cuda)
     backends.TABLE["cpu"] = type(backends.TABLE["cpu"])("cpu", core.cpu)
-    parts = (random_inputs, many_rows, layers_of_one_launch, fingerprints_and_margins, margins_on_the_cpu,
-             queued_numbers, named_cases)  # fmt: skip
+    parts = (random_inputs, many_rows, rows_grouped_again, layers_of_one_launch, fingerprints_and_margins,
+             margins_on_the_cpu, queued_numbers, work_of_a_comparison, named_cases)  # fmt: skip
     for part in parts:
         part()
     print(f"probe: {emulation.launches()} kernel launches emulated, no difference")

@@ -42,7 +42,7 @@ __global__ void use_atomics(Out out) {
   atomicMax(out + 2, i);
   atomicOr(out + 3, 1ull << i % 64);
   atomicAnd(out + 4, i);
-  if (atomicCAS(out + 5, 0ull, i + 1) == 0) atomicAdd(out + 6, 1ull);
+  if (atomicCAS(out + 5, 0ull, i + 1) == 0) atomicAdd(out + 6, i + 1);
   atomicCAS(out + 10, 7ull, i + 1);  // of 0: stays
   if (atomicExch(out + 7, 1ull) == 0) atomicAdd(out + 8, 1ull);
   int* const signed_one = reinterpret_cast<int*>(out + 9);

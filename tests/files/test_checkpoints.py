@@ -351,7 +351,7 @@ def test_a_run_on_a_full_disk_keeps_what_it_has_and_goes_on_elsewhere(
     )
     undisturbed = train(config, tmp_path / "undisturbed")
     size = {p.name: p.stat().st_size for p in (tmp_path / "undisturbed").iterdir()}
-    needed = 12_000 + 2 * size["checkpoint.safetensors"] + (size["layers.csv"] + size["history.jsonl"]) // 2
+    needed = 20_000 + 2 * size["checkpoint.safetensors"] + (size["layers.csv"] + size["history.jsonl"]) // 2
     (small_disk / "filler").write_bytes(bytes(256 * 1024 - needed))
     run = small_disk / "run"
     numbers = ("depth", "width", "train_size", "test_size", "batch_size", "probe_size", "epochs")
@@ -364,10 +364,13 @@ def test_a_run_on_a_full_disk_keeps_what_it_has_and_goes_on_elsewhere(
     assert said.out == ""
     assert not list(run.glob(".*"))
     kept = load_checkpoint(run / "checkpoint.safetensors")["lines"]["history.jsonl"]
-    assert 1 < kept < 13
+    written = (run / "history.jsonl").read_bytes().count(b"\n")
+    assert 2 < kept <= written <= kept + 1 < 13, "the tables are written before the checkpoint"
     assert not (run / "result.json").exists()
     shutil.copytree(run, tmp_path / "elsewhere")
     resumed = train(config, tmp_path / "elsewhere", resume=True)
     assert resumed["entropy_mean"] == undisturbed["entropy_mean"]
     assert resumed["test_accuracy"] == undisturbed["test_accuracy"]
+    history = (tmp_path / "elsewhere" / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in history] == list(range(13))
     assert (tmp_path / "elsewhere" / "layers.csv").read_text() == (tmp_path / "undisturbed" / "layers.csv").read_text()

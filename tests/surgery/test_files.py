@@ -20,6 +20,9 @@ safetensors = pytest.importorskip("safetensors", reason="surgery files: NOT TEST
 from torch import nn  # noqa: E402
 
 from cbkernels import Surgery, remove_layers  # noqa: E402
+from cbkernels.surgery.plan import RemovedBlock  # noqa: E402
+from cbkernels.surgery.record import first_names  # noqa: E402
+from cbkernels.surgery.surgery import joined  # noqa: E402
 
 from .. import model_zoo  # noqa: E402
 from ..model_zoo import build, gradient_step, output_of, same  # noqa: E402
@@ -411,6 +414,31 @@ def test_without_safetensors_the_error_says_what_to_install(tmp_path: Path, monk
         surgery.save(tmp_path, model)
     with pytest.raises(ImportError, match="needs safetensors: pip install safetensors"):
         Surgery.load(tmp_path, model)
+
+
+# --- several surgeries -----------------------------------------------------------------------------------
+
+
+def test_one_name_of_two_blocks_is_told_as_it_was_before_the_first_removal(tmp_path: Path) -> None:
+    model, _ = build("torch_encoder")
+    surgeries = [remove_layers(model, "encoder.layers.0")[1] for _ in range(2)]
+    assert [each.removed for each in surgeries] == [["encoder.layers.0"]] * 2, "names mean the model as it is then"
+    whole = joined(model, surgeries, surgeries[0].parameters_before, was_healed=False)
+    whole.save(tmp_path, model)
+    _, loaded = Surgery.load(tmp_path, build("torch_encoder")[0])
+    assert whole.removed == loaded.removed == ["encoder.layers.0", "encoder.layers.1"]
+    assert [step.name for step in whole.steps] == ["encoder.layers.0"] * 2
+
+
+def test_names_in_lists_of_lists_move_with_all_of_them() -> None:
+    def operation(*names: str, remains: str = "nothing") -> list[RemovedBlock]:
+        return [RemovedBlock(name, "residual block", "Block", remains) for name in names]
+
+    operations = [
+        operation("a.2.1", "a.0", "b.3"), operation("a.1.1", "a.1.norm.0", "b.3"), operation("b.1", remains="shortcut"),
+        operation("b.1", "a.1.norm.0"),
+    ]  # fmt: skip
+    assert first_names(operations) == ["a.2.1", "a.0", "b.3", "a.2.2", "a.2.norm.0", "b.4", "b.1", "b.1", "a.2.norm.1"]
 
 
 # --- tensors that are elsewhere ---------------------------------------------------------------------------

@@ -61,34 +61,37 @@ def margin(asked: Candidates) -> dict[str, float]:
     """A block is as far from a conflict as that of its branches which is furthest; the nearest pair of all batches."""
     scores = dict[str, float]()
     for batch in asked.batches:
-        of_batch = dict[str, float]()
-
-        def take(block: str, rows: torch.Tensor, of_batch: Any = of_batch, labels: torch.Tensor = batch.labels) -> None:
-            margin = conflict_margin(rows, labels.to(rows.device))
-            of_batch[block] = max(margin, of_batch.get(block, 0.0))
-
-        each_branch(asked.model, asked.removable, batch, take)
-        for block, margin in of_batch.items():
-            scores[block] = min(margin, scores.get(block, math.inf))
+        for block, margins in _of_branches(asked, batch, conflict_margin).items():
+            scores[block] = min(max(margins), scores.get(block, math.inf))
     return scores
 
 
 def conflicts(asked: Candidates) -> dict[str, float]:
     """Minus the smallest entropy of a block's branches, where all of them conflict; the mean over the samples."""
     scores = dict[str, float]()
+
+    def entropy(rows: torch.Tensor, labels: torch.Tensor) -> float:
+        result = bundle_entropy(rows, labels, grid=asked.grid)
+        conflicts = result.num_conflicting_rows >= asked.min_conflicting_rows
+        return math.inf if math.isnan(result.entropy) else result.entropy * conflicts
+
     for batch in asked.batches:
-        of_batch = dict[str, float]()
-
-        def take(block: str, rows: torch.Tensor, of_batch: Any = of_batch, labels: torch.Tensor = batch.labels) -> None:
-            result = bundle_entropy(rows, labels.to(rows.device), grid=asked.grid)
-            conflicts = result.num_conflicting_rows >= asked.min_conflicting_rows
-            entropy = math.inf if math.isnan(result.entropy) else result.entropy * conflicts
-            of_batch[block] = min(entropy, of_batch.get(block, math.inf))
-
-        each_branch(asked.model, asked.removable, batch, take)
-        for block, entropy in of_batch.items():
-            scores[block] = scores.get(block, 0.0) - entropy * batch.num_rows / asked.num_rows
+        for block, entropies in _of_branches(asked, batch, entropy).items():
+            scores[block] = scores.get(block, 0.0) - min(entropies) * batch.num_rows / asked.num_rows
     return {block: score for block, score in scores.items() if score < 0}
+
+
+def _of_branches(
+    asked: Candidates, batch: ProbeBatch, measure: Callable[[torch.Tensor, torch.Tensor], float]
+) -> dict[str, list[float]]:
+    """Block -> what ``measure`` makes of the rows of each of its branches, and of their labels."""
+    found = dict[str, list[float]]()
+
+    def take(block: str, rows: torch.Tensor) -> None:
+        found.setdefault(block, []).append(measure(rows, batch.labels.to(rows.device)))
+
+    each_branch(asked.model, asked.removable, batch, take)
+    return found
 
 
 def similarity(asked: Candidates) -> dict[str, float]:

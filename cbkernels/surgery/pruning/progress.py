@@ -121,10 +121,10 @@ class Progress:
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{path} is damaged ({error}); start again in another folder") from error
         if differs is not None:
-            raise ValueError(
-                f"{path} is of a pruning with {differs} {of.get(differs)!r:.80}, and this one has "
-                f"{self._of[differs]!r:.80}; start again in another folder"
-            )
+            known = differs in of
+            had = f"with {differs} {of[differs]!r:.80}" if known else f"by an older cbkernels, without {differs}"
+            has = f"{self._of[differs]!r:.80}"
+            raise ValueError(f"{path} is of a pruning {had}, and this one has {has}; start again in another folder")
         self.log = log
 
 

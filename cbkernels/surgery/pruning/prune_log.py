@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from ...files.json_files import finite_or_none, json_text, read_json_object
+from ...files.json_files import finite_or_none
 from ...files.typed_json import Count, NotNegative, required
-from ...files.whole_files import write_whole
+from ...findings import records
 from ...latencies import Latency, latency_change
 from ...tables import format_table, html_table, shown, wrapped
 from .baselines import BASELINES
@@ -145,7 +145,7 @@ class PruneLog:
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """Write one JSON file, whole or not at all."""
-        write_whole(path, json_text(self.to_dict()).encode())
+        records.write_json(self.to_dict(), path)
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> PruneLog:
@@ -155,7 +155,7 @@ class PruneLog:
             ValueError: the file is damaged, or something else.
             OSError: it cannot be read.
         """
-        return cls.from_dict(read_json_object(path))
+        return records.read_json(path, cls.from_dict)
 
     def plot(self, path: str | os.PathLike[str] | None = None, *, others: Sequence[PruneLog] = ()) -> Figure:
         """Accuracy against the share of blocks removed, before and after healing, with the limit.

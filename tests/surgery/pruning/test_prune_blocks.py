@@ -466,6 +466,12 @@ def test_a_folder_of_another_pruning_is_refused(tmp_path: Path) -> None:
         pruned(tmp_path)
     with pytest.raises(ValueError, match=r"is of a pruning with max_drop 0\.01, and this one has 0\.5; start again"):
         pruned(tmp_path, resume=True, max_drop=0.5)
+    content = json.loads((tmp_path / "pruning.json").read_text())
+    del content["of"]["baseline"], content["log"]["baseline"]  # an argument that there was not always
+    (tmp_path / "pruning.json").write_text(json.dumps(content))
+    older = r"by an older cbkernels, without baseline, and this one has 'first'; start again in another folder"
+    with pytest.raises(ValueError, match=older):
+        pruned(tmp_path, resume=True)
     (tmp_path / "pruning.json").write_text('{"of": 3}')
     with pytest.raises(ValueError, match=r"pruning\.json is damaged"):
         pruned(tmp_path, resume=True)
@@ -488,6 +494,7 @@ def test_the_surgery_saves_and_a_fresh_model_loads(tmp_path: Path) -> None:
     surgery.save(tmp_path, model)
     fresh, example = built("nano_gpt")
     loaded, again = type(surgery).load(tmp_path, fresh)
+    assert again.removed == surgery.removed == log.removed
     assert again.parameters_after == surgery.parameters_after == log.steps[-1].parameters
     assert torch.equal(output_of(loaded, example), output_of(model, example))
 
@@ -517,6 +524,9 @@ def test_the_log_is_a_table_json_and_a_picture(tmp_path: Path) -> None:
     for damaged in ({}, {**log.to_dict(), "kind": "x"}, *({**log.to_dict(), "steps": [step]} for step in wrong)):
         with pytest.raises(ValueError, match="no log of a pruning"):
             cb.PruneLog.from_dict(damaged)
+    (tmp_path / "log.json").write_text(json.dumps({**log.to_dict(), "kind": "x"}))
+    with pytest.raises(ValueError, match=r"log\.json cannot be loaded: this is no log of a pruning"):
+        cb.PruneLog.from_json(tmp_path / "log.json")
 
 
 def healed_by(heal: Any, *scores: float, **options: Any) -> Any:
