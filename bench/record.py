@@ -53,7 +53,9 @@ def write(cases: list[dict[str, Any]], *, complete: bool, seconds: float) -> Pat
 
 
 def commit() -> dict[str, Any]:
-    """Commit and whether the measured code differs from it."""
+    """Commit and whether the measured code differs from it; BENCH_COMMIT names that of another package."""
+    if named := os.environ.get("BENCH_COMMIT"):
+        return {"full": named, "short": named[:8], "dirty": False}
     full = _git("rev-parse", "HEAD")
     changed = _git("status", "--porcelain", "--", *MEASURED_CODE)
     return {"full": full, "short": (full or "nocommit")[:8], "dirty": changed is None or changed != ""}
@@ -66,6 +68,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": _cpu_model(), "cores": os.cpu_count(), "cores_usable": affinity, "caches": _caches(),
         "memory_bytes": memory, "system": platform.system(), "architecture": platform.machine(),
+        "page_bytes": os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else None,
         "huge_pages": _first_line("/sys/kernel/mm/transparent_hugepage/enabled"),
         "load_average": [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None,
     }  # fmt: skip

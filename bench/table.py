@@ -36,14 +36,19 @@ def main(arguments: list[str]) -> int:
         print(f"{paths[0]} is a {result['mode']} run, complete={result['complete']}: not for the documentation; "
               "use --print", file=sys.stderr)  # fmt: skip
         return 1
+    print(f"bench: tables of {paths[0]} are in {insert(parts)}")
+    return 0
+
+
+def insert(parts: dict[str, str]) -> Path:
+    """Put each text between its markers in the document, at once; where that is."""
     text = DOCUMENT.read_text()
     for region, content in parts.items():
         text = replaced(text, region, content)
     aside = DOCUMENT.with_name(f".{DOCUMENT.name}.{os.getpid()}")
     aside.write_text(text)
     os.replace(aside, DOCUMENT)
-    print(f"bench: tables of {paths[0]} are in {DOCUMENT}")
-    return 0
+    return DOCUMENT
 
 
 def replaced(text: str, region: str, content: str) -> str:

@@ -25,7 +25,7 @@ struct BundleCounts {
   int64_t num_conflicting = 0;
   int64_t num_conflicting_rows = 0;
   std::vector<int64_t> label_counts;  // per conflicting bundle, ascending
-  std::vector<int64_t> starts;        // num_conflicting + 1 offsets into label_counts
+  std::vector<int64_t> starts{0};     // num_conflicting + 1 offsets into label_counts
 };
 
 struct FingerprintBlock {  // a piece of a stream's state

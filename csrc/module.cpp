@@ -83,7 +83,7 @@ RowsView rows_of(uintptr_t acts, std::vector<int64_t>&& shape, std::vector<int64
   return {at<const std::byte>(acts), static_cast<DType>(dtype), std::move(shape), std::move(strides)};
 }
 LabelsView labels_of(uintptr_t labels, int64_t stride, int dtype) {
-  return {at<const std::byte>(labels), static_cast<DType>(dtype), stride};
+  return {at<const std::byte>(labels), itemsize(static_cast<DType>(dtype)), stride};
 }
 UpdateGrid grid_of(const GridArgument& grid) {
   if (!grid) return {};

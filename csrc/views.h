@@ -57,10 +57,10 @@ struct RowsView {  // activations of one layer, (N, ...)
   }
 };
 
-struct LabelsView {  // (N,) integers
-  const std::byte* data;
-  DType dtype;
-  int64_t stride_bytes;
+struct LabelsView {  // (N,) integers of any type
+  const std::byte* data = nullptr;  // null: nobody asks for counts
+  int itemsize = 0;
+  int64_t stride_bytes = 0;
 };
 
 }  // namespace cbkernels

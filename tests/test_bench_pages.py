@@ -30,3 +30,12 @@ def test_the_header_says_how_much_lies_in_huge_pages() -> None:
     pages = pytest.importorskip("bench.pages", reason="bench: NOT TESTED HERE (not in a wheel)")
     assert pages.in_words([1.0, None, 0.75, 0.5]).startswith("75 %")
     assert "not known" in pages.in_words([None])
+
+
+def test_a_record_says_how_large_pages_are_and_when_there_are_huge_ones() -> None:
+    pytest.importorskip("torch", reason="bench: NOT TESTED HERE (it times torch)")
+    pytest.importorskip("xxhash", reason="bench: NOT TESTED HERE (it times xxhash)")
+    record = pytest.importorskip("bench.record", reason="bench: NOT TESTED HERE (not in a wheel)")
+    machine = record.machine()
+    assert machine["page_bytes"] is None or machine["page_bytes"] in (4 << 10, 16 << 10, 64 << 10)
+    assert machine["huge_pages"] is None or "[" in machine["huge_pages"], "the choice in force is in brackets"

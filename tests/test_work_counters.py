@@ -165,6 +165,17 @@ def test_equal_rows_are_read_once_and_little_more(num_columns: int) -> None:
     assert work["bytes_touched"] <= 1.25 * work["bytes_total"]
 
 
+@pytest.mark.parametrize(("num_columns", "together"), [(2**16 - 16, 8), (2**16, 4)])
+def test_of_long_equal_rows_fewer_are_compared_at_once(num_columns: int, together: int) -> None:
+    """From 256 KiB on a leader is read once for four rows; the pair that was compared first, whether samples tell rows
+    apart, is not compared again."""
+    whole, runs = np.ones((17, num_columns), np.float32), np.ones((17, 16, num_columns // 16 + 9), np.float32)[:, :, 9:]
+    for acts in (whole, runs):
+        work = work_of(lambda acts=acts: cb.bundle_rows(acts))
+        row_bytes, samples = 4 * num_columns, 17 * 2 * 64
+        assert work["bytes_touched"] == samples + (2 + 15 + 16 // together) * row_bytes
+
+
 @pytest.mark.parametrize("num_columns", [3, 16, 64, 200, 512, 1024])
 def test_rows_of_few_bundles_go_straight_to_their_leaders(num_columns: int) -> None:
     """Only a leader is looked at twice; what follows it is read beside it, once."""

@@ -13,8 +13,8 @@
 #include <type_traits>
 
 #include "../contract.h"
+#include "../rows/values.h"
 #include "float_environment.h"
-#include "labels.h"
 #include "open_pairs.h"
 #include "row_blocks.h"
 #include "threads.h"
@@ -385,17 +385,6 @@ double search(const RowBlocks& rows, const std::vector<int64_t>& labels, int num
   return Search<Value>(rows, labels, num_threads).run(margin) ? static_cast<double>(margin) : INFINITY;
 }
 
-bool fits_float32(DType dtype) {
-  switch (dtype) {
-    case DType::float64:
-    case DType::int64:
-    case DType::int32:
-    case DType::uint64:
-    case DType::uint32: return false;
-    default: return true;
-  }
-}
-
 }  // namespace
 
 double conflict_margin(const RowsView& view, const LabelsView& labels, int num_threads) {
@@ -403,8 +392,7 @@ double conflict_margin(const RowsView& view, const LabelsView& labels, int num_t
   last_work() = Work{};
   last_work().bytes_total = view.num_rows() * view.num_columns() * itemsize(view.dtype);
   std::vector<int64_t> values(view.num_rows());
-  const LabelAt at = label_reader(labels.dtype);
-  for (int64_t i = 0; i < view.num_rows(); ++i) values[i] = at(labels, i);
+  for (int64_t i = 0; i < view.num_rows(); ++i) values[i] = label_at(labels, i);
   // 64-bit integers do not fit a double: their bits are taken as they are
   if (view.dtype == DType::int64) return search<int64_t>({view, {}, ColumnOrder::any}, values, num_threads);
   if (view.dtype == DType::uint64) return search<uint64_t>({view, {}, ColumnOrder::any}, values, num_threads);

@@ -7,11 +7,11 @@
 #include <memory>
 
 #include "../routing_keys.h"
+#include "../rows/values.h"
 #include "float_environment.h"
 #include "group_keys.h"
 #include "group_near_rows.h"
 #include "group_rows.h"
-#include "labels.h"
 #include "threads.h"
 
 namespace cbkernels {
@@ -125,7 +125,6 @@ BundleCounts count_labels_by(const int64_t* ids, int64_t num_rows, int64_t num_b
   BundleCounts counts;
   counts.num_bundles = num_bundles;
   counts.num_nan_rows = num_nan_rows;
-  counts.starts.push_back(0);
   if (num_bundles == num_rows) return counts;
   const std::vector<int64_t> conflict = number_conflicts(ids, num_rows, label, counts);
   stop_if_asked();
@@ -139,8 +138,7 @@ BundleCounts count_labels_by(const int64_t* ids, int64_t num_rows, int64_t num_b
 
 BundleCounts count_labels(const int64_t* ids, int64_t num_rows, int64_t num_bundles, int64_t num_nan_rows,
                           const LabelsView& labels) {
-  const LabelAt at = label_reader(labels.dtype);
-  return count_labels_by(ids, num_rows, num_bundles, num_nan_rows, [&](int64_t i) { return at(labels, i); });
+  return count_labels_by(ids, num_rows, num_bundles, num_nan_rows, [&](int64_t i) { return label_at(labels, i); });
 }
 
 namespace cpu {
@@ -174,11 +172,7 @@ BundleCounts count_fingerprints(const std::vector<FingerprintBlock>& blocks, int
   last_work() = Work{};
   int64_t n = 0;
   for (const FingerprintBlock& block : blocks) n += block.num_rows;
-  if (n == 0) {
-    BundleCounts none;
-    none.starts.push_back(0);
-    return none;
-  }
+  if (n == 0) return {};
   // where row i lives: its block by bisection, remembered because rows are asked for in order
   std::vector<int64_t> begins;
   int64_t at = 0;

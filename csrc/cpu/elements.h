@@ -3,19 +3,20 @@
 // (row_kernels_loops.h) are the same for all kinds. Other types are converted to one of these first (staging.h).
 // `Plain` compares without the grid: values that are equal there are equal on it, at less cost.
 #pragma once
+#include "../rows/values.h"
 #include "simd.h"
 
 namespace cbkernels {
 
-// What the row kernels read. `bits`: integers of any width and bool.
+// What the row kernels read. The first are in the order of DType, those behind `bits` in that of GridKind.
 enum class Element : int {
-  bits,
-  float32,
   float64,
+  float32,
   float16,
   bfloat16,
   float8_e4m3fn,
   float8_e5m2,
+  bits,  // integers of any width and bool
   grid_float32,
   grid_float64,
   grid_float16,
@@ -35,62 +36,28 @@ struct Bits {
   static constexpr bool has_nan = false;
 };
 
-struct Float32 {
-  explicit Float32(const UpdateGrid&) {}
+template <class Vector, class Real>
+struct Numbers {
+  explicit Numbers(const UpdateGrid&) {}
   Words canonical(Words raw, Words& nan) const {
-    const Floats v = (Floats)raw + 0.0f;  // -0 + 0 is +0
+    const Vector v = (Vector)raw + Vector{};  // -0 + 0 is +0
     nan |= (Words)(v != v);
     return (Words)v;
   }
-  Words differ(Words raw, Words leader) const { return ~(Words)((Floats)raw == (Floats)leader); }
+  Words differ(Words raw, Words leader) const { return ~(Words)((Vector)raw == (Vector)leader); }
   Words prepare(Words raw) const { return raw; }
-  using Plain = Float32;
+  using Plain = Numbers;
   static constexpr bool has_nan = true;
 };
+using Float32 = Numbers<Floats, float>;
+using Float64 = Numbers<Doubles, double>;
 
-struct Float64 {
-  explicit Float64(const UpdateGrid&) {}
+// Of 16 or 8 bits; `largest` is the last pattern that is not a NaN.
+template <class Vector, class Lane, Lane largest>
+struct Packed {
+  explicit Packed(const UpdateGrid&) {}
   Words canonical(Words raw, Words& nan) const {
-    const Doubles v = (Doubles)raw + 0.0;
-    nan |= (Words)(v != v);
-    return (Words)v;
-  }
-  Words differ(Words raw, Words leader) const { return ~(Words)((Doubles)raw == (Doubles)leader); }
-  Words prepare(Words raw) const { return raw; }
-  using Plain = Float64;
-  static constexpr bool has_nan = true;
-};
-
-// Packed 16-bit floats; `infinity` is the pattern behind which the NaN begin.
-template <int16_t infinity>
-struct Packed16 {
-  explicit Packed16(const UpdateGrid&) {}
-  Words canonical(Words raw, Words& nan) const {
-    const Halves magnitude = (Halves)raw & (int16_t)0x7fff;
-    nan |= (Words)(magnitude > infinity);
-    return raw & ~(Words)(magnitude == 0);
-  }
-  Words differ(Words raw, Words leader) const {
-    Words nan{};
-    const Words words = canonical(raw, nan);
-    return (words ^ leader) | nan;
-  }
-  Words prepare(Words raw) const {
-    Words nan{};
-    return canonical(raw, nan);
-  }
-  using Plain = Packed16;
-  static constexpr bool has_nan = true;
-};
-using Float16 = Packed16<0x7c00>;
-using Bfloat16 = Packed16<0x7f80>;
-
-// Packed 8-bit floats; `largest` is the last pattern that is not a NaN.
-template <int8_t largest>
-struct Packed8 {
-  explicit Packed8(const UpdateGrid&) {}
-  Words canonical(Words raw, Words& nan) const {
-    const SignedBytes magnitude = (SignedBytes)raw & (int8_t)0x7f;
+    const Vector magnitude = (Vector)raw & (Lane)((1 << (8 * sizeof(Lane) - 1)) - 1);
     nan |= (Words)(magnitude > largest);
     return raw & ~(Words)(magnitude == 0);
   }
@@ -103,44 +70,33 @@ struct Packed8 {
     Words nan{};
     return canonical(raw, nan);
   }
-  using Plain = Packed8;
+  using Plain = Packed;
   static constexpr bool has_nan = true;
 };
-using Float8E4M3 = Packed8<0x7e>;
-using Float8E5M2 = Packed8<0x7c>;
+using Float16 = Packed<Halves, int16_t, largest_magnitude(DType::float16)>;
+using Bfloat16 = Packed<Halves, int16_t, largest_magnitude(DType::bfloat16)>;
+using Float8E4M3 = Packed<SignedBytes, int8_t, largest_magnitude(DType::float8_e4m3fn)>;
+using Float8E5M2 = Packed<SignedBytes, int8_t, largest_magnitude(DType::float8_e5m2)>;
 
-struct GridFloat32 {
-  Floats w, lr, inverse;
-  explicit GridFloat32(const UpdateGrid& g)
-      : w(splat((float)g.weight_amplitude)), lr(splat((float)g.learning_rate)),
-        inverse(splat((float)g.inverse_batch_size)) {}
-  Floats seen(Words raw) const { return cbkernels::on_grid((Floats)raw, w, lr, inverse); }
+template <class Vector, class Real>
+struct GridNumbers {
+  Vector w, lr, inverse;
+  explicit GridNumbers(const UpdateGrid& g)
+      : w(splat((Real)g.weight_amplitude)), lr(splat((Real)g.learning_rate)),
+        inverse(splat((Real)g.inverse_batch_size)) {}
+  Vector seen(Words raw) const { return cbkernels::on_grid((Vector)raw, w, lr, inverse); }
   Words canonical(Words raw, Words& nan) const {
-    const Floats v = seen(raw) + 0.0f;
+    const Vector v = seen(raw) + Vector{};
     nan |= (Words)(v != v);
     return (Words)v;
   }
-  Words differ(Words raw, Words leader) const { return ~(Words)(seen(raw) == (Floats)leader); }
+  Words differ(Words raw, Words leader) const { return ~(Words)(seen(raw) == (Vector)leader); }
   Words prepare(Words raw) const { return (Words)seen(raw); }
-  using Plain = Float32;
+  using Plain = Numbers<Vector, Real>;
   static constexpr bool has_nan = true;
 };
-
-struct GridFloat64 {
-  Doubles w, lr, inverse;
-  explicit GridFloat64(const UpdateGrid& g)
-      : w(splat(g.weight_amplitude)), lr(splat(g.learning_rate)), inverse(splat(g.inverse_batch_size)) {}
-  Doubles seen(Words raw) const { return cbkernels::on_grid((Doubles)raw, w, lr, inverse); }
-  Words canonical(Words raw, Words& nan) const {
-    const Doubles v = seen(raw) + 0.0;
-    nan |= (Words)(v != v);
-    return (Words)v;
-  }
-  Words differ(Words raw, Words leader) const { return ~(Words)(seen(raw) == (Doubles)leader); }
-  Words prepare(Words raw) const { return (Words)seen(raw); }
-  using Plain = Float64;
-  static constexpr bool has_nan = true;
-};
+using GridFloat32 = GridNumbers<Floats, float>;
+using GridFloat64 = GridNumbers<Doubles, double>;
 
 // float32 arithmetic, the result rounded once to 16 bits: one zero-extended pattern a word.
 template <bool brain>
@@ -176,23 +132,11 @@ inline void load_canonical_pair(const E& element, const std::byte* from, Words* 
 }
 #if defined(__AVX2__)
 // Where the words of a NaN stay one, a single comparison answers for both; only AVX2 has that comparison.
-template <class Numbers, class E>
-inline void load_canonical_numbers(const E& element, const std::byte* from, Words* two, Words& nan) {
+template <template <class, class> class Kind, class Vector, class Real>
+inline void load_canonical_pair(const Kind<Vector, Real>& element, const std::byte* from, Words* two, Words& nan) {
   Words unused{};
-  load_canonical_pair<E>(element, from, two, unused);
-  nan |= unordered((Numbers)two[0], (Numbers)two[1]);
-}
-inline void load_canonical_pair(const Float32& e, const std::byte* from, Words* two, Words& nan) {
-  load_canonical_numbers<Floats>(e, from, two, nan);
-}
-inline void load_canonical_pair(const Float64& e, const std::byte* from, Words* two, Words& nan) {
-  load_canonical_numbers<Doubles>(e, from, two, nan);
-}
-inline void load_canonical_pair(const GridFloat32& e, const std::byte* from, Words* two, Words& nan) {
-  load_canonical_numbers<Floats>(e, from, two, nan);
-}
-inline void load_canonical_pair(const GridFloat64& e, const std::byte* from, Words* two, Words& nan) {
-  load_canonical_numbers<Doubles>(e, from, two, nan);
+  for (int i = 0; i < 2; ++i) two[i] = element.canonical(load(from + i * vector_bytes), unused);
+  nan |= unordered((Vector)two[0], (Vector)two[1]);
 }
 #endif
 

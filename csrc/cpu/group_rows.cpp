@@ -272,6 +272,9 @@ void Grouper::separate_large_groups() {
       if (left_at_[first] != equal_to_leader) {
         again.push_back(batches_[b].leader);
         again.insert(again.end(), members_.begin() + first, members_.begin() + last);
+      } else {  // it is done
+        ++batches_[b].first;
+        --batches_[b].count;
       }
     }
     b = next;

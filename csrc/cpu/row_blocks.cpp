@@ -4,37 +4,13 @@
 #include <cstdlib>
 
 namespace cbkernels {
-namespace {
-
-Element element_of(DType dtype) {
-  switch (dtype) {
-    case DType::float64: return Element::float64;
-    case DType::float32: return Element::float32;
-    case DType::float16: return Element::float16;
-    case DType::bfloat16: return Element::bfloat16;
-    case DType::float8_e4m3fn: return Element::float8_e4m3fn;
-    case DType::float8_e5m2: return Element::float8_e5m2;
-    default: return Element::bits;
-  }
-}
-
-Element element_of(GridKind kind) {
-  switch (kind) {
-    case GridKind::float64: return Element::grid_float64;
-    case GridKind::float16: return Element::grid_float16;
-    case GridKind::bfloat16: return Element::grid_bfloat16;
-    default: return Element::grid_float32;
-  }
-}
-
-}  // namespace
-
 RowBlocks::RowBlocks(const RowsView& rows, const UpdateGrid& grid, ColumnOrder order) : grid_(grid) {
   dtype_ = rows.dtype;
   if (grid.kind == GridKind::none)
-    choose(element_of(rows.dtype), Staged::bits);
+    choose(is_float(rows.dtype) ? static_cast<Element>(rows.dtype) : Element::bits, Staged::bits);
   else
-    choose(element_of(grid.kind), grid.kind == GridKind::float64 ? Staged::float64 : Staged::float32);
+    choose(static_cast<Element>(static_cast<int>(Element::bits) + static_cast<int>(grid.kind)),
+           grid.kind == GridKind::float64 ? Staged::float64 : Staged::float32);
   lay_out(rows, order);
 }
 
@@ -57,38 +33,14 @@ void RowBlocks::choose(Element element, Staged staged) {
 }
 
 void RowBlocks::lay_out(const RowsView& rows, ColumnOrder order) {
-  data_ = rows.data;
+  Columns columns = columns_of(rows, order);
+  data_ = columns.first;
   num_rows_ = rows.num_rows();
   row_stride_ = rows.stride_bytes[0];
-  const int64_t item = itemsize(dtype_);
-  int64_t columns = rows.num_columns();
-  std::vector<Axis> axes;
-  for (size_t a = 1; a < rows.shape.size() && columns > 0; ++a) {
-    Axis axis{rows.shape[a], rows.stride_bytes[a]};
-    if (axis.extent == 1) continue;
-    if (order == ColumnOrder::any) {
-      if (axis.stride == 0) {  // the same column again
-        columns /= axis.extent;
-        continue;
-      }
-      if (axis.stride < 0) {  // backwards is as good as forwards
-        data_ += (axis.extent - 1) * axis.stride;
-        axis.stride = -axis.stride;
-      }
-    }
-    axes.push_back(axis);
-  }
-  if (order == ColumnOrder::any)
-    std::stable_sort(axes.begin(), axes.end(), [](const Axis& a, const Axis& b) { return a.stride > b.stride; });
-  for (const Axis& axis : axes) {
-    if (!axes_.empty() && axes_.back().stride == axis.extent * axis.stride)
-      axes_.back() = {axes_.back().extent * axis.extent, axis.stride};
-    else
-      axes_.push_back(axis);
-  }
-  if (axes_.empty()) axes_.push_back({columns > 0 ? 1 : 0, item});
-  direct_ = reads_as_is_ && axes_.size() == 1 && (axes_[0].stride == item || columns <= 1);
-  row_bytes_ = columns * staged_itemsize_;
+  direct_ = reads_as_is_ && columns.are_contiguous;
+  row_bytes_ = columns.count * staged_itemsize_;
+  axes_ = std::move(columns.axes);
+  if (axes_.empty()) axes_.push_back({columns.count > 0 ? 1 : 0, itemsize(dtype_)});
   num_spans_ = row_bytes_ > 0;
   span_bytes_ = row_bytes_;
   blocks_of_a_span_ = std::max<int64_t>(1, (row_bytes_ + block_bytes - 1) / block_bytes);

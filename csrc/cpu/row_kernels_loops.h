@@ -266,8 +266,8 @@ constexpr RowKernels kernels_of() {
 }
 
 const RowKernels table[num_elements] = {
-    kernels_of<Bits>(),        kernels_of<Float32>(),     kernels_of<Float64>(),      kernels_of<Float16>(),
-    kernels_of<Bfloat16>(),    kernels_of<Float8E4M3>(),  kernels_of<Float8E5M2>(),   kernels_of<GridFloat32>(),
+    kernels_of<Float64>(),     kernels_of<Float32>(),     kernels_of<Float16>(),      kernels_of<Bfloat16>(),
+    kernels_of<Float8E4M3>(),  kernels_of<Float8E5M2>(),  kernels_of<Bits>(),         kernels_of<GridFloat32>(),
     kernels_of<GridFloat64>(), kernels_of<GridFloat16>(), kernels_of<GridBfloat16>(),
 };
 

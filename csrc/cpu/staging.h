@@ -2,7 +2,7 @@
 // read: the same bits, float32 or float64 (nearest even, overflow to infinity). Included once per instruction
 // set by row_kernels_loops.h, because float16 has an instruction of its own. Cost: one pass through an L1 cache.
 #pragma once
-#include "../views.h"
+#include "../rows/values.h"
 #include "simd.h"
 
 namespace cbkernels {
@@ -27,50 +27,31 @@ struct Stagers {
 namespace simd {
 namespace {
 
-inline uint32_t float16_to_float32_bits(uint32_t h) {
-  const uint32_t sign = (h & 0x8000u) << 16, magnitude = h & 0x7fffu;
-  if (magnitude >= 0x7c00u) return sign | 0x7f800000u | (magnitude & 0x3ffu) << 13;
-  if (magnitude >= 0x0400u) return sign | ((magnitude << 13) + 0x38000000u);
-  const float subnormal = (float)magnitude * 0x1p-24f;
-  uint32_t bits;
-  memcpy(&bits, &subnormal, 4);
-  return sign | bits;
-}
-
 struct HalfFloat { uint16_t bits; };
 struct BrainFloat { uint16_t bits; };
 struct E4M3 { uint8_t bits; };
 struct E5M2 { uint8_t bits; };
 struct Boolean { uint8_t byte; };
 
-inline float from_bits(uint32_t bits) {
-  float v;
-  memcpy(&v, &bits, 4);
-  return v;
-}
 template <class To, class From>
 inline To convert(From v) {
   return (To)v;
 }
 template <class To>
 inline To convert(HalfFloat v) {
-  return (To)from_bits(float16_to_float32_bits(v.bits));
+  return (To)float_of_float16(v.bits);
 }
 template <class To>
 inline To convert(BrainFloat v) {
-  return (To)from_bits((uint32_t)v.bits << 16);
+  return (To)float_of_bfloat16(v.bits);
 }
 template <class To>
 inline To convert(E5M2 v) {
-  return (To)from_bits(float16_to_float32_bits((uint32_t)v.bits << 8));
+  return (To)float_of_float8_e5m2(v.bits);
 }
 template <class To>
-inline To convert(E4M3 v) {  // 1-4-3, bias 7, no infinity, all ones is NaN
-  const uint32_t sign = (v.bits & 0x80u) << 24, magnitude = v.bits & 0x7fu;
-  if (magnitude == 0x7fu) return (To)from_bits(sign | 0x7fc00000u);
-  if (magnitude >= 8u) return (To)from_bits(sign | ((magnitude << 20) + (120u << 23)));
-  const float subnormal = (float)magnitude * 0x1p-9f;
-  return (To)(sign ? -subnormal : subnormal);
+inline To convert(E4M3 v) {
+  return (To)float_of_float8_e4m3fn(v.bits);
 }
 template <class To>
 inline To convert(Boolean v) {

@@ -85,17 +85,7 @@ std::shared_ptr<Pinned> search(Problem p, const Stream& stream) {
 }
 
 bool is_long(DType dtype) { return dtype == DType::int64 || dtype == DType::uint64; }
-// Which values are compared in float32 first, and which differences need no second look.
-bool fits_float32(DType dtype) {
-  switch (dtype) {
-    case DType::float64:
-    case DType::int64:
-    case DType::int32:
-    case DType::uint64:
-    case DType::uint32: return false;
-    default: return true;
-  }
-}
+// Differences that need no second look.
 bool is_exact_in_float32(DType dtype) {
   return fits_float32(dtype) && (!is_float(dtype) || dtype == DType::float8_e4m3fn);
 }
@@ -131,7 +121,7 @@ Reader<double> queue(const RowsView& rows, const LabelsView& labels, const Strea
   last_work() = Work{};
   Problem p{};
   p.rows = lay_out(rows, ColumnOrder::any);
-  p.labels = labels_of(labels);
+  p.labels = labels;
   p.takes_chunks = tiles_take_chunks(p.rows);
   p.is_exact = is_exact_in_float32(rows.dtype);
   const auto found = is_long(rows.dtype)        ? search<Integers, Integers>(p, stream)

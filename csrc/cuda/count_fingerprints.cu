@@ -11,7 +11,7 @@ namespace {
 struct Launch {
   LayerWork work;
   const uint64_t* fingerprints;
-  Labels labels;
+  LabelsView labels;
   bool may_hold_nan;
   fingerprint::Key routing_key;
   uint64_t routing_mask;
@@ -62,11 +62,7 @@ BundleCounts count_fingerprints(const FingerprintBlock& rows, bool may_hold_nan,
   const DeviceGuard guard(stream);
   refuse_capture(stream);
   last_work() = Work{};
-  if (rows.num_rows == 0) {
-    BundleCounts none;
-    none.starts.push_back(0);
-    return none;
-  }
+  if (rows.num_rows == 0) return {};
   if (rows.num_rows > most_rows)
     throw std::invalid_argument("a GPU counts at most " + std::to_string(most_rows) + " rows and this stream has " +
                                 std::to_string(rows.num_rows) + "; measure fewer rows");
@@ -83,7 +79,7 @@ BundleCounts count_fingerprints(const FingerprintBlock& rows, bool may_hold_nan,
   memory.place(arguments.work, workspace);
   results.give(arguments.work, workspace, 0);
   arguments.fingerprints = rows.fingerprints;
-  arguments.labels = {reinterpret_cast<const unsigned char*>(rows.labels), sizeof(int64_t), DType::int64};
+  arguments.labels = {reinterpret_cast<const std::byte*>(rows.labels), sizeof(int64_t), sizeof(int64_t)};
   arguments.may_hold_nan = may_hold_nan;
   arguments.routing_key = routing_key();
   arguments.routing_mask = routing_mask();

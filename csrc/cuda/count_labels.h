@@ -1,8 +1,8 @@
 // From leaders to ids and counts. Integers only; what goes out is the same for every order of threads but the order of
 // the label counts inside one bundle, which the host sorts.
 #pragma once
+#include "../rows/values.h"
 #include "group_keys.h"
-#include "labels.h"
 
 namespace cbkernels::cuda {
 
@@ -25,7 +25,7 @@ CBKERNELS_DEVICE void number_bundles(const Team& team, LabelWork work, int64_t* 
 }
 
 // Counts the labels of every bundle of two rows or more, after number_bundles.
-CBKERNELS_DEVICE void count_labels(const Team& team, LabelWork work, uint32_t* slots, const Labels& labels,
+CBKERNELS_DEVICE void count_labels(const Team& team, LabelWork work, uint32_t* slots, const LabelsView& labels,
                                    const fingerprint::Key& routing_key, unsigned long long* out_used) {
   if (work.result->num_bundles == work.num_rows) return;  // the same for the whole team
   uint32_t *const num_labels = work.num_labels, *const counts = work.pair_counts;

@@ -39,19 +39,6 @@ struct Elements {
 
 Elements elements_of(const RowsView& rows, const UpdateGrid& grid, ColumnOrder order);
 
-CBKERNELS_DEVICE float float_of_float16(uint32_t bits) {
-  const uint32_t magnitude = bits & 0x7fffu;
-  const uint32_t scaled = __float_as_uint(__uint_as_float(magnitude << 13) * 0x1p112f);  // exact, subnormals too
-  return __uint_as_float((magnitude >= 0x7c00u ? scaled | 0x7f800000u : scaled) | (bits & 0x8000u) << 16);
-}
-CBKERNELS_DEVICE float float_of_bfloat16(uint32_t bits) { return __uint_as_float(bits << 16); }
-CBKERNELS_DEVICE float float_of_float8_e5m2(uint32_t bits) { return float_of_float16(bits << 8); }
-CBKERNELS_DEVICE float float_of_float8_e4m3fn(uint32_t bits) {
-  const uint32_t magnitude = bits & 0x7fu;
-  const uint32_t scaled = __float_as_uint(__uint_as_float(magnitude << 20) * 0x1p120f);
-  return __uint_as_float((magnitude == 0x7fu ? 0x7fc00000u : scaled) | (bits & 0x80u) << 24);
-}
-
 // A value converted to the type that the arithmetic is done in, rounded to nearest even.
 template <class Real>
 CBKERNELS_DEVICE Real value_as(DType dtype, uint64_t bits) {

@@ -19,7 +19,7 @@ struct Launch {
   RowLayout rows;
   Tolerance tolerance;
   LayerWork work;
-  Labels labels;
+  LabelsView labels;
   fingerprint::Key routing_key;
   int64_t* ids;
   Search* search;
@@ -119,7 +119,7 @@ void group_near_rows(const RowsView& rows, const Tolerance& tolerance, const Lab
   memory.place(arguments.work, workspace);
   results.give(arguments.work, workspace, 0);
   arguments.tolerance = tolerance;
-  arguments.labels = labels != nullptr ? labels_of(*labels) : Labels{};
+  if (labels != nullptr) arguments.labels = *labels;
   arguments.routing_key = routing_key();
   arguments.ids = ids;
   arguments.search = workspace.at<Search>(search);

@@ -66,7 +66,7 @@ class Grouping {
       const Launch& of = launches[k];
       const GroupingLaunch arguments{num_layers > 1 ? workspace_.at<Layer>(table) + of.first : nullptr,
                                      static_cast<int32_t>(of.count),
-                                     labels != nullptr ? labels_of(*labels) : Labels{},
+                                     labels != nullptr ? *labels : LabelsView{},
                                      scan_for_nan,
                                      routing_key(),
                                      routing_mask(),

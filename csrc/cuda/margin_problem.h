@@ -1,7 +1,6 @@
 // What all kernels of one search for the conflict margin are given.
 #pragma once
 #include "distances.h"
-#include "labels.h"
 #include "margin_cut.h"
 #include "row_layout.h"
 
@@ -9,7 +8,7 @@ namespace cbkernels::cuda::margin {
 
 struct Problem : Cut {
   RowLayout rows;
-  Labels labels;
+  LabelsView labels;
   Best* best;
   Bits* worst_of_row;  // to its neighbour
   int32_t* neighbours;  // the next row with another label, -1: none near

@@ -22,7 +22,7 @@ struct alignas(16) Tile {
 template <class Value>
 struct Shared {
   Tile<Value> tiles[2];  // one is filled while the other is compared
-  const unsigned char* row_starts[rows_of_both_sides];  // not in registers, where sixteen of them would not fit
+  const std::byte* row_starts[rows_of_both_sides];  // not in registers, where sixteen of them would not fit
 };
 constexpr size_t shared_bytes = sizeof(Shared<float>);
 static_assert(sizeof(Shared<double>) == shared_bytes);
@@ -72,7 +72,7 @@ CBKERNELS_DEVICE unsigned pairs_of(const Problem& p, const Place& place) {
 // What a thread has read of the next 128 bytes of the tile's rows, not yet converted.
 struct Fetched { uint32_t word[16]; };
 
-using RowStarts = const unsigned char* const*;
+using RowStarts = const std::byte* const*;
 
 template <int num_chunks>
 CBKERNELS_DEVICE void fetch_chunks(const Problem& p, RowStarts starts, int64_t column, Fetched& to) {
@@ -109,7 +109,7 @@ CBKERNELS_DEVICE void fetch_values(const Problem& p, RowStarts starts, int64_t f
 #pragma unroll
   for (int k = 0; k < values; ++k) {
     const int row = threadIdx.x / columns + k * (threads_of_a_block / columns);
-    const unsigned char* at = starts[row] + offset;
+    const std::byte* at = starts[row] + offset;
     const uint64_t bits = exists ? *reinterpret_cast<const Stored*>(at) : 0;
     if constexpr (sizeof(Value) == 4) {
       to.word[k] = static_cast<uint32_t>(bits);

@@ -5,7 +5,6 @@
 #pragma once
 #include "../fingerprint.h"
 #include "elements.h"
-#include "labels.h"
 #include "layer_work.h"
 
 namespace cbkernels::cuda {
@@ -31,7 +30,7 @@ struct Layer {
 struct GroupingLaunch {  // of layers of one kind
   const Layer* layers;  // null: the one in the arguments
   int32_t num_layers;
-  Labels labels;
+  LabelsView labels;
   bool scan_for_nan;
   fingerprint::Key routing_key;
   uint64_t routing_mask;

@@ -1,8 +1,6 @@
 // From the caller's views to what kernels read.
 #include "row_layout.h"
 
-#include <algorithm>
-#include <cstdlib>
 #include <stdexcept>
 #include <string>
 
@@ -11,8 +9,6 @@
 
 namespace cbkernels::cuda {
 namespace {
-
-struct Axis { int64_t extent, stride; };
 
 void require_aligned(const RowLayout& rows) {
   int64_t worst = reinterpret_cast<std::intptr_t>(rows.data) | rows.row_stride;
@@ -32,47 +28,24 @@ RowLayout lay_out(const RowsView& view, ColumnOrder order) {
     throw std::invalid_argument("acts has " + std::to_string(view.num_rows()) +
                                 " rows; one call on a GPU takes at most " + std::to_string(most_rows) +
                                 ", use BundleEntropy for more");
-  rows.data = reinterpret_cast<const unsigned char*>(view.data);
+  const Columns columns = columns_of(view, order);
+  const std::vector<Axis>& axes = columns.axes;
+  rows.data = columns.first;
   rows.row_stride = view.stride_bytes[0];
   rows.num_rows = static_cast<int32_t>(view.num_rows());
   rows.itemsize = itemsize(view.dtype);
   rows.dtype = view.dtype;
-  rows.num_columns = view.num_columns();
-  std::vector<Axis> axes;
-  for (size_t a = 1; a < view.shape.size() && rows.num_columns > 0; ++a) {
-    Axis axis{view.shape[a], view.stride_bytes[a]};
-    if (axis.extent == 1) continue;
-    if (order == ColumnOrder::any) {
-      if (axis.stride == 0) {  // the same column again
-        rows.num_columns /= axis.extent;
-        continue;
-      }
-      if (axis.stride < 0) {  // backwards is as good as forwards
-        rows.data += (axis.extent - 1) * axis.stride;
-        axis.stride = -axis.stride;
-      }
-    }
-    axes.push_back(axis);
-  }
-  if (order == ColumnOrder::any)
-    std::stable_sort(axes.begin(), axes.end(), [](const Axis& a, const Axis& b) { return a.stride > b.stride; });
-  std::vector<Axis> merged;
-  for (const Axis& axis : axes) {
-    if (!merged.empty() && merged.back().stride == axis.stride * axis.extent)
-      merged.back() = {merged.back().extent * axis.extent, axis.stride};
-    else
-      merged.push_back(axis);
-  }
-  rows.is_contiguous = merged.empty() || (merged.size() == 1 && merged[0].stride == rows.itemsize);
+  rows.num_columns = columns.count;
+  rows.is_contiguous = columns.are_contiguous;
   if (!rows.is_contiguous) {
-    if (merged.size() > most_axes)
-      throw std::invalid_argument("acts has " + std::to_string(merged.size()) +
+    if (axes.size() > most_axes)
+      throw std::invalid_argument("acts has " + std::to_string(axes.size()) +
                                   " axes that are not contiguous; a GPU reads at most " + std::to_string(most_axes) +
                                   ", copy it first, for example with .contiguous()");
-    rows.num_axes = static_cast<int32_t>(merged.size());
-    for (size_t a = 0; a < merged.size(); ++a) {
-      rows.extent[a] = merged[a].extent;
-      rows.stride[a] = merged[a].stride;
+    rows.num_axes = static_cast<int32_t>(axes.size());
+    for (size_t a = 0; a < axes.size(); ++a) {
+      rows.extent[a] = axes[a].extent;
+      rows.stride[a] = axes[a].stride;
     }
   }
   require_aligned(rows);
@@ -106,14 +79,10 @@ Element element_on_grid(DType dtype, GridKind grid) {
   }
 }
 
-uint32_t beyond_largest(DType dtype) {  // largest magnitude that is no NaN, taken from all ones
-  switch (dtype) {
-    case DType::float16: return 0x00010001u * (0x7fffu - 0x7c00u);
-    case DType::bfloat16: return 0x00010001u * (0x7fffu - 0x7f80u);
-    case DType::float8_e4m3fn: return 0x01010101u * (0x7fu - 0x7eu);
-    case DType::float8_e5m2: return 0x01010101u * (0x7fu - 0x7cu);
-    default: return 0;
-  }
+uint32_t beyond_largest(DType dtype) {  // taken from all ones, in every value of a word
+  if (!is_float(dtype) || itemsize(dtype) > 2) return 0;
+  return itemsize(dtype) == 2 ? 0x00010001u * (0x7fffu - largest_magnitude(dtype))
+                              : 0x01010101u * (0x7fu - largest_magnitude(dtype));
 }
 
 }  // namespace

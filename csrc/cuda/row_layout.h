@@ -2,8 +2,8 @@
 // of values in the order of the columns: in one load where the memory allows it, else in words of 4 bytes
 // (row_kernels_loops.h), else value by value (elements.h).
 #pragma once
-#include "../update_grid.h"
-#include "../views.h"
+#include "../rows/columns.h"
+#include "../rows/values.h"
 #include "device.h"
 
 namespace cbkernels::cuda {
@@ -11,13 +11,8 @@ namespace cbkernels::cuda {
 constexpr int chunk_bytes = 16;
 constexpr int most_axes = 8;
 
-enum class ColumnOrder {
-  any,  // for comparing: axes sorted by stride, repeated columns (stride 0) left out
-  logical,  // for fingerprints: the order the caller sees
-};
-
 struct RowLayout {
-  const unsigned char* data = nullptr;
+  const std::byte* data = nullptr;
   int64_t row_stride = 0;  // bytes
   int64_t num_columns = 0;
   int32_t num_rows = 0;
@@ -34,12 +29,12 @@ struct RowLayout {
 // Throws std::invalid_argument for what kernels cannot read.
 RowLayout lay_out(const RowsView& rows, ColumnOrder order);
 
-CBKERNELS_DEVICE const unsigned char* row_start(const RowLayout& rows, int64_t row) {
+CBKERNELS_DEVICE const std::byte* row_start(const RowLayout& rows, int64_t row) {
   return rows.data + row * rows.row_stride;
 }
 
-CBKERNELS_DEVICE const unsigned char* value_address(const RowLayout& rows, int64_t row, int64_t column) {
-  const unsigned char* at = row_start(rows, row);
+CBKERNELS_DEVICE const std::byte* value_address(const RowLayout& rows, int64_t row, int64_t column) {
+  const std::byte* at = row_start(rows, row);
   if (rows.is_contiguous) return at + column * rows.itemsize;
   if (rows.num_columns <= 0xffffffffll) {  // 32-bit divisions are several times faster
     uint32_t rest = static_cast<uint32_t>(column);
@@ -57,15 +52,8 @@ CBKERNELS_DEVICE const unsigned char* value_address(const RowLayout& rows, int64
   return at + column * rows.stride[0];
 }
 
-// The bits of one value, zero-extended.
 CBKERNELS_DEVICE uint64_t value_bits(const RowLayout& rows, int64_t row, int64_t column) {
-  const unsigned char* at = value_address(rows, row, column);
-  switch (rows.itemsize) {
-    case 8: return *reinterpret_cast<const uint64_t*>(at);
-    case 4: return *reinterpret_cast<const uint32_t*>(at);
-    case 2: return *reinterpret_cast<const uint16_t*>(at);
-    default: return *at;
-  }
+  return bits_at(value_address(rows, row, column), rows.itemsize);
 }
 
 }  // namespace cbkernels::cuda

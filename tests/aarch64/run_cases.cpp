@@ -73,7 +73,7 @@ class Memory {
   Memory& operator=(const Memory&) = delete;
 
   bool is_as_it_was() const { return std::equal(bytes_.begin(), bytes_.end(), placed_.data() + begin_); }
-  LabelsView labels() const { return {view.data, view.dtype, view.stride_bytes[0]}; }
+  LabelsView labels() const { return {view.data, itemsize(view.dtype), view.stride_bytes[0]}; }
 
   RowsView view{};
 
@@ -194,7 +194,7 @@ bool fingerprints_count_right(const Case& c, int threads) {
     if (c.holds_nan[i]) continue;
     int64_t label = 0;  // little-endian; which label is which does not matter, nor does a sign
     std::memcpy(&label, labels.data + static_cast<int64_t>(i) * labels.stride_bytes,
-                static_cast<size_t>(itemsize(labels.dtype)));
+                static_cast<size_t>(labels.itemsize));
     kept.insert(kept.end(), {c.fingerprints[2 * i], c.fingerprints[2 * i + 1]});
     label_of_kept.push_back(label);
   }

@@ -301,6 +301,20 @@ FAULTS = [
         "short rows: the leader of another sample",
         folder="cpu",
     ),
+    Fault(
+        "columns.h",
+        "back().stride == axis.extent * axis.stride",
+        "back().stride >= axis.extent * axis.stride",
+        "columns: axes with a gap between them are merged",
+        folder="rows",
+    ),
+    Fault(
+        "values.h",
+        "case 2: return load_bits<uint16_t>(at);",
+        "case 2: return load_bits<uint8_t>(at);",
+        "values of 16 bits: half of them",
+        folder="rows",
+    ),
 ]
 
 
