@@ -1,11 +1,10 @@
 // The calls that end in counts. Labels are compared as integers and never used as indices.
-#include "count_bundles.h"
-
 #include <algorithm>
 #include <atomic>
 #include <functional>
 #include <memory>
 
+#include "../contract.h"
 #include "../routing_keys.h"
 #include "../rows/values.h"
 #include "float_environment.h"
@@ -120,8 +119,8 @@ std::vector<int64_t> number_conflicts(const int64_t* ids, int64_t num_rows, cons
 }
 
 template <class Label>
-BundleCounts count_labels_by(const int64_t* ids, int64_t num_rows, int64_t num_bundles, int64_t num_nan_rows,
-                             const Label& label) {
+BundleCounts count_labels(const int64_t* ids, int64_t num_rows, int64_t num_bundles, int64_t num_nan_rows,
+                          const Label& label) {
   BundleCounts counts;
   counts.num_bundles = num_bundles;
   counts.num_nan_rows = num_nan_rows;
@@ -134,16 +133,6 @@ BundleCounts count_labels_by(const int64_t* ids, int64_t num_rows, int64_t num_b
   return counts;
 }
 
-}  // namespace
-
-BundleCounts count_labels(const int64_t* ids, int64_t num_rows, int64_t num_bundles, int64_t num_nan_rows,
-                          const LabelsView& labels) {
-  return count_labels_by(ids, num_rows, num_bundles, num_nan_rows, [&](int64_t i) { return label_at(labels, i); });
-}
-
-namespace cpu {
-namespace {
-
 Grouping group(const RowsView& view, const UpdateGrid& grid, const Tolerance* tolerance, bool check_nan,
                int num_threads, int64_t* ids) {
   last_work() = Work{};
@@ -153,6 +142,8 @@ Grouping group(const RowsView& view, const UpdateGrid& grid, const Tolerance* to
 }
 
 }  // namespace
+
+namespace cpu {
 
 int64_t bundle_ids(const RowsView& rows, const UpdateGrid& grid, const Tolerance* tolerance, int64_t* ids,
                    int num_threads) {
@@ -165,7 +156,8 @@ BundleCounts count_bundles(const RowsView& rows, const LabelsView& labels, const
   const FloatEnvironment ieee;
   const std::unique_ptr<int64_t[]> ids(new int64_t[rows.num_rows()]);
   const Grouping grouping = group(rows, grid, tolerance, check_nan, num_threads, ids.get());
-  return count_labels(ids.get(), rows.num_rows(), grouping.num_bundles, grouping.num_nan_rows, labels);
+  return count_labels(ids.get(), rows.num_rows(), grouping.num_bundles, grouping.num_nan_rows,
+                      [&](int64_t i) { return label_at(labels, i); });
 }
 
 BundleCounts count_fingerprints(const std::vector<FingerprintBlock>& blocks, int num_threads) {
@@ -206,7 +198,7 @@ BundleCounts count_fingerprints(const std::vector<FingerprintBlock>& blocks, int
   last_work().collisions = collisions;
   int64_t num_bundles = 0;
   for (i = 0; i < n; ++i) ids[i] = ids[i] == i ? num_bundles++ : ids[ids[i]];
-  return count_labels_by(ids.data(), n, num_bundles, 0, [&](int64_t row) {
+  return count_labels(ids.data(), n, num_bundles, 0, [&](int64_t row) {
     if (row % (1 << 20) == 0) stop_if_asked();
     const size_t b = block_of(row);
     return blocks[b].labels[row - begins[b]];

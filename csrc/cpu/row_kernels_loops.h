@@ -23,16 +23,11 @@ inline Words tail_mask(int64_t num_bytes) {
   return load(reinterpret_cast<const std::byte*>(ones_then_zeros) + 32 - num_bytes);
 }
 
-template <class A, class B>
-constexpr bool is_same = false;
-template <class A>
-constexpr bool is_same<A, A> = true;
-
 // All differences of R rows with the leader, without leaving early: a block is only 4 KiB.
 template <class E, int R>
 uint32_t differing_rows(const UpdateGrid& grid, const std::byte* const* rows, const std::byte* leader,
                         int64_t num_bytes) {
-  if constexpr (!is_same<E, typename E::Plain>) {
+  if constexpr (!__is_same(E, typename E::Plain)) {
     if (!differing_rows<typename E::Plain, R>(grid, rows, leader, num_bytes)) return 0;
   }
   const E element(grid);
@@ -71,7 +66,7 @@ uint32_t differing(const std::byte* const* rows, int num_rows, const std::byte* 
 
 template <class E>
 inline bool equals(const E& element, const std::byte* row, const std::byte* leader, int64_t num_bytes) {
-  if constexpr (!is_same<E, typename E::Plain>) {
+  if constexpr (!__is_same(E, typename E::Plain)) {
     if (equals(typename E::Plain(UpdateGrid{}), row, leader, num_bytes)) return true;
   }
   int64_t at = 0;

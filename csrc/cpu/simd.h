@@ -15,7 +15,6 @@
 namespace cbkernels::simd {
 namespace {
 
-typedef uint8_t Bytes __attribute__((vector_size(32)));
 typedef int8_t SignedBytes __attribute__((vector_size(32)));
 typedef int16_t Halves __attribute__((vector_size(32)));
 typedef uint32_t Words __attribute__((vector_size(32)));

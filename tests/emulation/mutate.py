@@ -434,6 +434,8 @@ def main() -> int:
     if wrong:
         raise SystemExit(f"the probe fails without any fault, so it shows nothing: {wrong}")
     readers, commands = objects_that_read(), commands_of_build()
+    if not any(f"{ROOT}/csrc/" in command for command in commands.values()):
+        raise SystemExit(f"{BUILD} was built from other sources than {ROOT}/csrc, so no fault would be in it")
     module = build(FAULTS[0]._replace(replacement=FAULTS[0].text), readers, commands)
     wrong = "it does not compile" if module is None else run_probe(module)
     if wrong:
