@@ -51,8 +51,8 @@ void row_fingerprints(const RowsView& rows, const UpdateGrid& grid, const finger
   const size_t shared = bytes_of_block_keys(fingerprint::num_block_keys);
   const LaunchShape shape =
       shape_for(reinterpret_cast<const void*>(kernel), threads_of_a_block, shared, quads * num_spans, stream);
-  launch(kernel, shape, shared, stream, false, e, key, blocks_per_span, num_spans,
-         workspace.at<uint64_t>(sums), workspace.at<uint8_t>(flags));
+  launch(kernel, shape, shared, stream, false, e, key, blocks_per_span, num_spans, workspace.at<uint64_t>(sums),
+         workspace.at<uint8_t>(flags));
   const size_t key_bytes = 36 * sizeof(uint64_t);
   const LaunchShape small = shape_for(reinterpret_cast<const void*>(compress_kernel), threads_of_a_block, key_bytes,
                                       (num_rows + warp_size - 1) / warp_size, stream);

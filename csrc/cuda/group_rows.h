@@ -95,8 +95,8 @@ CBKERNELS_DEVICE void hash_item(const Layer& layer, int64_t item, const uint32_t
   const int64_t begin = span * layer.blocks_per_hash_span, end = begin + layer.blocks_per_hash_span;
   const int64_t num_blocks = num_blocks_of(layer.elements);
   unsigned with_nan;
-  const uint64_t sum = sum_blocks<Kind>(layer.elements, rows, begin, end < num_blocks ? end : num_blocks, block_keys,
-                                        &with_nan);
+  const uint64_t sum =
+      sum_blocks<Kind>(layer.elements, rows, begin, end < num_blocks ? end : num_blocks, block_keys, &with_nan);
   const int lane = lane_index();
   if (lane < 16 && first + lane / num_sums <= last) {
     const int64_t row = work.pending[first + lane / num_sums];

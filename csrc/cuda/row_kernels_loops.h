@@ -33,8 +33,8 @@ CBKERNELS_DEVICE uint64_t products(const FourWords& words, const uint4& keys) {
 struct RoutingKeys { uint4 of_sum[num_routing_sums]; };
 // Those of four words of a block, from word `at` of it on.
 CBKERNELS_DEVICE RoutingKeys load_keys(const uint32_t* block_keys, int at) {
-  return {{*reinterpret_cast<const uint4*>(block_keys + at),
-           *reinterpret_cast<const uint4*>(block_keys + at + key_shift)}};
+  return {
+      {*reinterpret_cast<const uint4*>(block_keys + at), *reinterpret_cast<const uint4*>(block_keys + at + key_shift)}};
 }
 CBKERNELS_DEVICE void add_words(const FourWords& words, const RoutingKeys& keys, uint64_t* sums) {
 #pragma unroll
