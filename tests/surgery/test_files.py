@@ -38,6 +38,11 @@ REMOVED = {
     "llama": [["model.layers.0"]],
 }
 """Blocks that go, one surgery after the other."""
+SHIFTED = {
+    "torch_encoder": ["encoder.layers.0", "encoder.layers.1"],
+    "gpt2": ["transformer.h.1", "transformer.h.2"],
+}
+"""What these were called before the first removal, where the names of others have moved since."""
 
 
 def cut(name: str, seed: int = 0) -> tuple[Any, Any, Surgery]:
@@ -97,7 +102,7 @@ def test_a_fresh_process_gives_the_same_bits(tmp_path: Path) -> None:
     for name in names:
         loaded = torch.load(tmp_path / f"{name}.pt", weights_only=True)
         assert torch.equal(loaded["output"], expected[name]), name
-        assert loaded["removed"] == [block for blocks in REMOVED[name] for block in blocks]
+        assert loaded["removed"] == SHIFTED.get(name, [block for blocks in REMOVED[name] for block in blocks])
         assert sorted(file.name for file in (tmp_path / name).iterdir()) == ["model.safetensors", "surgery.json"]
     assert len(names) >= 5
 
