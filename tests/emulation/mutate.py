@@ -133,12 +133,6 @@ FAULTS = [
     Fault("row_kernels_loops.h", "turn == 1 ? lane : 0;", "0;", "words: lanes of short rows all read the first chunk"),
     Fault(
         "row_kernels_loops.h",
-        "if (at + k >= num_words) words.word[k] = 0;",
-        ";",
-        "words: what pads a row is on the grid",
-    ),
-    Fault(
-        "row_kernels_loops.h",
         "(with_nan >> first_lane & 0xffu) != 0",
         "(with_nan & 0xffu) != 0",
         "sampling: NaN of another row",
