@@ -28,23 +28,31 @@ def main(arguments: list[str]) -> int:
     if len(given) not in (1, 2):
         print("usage: python -m bench.before_after COMMIT | BEFORE.json AFTER.json  [--print]", file=sys.stderr)
         return 1
-    before, after = map(Path, given) if len(given) == 2 else measured(given[0])
-    content = table(json.loads(before.read_text()), json.loads(after.read_text()), before.name, after.name)
+    if len(given) == 2:
+        before, after = map(Path, given)
+    else:
+        commit = record.git("rev-parse", "--verify", "--quiet", given[0] + "^{commit}")
+        if commit is None:
+            print(f"{given[0]!r} is no commit of this repository; name one that git log shows", file=sys.stderr)
+            return 1
+        before, after = measured(commit)
+    results = [json.loads(path.read_text()) for path in (before, after)]
+    content = table(*results, before.name, after.name)
     if "--print" in arguments:
         print(content)
-    else:
-        print(f"bench: {before} and {after} are in {insert({'before': content})}")
+        return 0
+    if any(result["mode"] != "full" or not result["complete"] for result in results):
+        print(f"{before} and {after} are not both complete runs with BENCH=full; use --print", file=sys.stderr)
+        return 1
+    print(f"bench: {before} and {after} are in {insert({'before': content})}")
     return 0
 
 
 def measured(commit: str) -> tuple[Path, Path]:
-    """The JSON of both runs."""
-    full = subprocess.run(
-        ["git", "-C", str(record.ROOT), "rev-parse", commit], capture_output=True, text=True, check=True
-    )
+    """The JSON of both runs, the first with the package of this commit, named in full."""
     with tempfile.TemporaryDirectory() as folder:
-        package = installed(full.stdout.strip(), Path(folder))
-        before = run({"BENCH_PACKAGE": str(package), "BENCH_COMMIT": full.stdout.strip()}, Path(folder))
+        package = installed(commit, Path(folder))
+        before = run({"BENCH_PACKAGE": str(package), "BENCH_COMMIT": commit}, Path(folder))
         after = run({}, Path(folder))
     return before, after
 

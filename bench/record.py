@@ -56,8 +56,8 @@ def commit() -> dict[str, Any]:
     """Commit and whether the measured code differs from it; BENCH_COMMIT names that of another package."""
     if named := os.environ.get("BENCH_COMMIT"):
         return {"full": named, "short": named[:8], "dirty": False}
-    full = _git("rev-parse", "HEAD")
-    changed = _git("status", "--porcelain", "--", *MEASURED_CODE)
+    full = git("rev-parse", "HEAD")
+    changed = git("status", "--porcelain", "--", *MEASURED_CODE)
     return {"full": full, "short": (full or "nocommit")[:8], "dirty": changed is None or changed != ""}
 
 
@@ -125,7 +125,8 @@ def _first_line(path: str | Path) -> str | None:
         return None
 
 
-def _git(*arguments: str) -> str | None:
+def git(*arguments: str) -> str | None:
+    """What git says of this repository; None where it refuses or is missing."""
     try:
         done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
