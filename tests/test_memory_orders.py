@@ -169,3 +169,45 @@ def test_collisions_change_nothing(routing_bits: Callable[[int], None], name: st
             with number(bits):
                 routing_bits(bits)
                 assert cb.bundle_rows(placed).tolist() == right
+
+
+@pytest.mark.parametrize("order", BANDED, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("num_rows", [64, 700, 9001])
+def test_rows_shorter_than_a_block_in_every_order(order: Order, num_rows: int) -> None:
+    """Half of the rows are one bundle, side by side, the others are led from anywhere; some leave their leader late."""
+    with all_of("types") as kind:
+        for dtype in ("float32", "float64", "bfloat16", "int8"):
+            rng = np.random.default_rng(4)
+            bundle = np.where(np.arange(num_rows) % 500 < 250, 0, rng.integers(0, 40, num_rows))
+            acts = typed(rng.integers(0, 2, (40, 160)), dtype)[bundle]
+            late = rng.choice(np.arange(num_rows // 2, num_rows), 20, replace=False)
+            acts[late, rng.integers(160, size=20)] = typed(3, dtype)
+            if dtype in FLOATS:
+                acts[num_rows - 3, 50] = not_a_number(dtype)[0]
+            right = cb.bundle_rows(np.ascontiguousarray(acts), backend="cpu").tolist()
+            if num_rows < 1000:
+                assert right == cb.bundle_rows(acts, backend="reference").tolist()
+            for grid in (None, GRID):
+                with kind(f"{dtype}, {grid}"):
+                    assert cb.bundle_rows(order(acts), grid=grid, backend="cpu").tolist() == right
+
+
+def test_equal_columns_are_not_turned_into_rows() -> None:
+    """Only the chunk of 512 rows in which a row leaves its leader is copied; the others are compared as they lie."""
+    acts = np.zeros((4096, 960), np.float32)
+    assert reads_of(columns_first(acts)) <= 1.02
+    acts[3000, 520] = 1  # seen by no sample: from there on, an eighth of the rows is read once more
+    assert 1.01 <= reads_of(columns_first(acts)) <= 1.15
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "uint8", "bool"])
+def test_the_last_rows_of_columns(dtype: str) -> None:
+    """Columns of any length end within a vector; the sample sees none of these values."""
+    with all_of("numbers of rows") as number:
+        for num_rows in (65, 71, 130, 515, 8193 + 30):
+            acts = np.zeros((num_rows, 3000), np.int8)
+            acts[-1, 2000] = acts[num_rows // 2, 2001] = 1
+            right = np.zeros(num_rows, int)
+            right[num_rows // 2], right[-1] = 1, 2
+            with number(str(num_rows)):
+                assert cb.bundle_rows(columns_first(typed(acts, dtype)), backend="cpu").tolist() == right.tolist()

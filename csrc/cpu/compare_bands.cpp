@@ -14,6 +14,7 @@ namespace cbkernels {
 namespace {
 
 constexpr int64_t copied_rows_at_once = 512;  // of a band: 160 KiB; fewer break the streams of narrow types
+constexpr int64_t filtered_rows_at_once = 8192;  // long enough for a prefetcher, and what is found stays in an L1 cache
 constexpr int pairs_at_once = 8;
 
 struct Chunk {  // rows of a band that are copied together, or all rows where none is
@@ -33,6 +34,7 @@ class BandComparison {
   BandComparison(const RowBlocks& rows, const std::vector<Follower>& followers) : rows_(rows), followers_(followers) {
     list_leaders();
     cut_into_chunks();
+    if (rows.has_contiguous_columns()) list_leaders_of_rows();
   }
 
   int32_t first_block() const {
@@ -49,8 +51,23 @@ class BandComparison {
     const std::byte* origin;  // of the chunk's first row
     int64_t stride, length;
   };
+  // What one walk keeps.
+  struct Walk {
+    Walk(const BandComparison& of, int64_t num_kept, bool filters)
+        : kept(num_kept * copied_band_stride), found(filters ? filtered_rows_at_once * of.rows_.row_stride() : 0),
+          kept_of(num_kept, -1), num_left(of.chunks_.size(), 0) {}
+    ScratchArray<std::byte> kept;  // blocks of leaders, where bands are copied
+    ScratchArray<std::byte> found;  // of filtered rows: bits where they differ from their leader
+    std::vector<int32_t> kept_of;  // of each leader: the block that is kept
+    std::vector<int32_t> num_left;  // of each chunk: followers that differ from their leader
+    int64_t num_chunks_left = 0;  // chunks with such followers
+    int64_t filtered_from = 0, filtered_to = 0;
+  };
   void list_leaders();
   void cut_into_chunks();
+  void list_leaders_of_rows();
+  bool is_equal_by_columns(const Chunk& chunk, int32_t b, Walk& walk, int64_t& touched) const;
+  void keep_leaders(const Chunk& chunk, const Band& band, int32_t b, Walk& walk) const;
   int64_t compare_chunk(const Chunk& chunk, const Band& band, int32_t b, const std::byte* leaders,
                         Departure* departures) const;
   int64_t compare_pairs(const std::byte* const* row, const std::byte* const* leader, const size_t* follower, int count,
@@ -62,8 +79,10 @@ class BandComparison {
   const RowBlocks& rows_;
   const std::vector<Follower>& followers_;
   std::vector<Leader> leaders_;  // by row
-  std::vector<int32_t> slots_;   // of each follower: which of leaders_
+  std::vector<int32_t> slots_;  // of each follower: which of leaders_
   std::vector<Chunk> chunks_;
+  std::vector<int32_t> leader_of_row_;  // where columns are contiguous
+  std::vector<uint8_t> is_same_leader_;
 };
 
 void BandComparison::list_leaders() {
@@ -95,25 +114,72 @@ void BandComparison::cut_into_chunks() {
   }
 }
 
+void BandComparison::list_leaders_of_rows() {
+  const int64_t n = rows_.num_rows();
+  leader_of_row_.resize(n);
+  for (int64_t i = 0; i < n; ++i) leader_of_row_[i] = static_cast<int32_t>(i);
+  for (const Follower& f : followers_) leader_of_row_[f.row] = static_cast<int32_t>(f.leader);
+  for (int64_t i = 0; i < n; i += rows_of_a_flag) {
+    const auto begin = leader_of_row_.begin() + i, end = leader_of_row_.begin() + std::min(i + rows_of_a_flag, n);
+    is_same_leader_.push_back(std::all_of(begin, end, [&](int32_t leader) { return leader == *begin; }));
+  }
+}
+
+// Are all followers of the chunk known to equal their leaders in this block? Columns are walked as they lie there, for
+// several chunks at once; nothing is turned into rows. False says nothing.
+bool BandComparison::is_equal_by_columns(const Chunk& chunk, int32_t b, Walk& walk, int64_t& touched) const {
+  const size_t index = &chunk - chunks_.data();
+  if (walk.num_left[index] > 0 || 2 * walk.num_chunks_left > static_cast<int64_t>(chunks_.size())) return false;
+  const int64_t size = rows_.row_stride();
+  if (chunk.first_row < walk.filtered_from || chunk.first_row >= walk.filtered_to) {
+    walk.filtered_from = chunk.first_row;
+    walk.filtered_to = std::min(chunk.first_row + filtered_rows_at_once, rows_.num_rows());
+    const int64_t count = walk.filtered_to - walk.filtered_from;
+    std::memset(walk.found.data(), 0, count * size);
+    rows_.compare_columns(b, walk.filtered_from, count, {leader_of_row_.data(), is_same_leader_.data()},
+                          walk.found.data());
+    touched += count * rows_.block_length(b);
+  }
+  const std::byte* found = walk.found.data() + (chunk.first_row - walk.filtered_from) * size;
+  return std::all_of(found, found + chunk.num_rows * size, [](std::byte byte) { return byte == std::byte{0}; });
+}
+
+// Those of the chunk, and those that its followers have elsewhere.
+void BandComparison::keep_leaders(const Chunk& chunk, const Band& band, int32_t b, Walk& walk) const {
+  const auto place = [&](size_t l) { return walk.kept.data() + static_cast<int64_t>(l) * copied_band_stride; };
+  for (size_t l = chunk.first_leader; l < chunk.last_leader; ++l) {
+    std::memcpy(place(l), band.origin + (leaders_[l].row - chunk.first_row) * band.stride, band.length);
+    walk.kept_of[l] = b;
+  }
+  for (size_t f = chunk.first_follower; f < chunk.last_follower; ++f) {
+    const int32_t l = slots_[f];
+    if (walk.kept_of[l] == b) continue;
+    rows_.block(leaders_[l].row, b, place(l));
+    walk.kept_of[l] = b;
+  }
+}
+
 int32_t BandComparison::walk(int32_t begin, int32_t end, bool may_stop, Departure* departures,
                              std::atomic<int64_t>& bytes) const {
-  const bool copies = rows_.copies_bands();
-  const int64_t num_kept = copies ? static_cast<int64_t>(leaders_.size()) : 0;
+  const bool copies = rows_.copies_bands(), filters = !leader_of_row_.empty();
   ScratchArray<std::byte> copy(copies ? copied_rows_at_once * copied_band_stride : 0);
-  ScratchArray<std::byte> kept(num_kept * copied_band_stride);
+  Walk walk(*this, copies ? static_cast<int64_t>(leaders_.size()) : 0, filters);
   int64_t num_equal = static_cast<int64_t>(followers_.size()), touched = 0;
   int32_t b = begin;
   Pace pace;
-  for (; b < end && (num_equal > 0 || !may_stop); ++b) {
+  for (; b < end && (num_equal > 0 || !may_stop); ++b, walk.filtered_to = 0) {
     Band band{nullptr, 0, rows_.block_length(b)};
     for (const Chunk& chunk : chunks_) {
       if (chunk.from > b) continue;
       pace.after(chunk.num_rows * band.length);
+      if (filters && is_equal_by_columns(chunk, b, walk, touched)) continue;
       band.origin = rows_.band(b, chunk.first_row, chunk.num_rows, copy.data(), band.stride);
-      for (size_t l = chunk.first_leader; copies && l < chunk.last_leader; ++l)  // leaders come before their followers
-        std::memcpy(kept.data() + static_cast<int64_t>(l) * copied_band_stride,
-                    band.origin + (leaders_[l].row - chunk.first_row) * band.stride, band.length);
-      num_equal -= compare_chunk(chunk, band, b, copies ? kept.data() : nullptr, departures);
+      if (copies) keep_leaders(chunk, band, b, walk);
+      const int64_t num_left = compare_chunk(chunk, band, b, copies ? walk.kept.data() : nullptr, departures);
+      int32_t& left = walk.num_left[&chunk - chunks_.data()];
+      walk.num_chunks_left += left == 0 && num_left > 0;
+      left += static_cast<int32_t>(num_left);
+      num_equal -= num_left;
       touched += band.length * (copies ? chunk.num_rows : static_cast<int64_t>(followers_.size() + leaders_.size()));
     }
   }

@@ -1,5 +1,7 @@
 // Rows whose columns lie further apart than they do themselves, compared in the order of the memory: band by band (one
 // block of all rows), each row with its leader. Row by row, every cache line would be fetched once a row that it holds.
+// Where the values of a column lie side by side, rows are compared along the columns, and only those chunks of rows in
+// which one leaves its leader are turned into rows.
 #pragma once
 #include <cstdint>
 #include <vector>

@@ -1,9 +1,9 @@
 // Hash a few cache lines of each row and group; compare the members of each group with its leader, directly;
 // hash a row that differs once, from where it left, and group and compare those again. A row that is alone
 // after the first step is never read again, an equal row is read once, and no value is read more than twice
-// (but for samples and the two blocks where a row leaves a group). Short rows with duplicates
-// go through group_short_rows.h instead: one pass, compared while in the L1 cache. Rows that lie closer together than
-// their columns do are compared in the order of the memory (compare_bands.h) while most of them take part.
+// (but for samples and the two blocks where a row leaves a group). Rows that lie closer together than their columns do
+// are compared in the order of the memory (compare_bands.h) while most of them take part. All other short rows with
+// duplicates go through group_short_rows.h instead: one pass, compared while in the L1 cache.
 #include "group_rows.h"
 
 #include <algorithm>
@@ -561,7 +561,7 @@ void Grouper::group_members_of_long_rows() {
 
 Grouping Grouper::run() {
   const int64_t n = rows_.num_rows();
-  const bool short_rows = rows_.row_bytes() <= block_bytes;
+  const bool short_rows = rows_.row_bytes() <= block_bytes && !rows_.has_bands();
   if (rows_.row_bytes() == 0) {
     std::fill(leader_, leader_ + n, 0);
   } else if (short_rows && looks_full_of_duplicates()) {
@@ -582,7 +582,7 @@ Grouping Grouper::run() {
 Grouping group_rows(RowBlocks rows, bool check_nan, int num_threads, int64_t* ids) {
   // with keys that nobody knows there are about N^2 / 2^33 of them; routing bits are masked to see many
   const int64_t most_collisions = ~routing_mask() ? no_limit : 64 + rows.num_rows();
-  if (rows.row_bytes() > block_bytes) rows.cut_as_the_memory_is();
+  if (rows.row_bytes() > block_bytes || rows.num_rows() <= most_rows_of_bands) rows.cut_as_the_memory_is();
   try {
     return Grouper(rows, check_nan, num_threads, most_collisions, ids).run();
   } catch (const KeysAreKnown&) {}

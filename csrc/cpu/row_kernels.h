@@ -37,6 +37,13 @@ struct KnownLeaders {
   const std::byte* rows;  // row 0
 };
 
+// Who leads each row of a band, for kernels that walk columns.
+struct RowLeaders {
+  const int32_t* of_row;   // itself where it follows none
+  const uint8_t* is_same;  // of every 64 rows: one row leads them all
+};
+constexpr int64_t rows_of_a_flag = 64;
+
 struct RowKernels {
   // Bit r is set when rows[r] differs from the leader somewhere in num_bytes <= 4 KiB; num_rows <= 32.
   uint32_t (*differing)(const std::byte* const* rows, int num_rows, const std::byte* leader, int64_t num_bytes,
@@ -51,6 +58,11 @@ struct RowKernels {
   // Bit r is set when rows[r] equals leaders[r]; num_rows <= 32.
   uint32_t (*equal_pairs)(const std::byte* const* rows, const std::byte* const* leaders, int num_rows,
                           int64_t num_bytes, const UpdateGrid& grid);
+  // Of a column whose values lie side by side, itemsize bytes each: rows [first, first + count), first a multiple of
+  // rows_of_a_flag, against their leaders. Bits are set in found, itemsize bytes a row, where they differ; the last 32
+  // bytes may end behind it.
+  void (*compare_column)(const std::byte* column, const RowLeaders& leaders, int64_t first, int64_t count,
+                         int64_t itemsize, const UpdateGrid& grid, std::byte* found);
   // 64-bit routing hash of a piece of at most 4 KiB under the keys of its blocks, chained on `key`; two pieces that
   // differ share one with probability about 2^-32. Sets *nan when the piece holds one, else leaves it.
   uint64_t (*route)(const std::byte* piece, int64_t num_bytes, const UpdateGrid& grid, const uint32_t* block_keys,

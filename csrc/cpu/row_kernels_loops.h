@@ -112,6 +112,59 @@ uint32_t equal_pairs(const std::byte* const* rows, const std::byte* const* leade
   return equal;
 }
 
+template <class E>
+inline Words differ(const E& element, Words values, Words leaders) {
+  if constexpr (!__is_same(E, typename E::Plain)) {
+    const typename E::Plain plain{UpdateGrid{}};
+    if (!any(plain.differ(values, plain.prepare(leaders)))) return Words{};
+  }
+  return element.differ(values, element.prepare(leaders));
+}
+
+template <class Lane, class E>
+void compare_lanes(const std::byte* column, const RowLeaders& leaders, int64_t first, int64_t count,
+                   const UpdateGrid& grid, std::byte* found) {
+  constexpr int64_t size = sizeof(Lane), lanes = vector_bytes / size;
+  const E element(grid);
+  const auto mark = [&](std::byte* to, Words differing) {
+    differing |= load(to);
+    memcpy(to, &differing, sizeof differing);
+  };
+  int32_t same[lanes];
+  for (int64_t begin = 0; begin < count; begin += rows_of_a_flag) {
+    const int64_t end = begin + rows_of_a_flag < count ? begin + rows_of_a_flag : count;
+    const int32_t* leader = leaders.of_row + first + begin;
+    const std::byte* values = column + (first + begin) * size;
+    std::byte* to = found + begin * size;
+    int64_t i = begin;
+    if (leaders.is_same[(first + begin) / rows_of_a_flag]) {
+      for (int32_t& place : same) place = *leader;
+      const Words expected = gather<Lane>(column, same);
+      for (; i + lanes <= end; i += lanes, values += vector_bytes, to += vector_bytes)
+        mark(to, differ(element, load(values), expected));
+    } else {
+      for (; i + lanes <= end; i += lanes, values += vector_bytes, to += vector_bytes)
+        mark(to, differ(element, load(values), gather<Lane>(column, leader + (i - begin))));
+    }
+    if (i == end) continue;
+    int32_t places[lanes];
+    for (int64_t k = 0; k < lanes; ++k) places[k] = leader[(i + k < end ? i + k : i) - begin];
+    const int64_t left = (end - i) * size;
+    mark(to, differ(element, load_tail(values, left), gather<Lane>(column, places)) & tail_mask(left));
+  }
+}
+
+template <class E>
+void compare_column(const std::byte* column, const RowLeaders& leaders, int64_t first, int64_t count, int64_t itemsize,
+                    const UpdateGrid& grid, std::byte* found) {
+  switch (itemsize) {
+    case 8: return compare_lanes<uint64_t, E>(column, leaders, first, count, grid, found);
+    case 4: return compare_lanes<uint32_t, E>(column, leaders, first, count, grid, found);
+    case 2: return compare_lanes<uint16_t, E>(column, leaders, first, count, grid, found);
+    default: return compare_lanes<uint8_t, E>(column, leaders, first, count, grid, found);
+  }
+}
+
 // The words from here on, of which `num_bytes` are left: zeros stand behind them.
 template <class E>
 inline Words canonical_or_zeros(const E& element, const std::byte* from, int64_t num_bytes, Words& nan) {
@@ -289,8 +342,8 @@ inline uint64_t read(const std::byte* from, int64_t num_bytes) {
 
 template <class E>
 constexpr RowKernels kernels_of() {
-  return {differing<E>,  equal_run<E>, known_run<E>, equal_pairs<E>, route<E>, route_samples<E>,
-          block_sums<E>, holds_nan<E>, read};
+  return {differing<E>, equal_run<E>,     known_run<E>,  equal_pairs<E>, compare_column<E>,
+          route<E>,     route_samples<E>, block_sums<E>, holds_nan<E>,   read};
 }
 
 const RowKernels table[num_elements] = {

@@ -35,6 +35,24 @@ inline Words splat(uint32_t x) { return Words{x, x, x, x, x, x, x, x}; }
 inline Floats splat(float x) { return Floats{x, x, x, x, x, x, x, x}; }
 inline Doubles splat(double x) { return Doubles{x, x, x, x}; }
 
+// The values of a column at these places, side by side. (Written into memory first, they would be waited for.)
+template <class Lane>
+__attribute__((always_inline)) inline Words gather(const std::byte* column, const int32_t* places) {
+  const auto value = [&](int i) __attribute__((always_inline)) {
+    Lane v;
+    memcpy(&v, column + places[i] * (int64_t)sizeof(Lane), sizeof v);
+    return v;
+  };
+  if constexpr (sizeof(Lane) == 8) return (Words)Longs{value(0), value(1), value(2), value(3)};
+  constexpr int per_word = sizeof(Lane) < 4 ? 4 / sizeof(Lane) : 1;
+  const auto word = [&](int k) __attribute__((always_inline)) {
+    uint32_t w = 0;
+    for (int i = 0; i < per_word; ++i) w |= (uint32_t)value(k * per_word + i) << (8 * sizeof(Lane) * i % 32);
+    return w;
+  };
+  return Words{word(0), word(1), word(2), word(3), word(4), word(5), word(6), word(7)};
+}
+
 inline bool any(Words v) {
 #if defined(__AVX2__)
   return !_mm256_testz_si256((__m256i)v, (__m256i)v);

@@ -284,6 +284,14 @@ FAULTS = [
         folder="cpu",
     ),
     Fault(
+        "compare_bands.cpp",
+        "++b, walk.filtered_to = 0)",
+        "++b)",
+        "columns: what was found in the band before",
+        folder="cpu",
+    ),
+    Fault("row_kernels_loops.h", "if (i == end) continue;", "continue;", "columns: their last values", folder="cpu"),
+    Fault(
         "group_short_rows.cpp",
         "if (run < most && !hashes_whole_rows_) run += known_run",
         "if (false) run += known_run",
