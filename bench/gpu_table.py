@@ -54,10 +54,43 @@ def sections(one: Entry, two: Entry, names: list[str]) -> list[str]:
         "### One layer, `bundle_rows`, microseconds", rows_table(times["cases"], rate),
         "### Many layers in one launch, microseconds", layers_table(times["cases"], rate),
         "### Fingerprints and the margin, microseconds", others_table(times["cases"], rate),
+        "### What ncu counted", counted(of_phase(one, "counters").get("launches")),
         "### Goals", goals([*times["goals"], *goals_beside_peers(of_phase(two, "peers").get("measured"))]),
         "### Peers", peers(of_phase(two, "peers").get("measured")),
         "### Beside training", training(of_phase(two, "training_share").get("measured")),
     ]  # fmt: skip
+
+
+LAUNCHES = ("(4096, 65536) equal", "(1000000, 64) distinct", "120 x (512, 16384) 50 bundles",
+            "120 x (512, 512) 50 bundles")  # fmt: skip
+"""Those of gpu_checks/programs/counted_launches.py, all float32."""
+COUNTS = {
+    "registers a thread": ("Registers Per Thread [register/thread]",),
+    "time": ("Duration [us]", "Duration [ms]"),
+    "memory, % of its peak": ("DRAM Throughput [%]",),
+    "hits in L2, %": ("L2 Hit Rate [%]",),
+    "warps of a scheduler": ("Active Warps Per Scheduler [warp]",),
+    "cycles with a warp to issue from, %": ("One or More Eligible [%]",),
+    "cycles from one instruction of a warp to the next": ("Warp Cycles Per Issued Instruction [cycle]",),
+}
+
+
+def counted(launches: list[Entry] | None) -> str:
+    """Heading -> the first of ncu's names that a launch has, with its unit where there are several."""
+    if not launches:
+        return "Nothing was counted."
+
+    def value(launch: Entry, names: tuple[str, ...]) -> str:
+        name = next((name for name in names if name in launch), None)
+        if name is None:
+            return "-"
+        unit = f" {name.split('[')[1][:-1]}" if len(names) > 1 else ""
+        return f"{launch[name]}{unit}"
+
+    lines = [f"| launch | {' | '.join(COUNTS)} |", "|" + "---|" * (1 + len(COUNTS))]
+    for name, launch in zip(LAUNCHES, launches, strict=False):
+        lines.append(f"| {name} | {' | '.join(value(launch, names) for names in COUNTS.values())} |")
+    return "\n".join(lines)
 
 
 def completed(two: Entry, more: list[Entry]) -> Entry:

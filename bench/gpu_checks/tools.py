@@ -79,16 +79,19 @@ def counters(place: Place, seconds: float) -> Outcome:
     text = text_of(log)
     if status != 0 and re.search(r"ERR_NVGPUCTRPERM|Failed to initialize|not supported", text):
         return Outcome("refused", "ncu may not read the counters here", {"tail": tail(log)})
-    return of_status(status, seconds, log, {"launches": launches_of(text)})
+    launches = launches_of(text)
+    if status == 0 and not launches:
+        return Outcome("failed", "ncu ended well, but none of its lines names a launch", {"tail": tail(log)})
+    return of_status(status, seconds, log, {"launches": launches})
 
 
 def launches_of(text: str) -> list[Json]:
     """The lines ``name  unit  value`` of every launch in ncu's text."""
     found: list[Json] = []
     for line in text.splitlines():
-        if re.match(r"\s+\S*group_rows\S*.*\(\d+, \d+, \d+\)x\(\d+, \d+, \d+\)", line):
+        if re.match(r"\s+(\w+ )*\S*group_rows\S*.*\(\d+, \d+, \d+\)x\(\d+, \d+, \d+\)", line):
             found.append({})
-        field = re.match(r"\s{4}(\S.*?)\s{2,}(?:(\S.*?)\s{2,})?([\d.,]+)\s*$", line)
+        field = re.match(r"\s{4}(\S.*?)\s{2,}(?:(\S+)\s+)?([\d.,]+)\s*$", line)
         if found and field:
             found[-1][f"{field[1]} [{field[2]}]" if field[2] else field[1]] = field[3]
     return found

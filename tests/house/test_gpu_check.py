@@ -627,7 +627,29 @@ def test_a_machine_without_the_tools(gpu_check: Any, place: Any, monkeypatch: py
 def test_what_ncu_says_is_read(gpu_check: Any) -> None:
     text = (ROOT / "tests" / "gpu" / "rehearsal_tools" / "ncu").read_text()
     launches = sys.modules["gpu_checks.tools"].launches_of(text)
-    assert launches == [{"Duration [us]": "123.45", "DRAM Throughput [%]": "88.00", "Waves Per SM": "1"}]
+    assert launches == [
+        {
+            "Duration [us]": "123.45",
+            "DRAM Throughput [%]": "88.00",
+            "SM Active Cycles [cycle]": "1,058,763.02",  # as wide as its column
+            "Waves Per SM": "1",
+        }
+    ]
+
+
+def test_counters_without_a_launch_are_no_pass(gpu_check: Any, place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tools = sys.modules["gpu_checks.tools"]
+    monkeypatch.setattr(tools, "path_of", lambda *a: "ncu")
+
+    def run(place: Any, name: str, *rest: Any) -> int:
+        place.log(name).parent.mkdir(parents=True, exist_ok=True)
+        place.log(name).write_text("==PROF== Disconnected from process 2072\n")
+        return 0
+
+    monkeypatch.setattr(tools, "run", run)
+    outcome = tools.counters(place, 30)
+    assert outcome.outcome == "failed"
+    assert "none of its lines names a launch" in outcome.why
 
 
 # --- the rehearsal ----------------------------------------------------------------------------------------

@@ -60,7 +60,9 @@ def parts(tmp_path: Path) -> list[Path]:
         "goals": [{"goal": "be quick", "limit_us": 45.0, "median_us": 64.0, "reached": False}],
     }  # fmt: skip
     one = part(1, {"name": "times", "outcome": "passed", "seconds": 22.4, "measured": measured},
-               {"name": "smoke", "outcome": "failed", "seconds": 3.0})  # fmt: skip
+               {"name": "smoke", "outcome": "failed", "seconds": 3.0},
+               {"name": "counters", "outcome": "passed", "seconds": 9.0, "launches": [
+                   {"Duration [ms]": "2.78", "DRAM Throughput [%]": "33.75"}]})  # fmt: skip
     peers = {"goal": 20.0, "not_installed": {"cuDF": "cudf NOT INSTALLED on this machine"},
              "cases": [{"name": "x", "bundle_rows": summary(25.0), "skipped": {"cupy": "slow"},
                         "peers": {"torch.unique(dim=0)": {"median_us": 5800.0, "ratio": 232.0}}},
@@ -84,6 +86,7 @@ def test_every_figure_is_that_of_the_run(gpu_table: Any, parts: list[Path]) -> N
         "| (10, 10) float32 | 64 | - | 1000 (0.50) | - | -, - | 27 |",
         "| (3, 10, 10) float32 equal | 100 | 0.50 | 90 | 230 | 1200 |",
         "| (10, 10) float32 distinct | 500 | 1.00 | 112 | - | 450 |",
+        "| (4096, 65536) equal | - | 2.78 ms | 33.75 | - | - | - | - |",
         "| be quick | 45 | 64 | NOT reached |",
         "| x: 20x torch.unique(dim=0) | 290 | 25 | reached |",
         "| y: 20x torch.unique(dim=0) | 24 | 25 | NOT reached |",
