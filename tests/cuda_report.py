@@ -33,20 +33,21 @@ class Limit:
     registers: int
     code: int  # bytes
     wide_loads: tuple[int, ...] = ()  # loads of 16 bytes in each loop that has several of them: no fewer
+    registers_of_eight: tuple[int, ...] = ()  # where eight rows are loaded, into so many registers: no fewer
 
 
 LIMITS = {
     "compress_kernel": Limit(44, 4352),
     "count_fingerprints_kernel": Limit(63, 48384),
     "group_near_rows_kernel": Limit(58, 81408),
-    "group_rows_kernel<Bits>": Limit(128, 114048, (9, 8, 8)),
-    "group_rows_kernel<Float32>": Limit(128, 126080, (9, 8, 8, 8)),
-    "group_rows_kernel<Float64>": Limit(128, 129024, (9, 8, 8, 8)),
+    "group_rows_kernel<Bits>": Limit(128, 114048, (9, 8, 8), (8, 8, 5)),
+    "group_rows_kernel<Float32>": Limit(128, 126080, (9, 8, 8, 8), (8, 8, 8, 4)),
+    "group_rows_kernel<Float64>": Limit(128, 129024, (9, 8, 8, 8), (8, 8, 8, 4)),
     "group_rows_kernel<Gathered>": Limit(128, 164992),
-    "group_rows_kernel<Grid16<false>>": Limit(168, 153472, (9, 8, 8, 8)),
-    "group_rows_kernel<Grid16<true>>": Limit(168, 167168, (9, 8, 8, 8)),
-    "group_rows_kernel<Grid32<false>>": Limit(128, 133504, (9, 8, 8, 8)),
-    "group_rows_kernel<Grid32<true>>": Limit(128, 145152, (9, 8, 8, 8)),
+    "group_rows_kernel<Grid16<false>>": Limit(168, 153472, (9, 8, 8, 8), (8, 8, 8, 8)),
+    "group_rows_kernel<Grid16<true>>": Limit(168, 167168, (9, 8, 8, 8), (8, 8, 8, 8)),
+    "group_rows_kernel<Grid32<false>>": Limit(128, 133504, (9, 8, 8, 8), (8, 8, 8, 2)),
+    "group_rows_kernel<Grid32<true>>": Limit(128, 145152, (9, 8, 8, 8), (8, 8, 8)),
     "group_rows_kernel<InWords<Bits>>": Limit(212, 119680),
     "group_rows_kernel<InWords<Float32>>": Limit(208, 137984),
     "group_rows_kernel<InWords<Float64>>": Limit(163, 132480),
@@ -54,8 +55,8 @@ LIMITS = {
     "group_rows_kernel<InWords<Grid32<true>>>": Limit(254, 160384),
     "group_rows_kernel<InWords<Packed<2139062143u>>>": Limit(218, 146048),
     "group_rows_kernel<InWords<Packed<2147450879u>>>": Limit(218, 146048),
-    "group_rows_kernel<Packed<2139062143u>>": Limit(128, 132992, (9, 8, 8, 8)),
-    "group_rows_kernel<Packed<2147450879u>>": Limit(128, 132992, (9, 8, 8, 8)),
+    "group_rows_kernel<Packed<2139062143u>>": Limit(128, 132992, (9, 8, 8, 8), (8, 8, 8, 3)),
+    "group_rows_kernel<Packed<2147450879u>>": Limit(128, 132992, (9, 8, 8, 8), (8, 8, 8, 3)),
     "sum_rows_kernel<Bits>": Limit(96, 11904, (4,)),
     "sum_rows_kernel<Float32>": Limit(96, 12544, (4,)),
     "sum_rows_kernel<Float64>": Limit(88, 12800, (4,)),
@@ -75,7 +76,8 @@ LIMITS = {
     "sum_rows_kernel<Packed<2147450879u>>": Limit(86, 13440, (4,)),
 }
 """Kernel -> limit. The kernels of rows have registers for two blocks a multiprocessor, those of 16-bit floats on a grid
-for one block of 384 threads, those of rows in words for one of 256; eight rows and a leader are compared at a time."""
+for one block of 384 threads, those of rows in words for one of 256; eight rows and a leader are compared at a time.
+Loads that take turns in one register wait for each other: comparisons did so once, and took twice as long."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ class Resources:
     spill_loads: int
     code: int = 0
     wide_loads: tuple[int, ...] = ()
+    registers_of_eight: tuple[int, ...] = ()
 
     def complaints(self, limit: Limit | None = None) -> list[str]:
         """Why the gate is closed; empty when it is open."""
@@ -105,6 +108,13 @@ class Resources:
             found.append(f"has {self.code} bytes of code, more than {limit.code} and 5 %")
         if limit and any(few < wanted for few, wanted in zip_longest(self.wide_loads, limit.wide_loads, fillvalue=0)):
             found.append(f"has {self.wide_loads} loads of 16 bytes in its loops, fewer than {limit.wide_loads}")
+        eight = zip_longest(self.registers_of_eight, limit.registers_of_eight if limit else (), fillvalue=0)
+        if any(few < wanted for few, wanted in eight):
+            assert limit is not None
+            found.append(
+                f"loads eight rows into {self.registers_of_eight} registers, fewer than {limit.registers_of_eight}: "
+                "loads wait for each other"
+            )
         return found
 
 
@@ -148,8 +158,8 @@ def contractions_in(ptx: str) -> list[str]:
     return found
 
 
-def code_in(cubin: bytes) -> dict[str, int]:
-    """Function -> bytes of machine code, from the sections of an ELF file of 64 bits."""
+def code_in(cubin: bytes) -> dict[str, bytes]:
+    """Function -> its machine code, from the sections of an ELF file of 64 bits."""
     (start,) = struct.unpack_from("<Q", cubin, 0x28)
     size, count, names = struct.unpack_from("<HHH", cubin, 0x3A)
     sections = [struct.unpack_from("<IIQQQQ", cubin, start + size * i) for i in range(count)]
@@ -158,8 +168,25 @@ def code_in(cubin: bytes) -> dict[str, int]:
         at = sections[names][4] + section[0]
         name = cubin[at : cubin.index(b"\0", at)].decode()
         if name.startswith(".text."):
-            found[name.removeprefix(".text.")] = section[5]
+            found[name.removeprefix(".text.")] = cubin[section[4] : section[4] + section[5]]
     return found
+
+
+def registers_of_eight_in(code: bytes) -> tuple[int, ...]:
+    """Where eight streaming loads of 16 bytes follow each other: into how many different registers, most first.
+
+    Of sm_70 to sm_90: an instruction has 16 bytes, its number in the lowest 12 bits and the register it writes in the
+    third byte; of a load, the tenth byte says how wide it is, and a bit of the eleventh that it does not stream.
+    """
+    load, sixteen_bytes, stays, nearby = 0x981, 0x1D, 1 << 20, 100
+    runs: list[list[tuple[int, int]]] = []
+    for at, (low, high) in enumerate(struct.iter_unpack("<QQ", code)):
+        if low & 0xFFF != load or high >> 8 & 0xFF != sixteen_bytes or high & stays:
+            continue
+        if not runs or at - runs[-1][-1][0] >= nearby:
+            runs.append([])
+        runs[-1].append((at, low >> 16 & 0xFF))
+    return tuple(sorted((len({register for _, register in run}) for run in runs if len(run) == 8), reverse=True))
 
 
 def wide_loads_in(ptx: str) -> dict[str, tuple[int, ...]]:
@@ -231,13 +258,14 @@ def table(functions: list[Resources]) -> list[str]:
     names = readable([f.function for f in functions])
     lines = [
         f"{'file':<32}{'function':<44}{'registers':>10}{'shared':>8}{'stack':>7}{'spilled':>9}{'loaded':>8}"
-        f"{'code':>8}  loads of 16 bytes in a loop"
+        f"{'code':>8}  loads of 16 bytes in a loop; registers of eight"
     ]
     for f in sorted(functions, key=lambda f: (f.file, f.registers is None, names[f.function])):
         registers = "(called)" if f.registers is None else str(f.registers)
+        loads = f"{' '.join(map(str, f.wide_loads))}; {' '.join(map(str, f.registers_of_eight))}"
         lines.append(
             f"{f.file:<32}{names[f.function]:<44}{registers:>10}{f.shared:>8}{f.stack:>7}"
-            f"{f.spill_stores:>9}{f.spill_loads:>8}{f.code:>8}  {' '.join(map(str, f.wide_loads))}"
+            f"{f.spill_stores:>9}{f.spill_loads:>8}{f.code:>8}  {loads}"
         )
     return lines
 
@@ -254,7 +282,12 @@ def main() -> int:
     for file, output, ptx, cubin in compile_kernels(options.build, options.architecture):
         code, wide_loads = code_in(cubin), wide_loads_in(ptx)
         functions += [
-            replace(f, code=code.get(f.function, 0), wide_loads=wide_loads.get(f.function, ()))
+            replace(
+                f,
+                code=len(code.get(f.function, b"")),
+                wide_loads=wide_loads.get(f.function, ()),
+                registers_of_eight=registers_of_eight_in(code.get(f.function, b"")),
+            )
             for f in functions_in(output, file)
         ]
         complaints += [f"{file}: `{instruction}` may be fused" for instruction in contractions_in(ptx)]
@@ -262,7 +295,8 @@ def main() -> int:
     limits = LIMITS
     if options.architecture != "90":  # other machine code; what the launch bounds promise and what is loaded stays
         limits = {
-            k: replace(v, registers=max(v.registers, MOST_REGISTERS), code=sys.maxsize) for k, v in LIMITS.items()
+            k: replace(v, registers=max(v.registers, MOST_REGISTERS), code=sys.maxsize, registers_of_eight=())
+            for k, v in LIMITS.items()
         }
     for f in functions:
         complaints += [f"{f.file}: {names[f.function]} {c}" for c in f.complaints(limits.get(names[f.function]))]

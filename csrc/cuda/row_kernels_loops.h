@@ -333,6 +333,16 @@ CBKERNELS_DEVICE Comparison compare_chunked_rows(const Elements& e, int64_t lead
     const uint4 leaders = load_chunk<Kind, turn, true>(leader_start + chunk, left);
 #pragma unroll
     for (int r = 0; r < rows_per_lane; ++r) raw[r] = load_chunk<Kind, turn>(start[r] + chunk, left);
+    // Rows of the leader's bits need no other look, and hold a NaN where it does. That the values are used once more
+    // behind the branch keeps all of them in registers: without it they were loaded one behind the other into four.
+    unsigned other_bits = 0;
+#pragma unroll
+    for (int r = 0; r < rows_per_lane; ++r)
+      other_bits |= (raw[r].x ^ leaders.x) | (raw[r].y ^ leaders.y) | (raw[r].z ^ leaders.z) | (raw[r].w ^ leaders.w);
+    bool leader_holds_nan = false;
+#pragma unroll 1
+    for (int part = 0; part < Kind::words_per_chunk / 4; ++part) Kind::words(e, leaders, part, leader_holds_nan);
+    if (other_bits == 0 && !leader_holds_nan) continue;
 #pragma unroll 1
     for (int part = 0; part < Kind::words_per_chunk / 4; ++part) {
       const FourWords expected = Kind::words(e, leaders, part, seen.leader_holds_nan);

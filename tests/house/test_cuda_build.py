@@ -196,12 +196,18 @@ def test_report_complains(values: dict[str, int], complaint: str) -> None:
         ({"code": 10501}, "has 10501 bytes of code, more than 10000 and 5 %"),
         ({"wide_loads": (9, 7)}, "has (9, 7) loads of 16 bytes in its loops, fewer than (9, 8)"),
         ({"wide_loads": (9,)}, "has (9,) loads of 16 bytes in its loops, fewer than (9, 8)"),
+        (
+            {"registers_of_eight": (8, 2)},
+            "loads eight rows into (8, 2) registers, fewer than (8, 8): loads wait for each other",
+        ),
         ({"spill_loads": 4}, "spills: it stores 0 bytes and loads 4"),
     ],
 )
 def test_report_holds_a_kernel_to_its_limit(worse: dict[str, Any], complaint: str) -> None:
-    limit = cuda_report.Limit(100, 10000, (9, 8))
-    fine = cuda_report.Resources("", "_Z1k", "sm_90", 105, 0, 0, 0, 0, code=10500, wide_loads=(9, 8, 8))
+    limit = cuda_report.Limit(100, 10000, (9, 8), (8, 8))
+    fine = cuda_report.Resources(
+        "", "_Z1k", "sm_90", 105, 0, 0, 0, 0, code=10500, wide_loads=(9, 8, 8), registers_of_eight=(8, 8, 4)
+    )
     assert replace(fine, **worse).complaints(limit) == ([complaint] if complaint else [])
 
 
@@ -236,12 +242,30 @@ def test_report_counts_loads_of_16_bytes_in_loops() -> None:
 
 def test_report_measures_the_code_of_a_kernel() -> None:
     names = b"\0.text._Z1kv\0.data\0"
-    sections = [(0, 0, 0, 0, 0, 0), (1, 1, 0, 0, 0, 640), (13, 1, 0, 0, 0, 9), (0, 3, 0, 0, 64, len(names))]
+    sections = [(0, 0, 0, 0, 0, 0), (1, 1, 0, 0, 3, 64), (13, 1, 0, 0, 0, 9), (0, 3, 0, 0, 64, len(names))]
     head = bytearray(64)
     struct.pack_into("<Q", head, 0x28, 64 + len(names))
     struct.pack_into("<HHH", head, 0x3A, 64, len(sections), 3)
     table = b"".join(struct.pack("<IIQQQQ", *section).ljust(64, b"\0") for section in sections)
-    assert cuda_report.code_in(bytes(head) + names + table) == {"_Z1kv": 640}
+    cubin = bytes(head) + names + table
+    assert cuda_report.code_in(cubin) == {"_Z1kv": cubin[3:67]}
+
+
+def test_report_sees_loads_that_wait_for_each_other() -> None:
+    """Words of nvcc 13.0 for sm_90: a streaming load of 16 bytes, one that stays in the caches, an addition."""
+    streaming, staying, other = 0x000F62000C0E1D00, 0x000EE2000C1E1D00, 0x000FE20000000000
+    add = (0x000000FF22617221, other)
+
+    def load(register: int, what: int = streaming) -> tuple[int, int]:
+        return 0x0000000A20007981 | register << 16, what
+
+    apart = [load(r) for r in range(16, 48, 4)]
+    in_turns = [word for _ in range(7) for word in (load(32), add)] + [load(28)]
+    few = [load(r) for r in (16, 20)]
+    far = [add] * 100
+    words = [load(60, staying), *apart, *far, *in_turns, *far, *few]
+    code = b"".join(struct.pack("<QQ", *word) for word in words)
+    assert cuda_report.registers_of_eight_in(code) == (8, 2)
 
 
 @pytest.mark.parametrize(
