@@ -1,6 +1,9 @@
-"""`python -m bench.gpu_table PART1.json PART2.json [MORE.json ...] [--print]`: the measured part of docs/gpu.md.
+"""The measured part of docs/gpu.md, from the files of one run of both parts of the GPU check and of an earlier part 1.
 
-What MORE files of part 2 hold takes the place of the same phases in PART2, with the commit that they ran on.
+`python -m bench.gpu_table PART1.json PART2.json [MORE.json ...] [--before EARLIER-PART1.json] [--print]`
+
+What MORE files of part 2 hold takes the place of the same phases in PART2, with the commit that they ran on. With
+--before there is a table of EARLIER's times beside those of PART1.
 
 Replaces what stands between `<!-- gpu:begin -->` and `<!-- gpu:end -->`; with --print it goes to stdout. Every figure
 and every verdict is computed from the JSON that `gpu_check.py` has written.
@@ -8,6 +11,7 @@ and every verdict is computed from the JSON that `gpu_check.py` has written.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -21,17 +25,22 @@ Entry = dict[str, Any]
 
 
 def main(arguments: list[str]) -> int:
-    paths = [Path(a) for a in arguments if not a.startswith("-")]
-    if len(paths) < 2:
-        print("usage: python -m bench.gpu_table PART1.json PART2.json [MORE.json ...] [--print]", file=sys.stderr)
+    options = parsed(arguments)
+    paths = [*options.parts, *options.before]
+    if len(options.parts) < 2:
+        print("gpu_table needs the files of part 1 and part 2", file=sys.stderr)
         return 1
     parts = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-    one, two, *more = parts
-    content = "\n\n".join(sections(one, completed(two, more), [path.name for path in paths]))
-    if "--print" in arguments:
+    one, two, *more = parts[: len(options.parts)]
+    earlier = dict(zip([path.name for path in options.before], parts[len(options.parts) :], strict=True))
+    if [part["part"] for part in parts] != [1, 2] + [2] * len(more) + [1] * len(earlier):
+        print("these are not part 1, part 2 and, behind --before, an earlier part 1", file=sys.stderr)
+        return 1
+    content = "\n\n".join(sections(one, completed(two, more), [path.name for path in options.parts], earlier))
+    if options.print:
         print(content)
         return 0
-    if any(part["is_rehearsal"] for part in parts) or [part["part"] for part in parts] != [1, 2] + [2] * len(more):
+    if any(part["is_rehearsal"] for part in parts):
         print("these are not parts 1 and 2 of a run on a GPU: not for the documentation; use --print", file=sys.stderr)
         return 1
     text = DOCUMENT.read_text(encoding="utf-8")
@@ -45,52 +54,30 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def sections(one: Entry, two: Entry, names: list[str]) -> list[str]:
+def parsed(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu_table", description="Write the tables of docs/gpu.md.")
+    parser.add_argument("parts", type=Path, nargs="+", metavar="PART.json", help="part 1, part 2, more of part 2")
+    parser.add_argument("--before", type=Path, nargs=1, default=[], metavar="PART1.json",
+                        help="an earlier part 1, to be shown beside this one")  # fmt: skip
+    parser.add_argument("--print", action="store_true", help="to stdout, and leave the document alone")
+    return parser.parse_args(arguments)
+
+
+def sections(one: Entry, two: Entry, names: list[str], earlier: dict[str, Entry]) -> list[str]:
     times = of_phase(one, "times")["measured"]
     rate = times["yardsticks"]["copy_bytes_per_s"]
     return [
-        header(one, two, names, times),
+        header(one, names, times),
         "### What ran", phases(one, two),
         "### One layer, `bundle_rows`, microseconds", rows_table(times["cases"], rate),
         "### Many layers in one launch, microseconds", layers_table(times["cases"], rate),
         "### Fingerprints and the margin, microseconds", others_table(times["cases"], rate),
-        "### What ncu counted", counted(of_phase(one, "counters").get("launches")),
+        *(text for name, part in earlier.items() for text in ("### Before and now", before_table(name, part, one))),
+        "### What the hardware counted", counters_table(of_phase(one, "counters").get("launches", [])),
         "### Goals", goals([*times["goals"], *goals_beside_peers(of_phase(two, "peers").get("measured"))]),
         "### Peers", peers(of_phase(two, "peers").get("measured")),
         "### Beside training", training(of_phase(two, "training_share").get("measured")),
     ]  # fmt: skip
-
-
-LAUNCHES = ("(4096, 65536) equal", "(1000000, 64) distinct", "120 x (512, 16384) 50 bundles",
-            "120 x (512, 512) 50 bundles")  # fmt: skip
-"""Those of gpu_checks/programs/counted_launches.py, all float32."""
-COUNTS = {
-    "registers a thread": ("Registers Per Thread [register/thread]",),
-    "time": ("Duration [us]", "Duration [ms]"),
-    "memory, % of its peak": ("DRAM Throughput [%]",),
-    "hits in L2, %": ("L2 Hit Rate [%]",),
-    "warps of a scheduler": ("Active Warps Per Scheduler [warp]",),
-    "cycles with a warp to issue from, %": ("One or More Eligible [%]",),
-    "cycles from one instruction of a warp to the next": ("Warp Cycles Per Issued Instruction [cycle]",),
-}
-
-
-def counted(launches: list[Entry] | None) -> str:
-    """Heading -> the first of ncu's names that a launch has, with its unit where there are several."""
-    if not launches:
-        return "Nothing was counted."
-
-    def value(launch: Entry, names: tuple[str, ...]) -> str:
-        name = next((name for name in names if name in launch), None)
-        if name is None:
-            return "-"
-        unit = f" {name.split('[')[1][:-1]}" if len(names) > 1 else ""
-        return f"{launch[name]}{unit}"
-
-    lines = [f"| launch | {' | '.join(COUNTS)} |", "|" + "---|" * (1 + len(COUNTS))]
-    for name, launch in zip(LAUNCHES, launches, strict=False):
-        lines.append(f"| {name} | {' | '.join(value(launch, names) for names in COUNTS.values())} |")
-    return "\n".join(lines)
 
 
 def completed(two: Entry, more: list[Entry]) -> Entry:
@@ -108,7 +95,7 @@ def of_phase(part: Entry, name: str) -> Entry:
     return next((phase for phase in part["phases"] if phase["name"] == name), {})
 
 
-def header(one: Entry, two: Entry, names: list[str], times: Entry) -> str:
+def header(one: Entry, names: list[str], times: Entry) -> str:
     device, versions, rates = one["device"], one["versions"], times["yardsticks"]
     copy, read = (f"{rates[kind] / 1e12:.2f} TB/s" for kind in ("copy_bytes_per_s", "read_bytes_per_s"))
     return (
@@ -132,6 +119,7 @@ def phases(one: Entry, two: Entry) -> str:
                      if key in phase]  # fmt: skip
             found += [f"{name}: {p['calls']} calls, {p['outcome']}" for name, p in phase.get("parts", {}).items()
                       if "calls" in p]  # fmt: skip
+            found += [f"{len(phase['launches'])} launches read"] if "launches" in phase else []
             on = phase.get("commit", part["commit"]["short"])
             cells = (part["part"], phase["name"], on, phase["outcome"], f"{phase['seconds']:.0f}", "; ".join(found))
             lines.append(f"| {' | '.join(map(str, cells))} |")
@@ -176,7 +164,7 @@ def layers_table(cases: list[Entry], rate: float) -> str:
              "| the call from Python |", "|---" * 6 + "|"]  # fmt: skip
     for case in cases:
         if len(case["shape"]) == 3:
-            kernel = next((t for name, t in case.get("kernels", {}).items() if "group_rows" in name), None)
+            kernel = grouping_kernel(case)
             calls = ("counts queued", "counts queued and read", "bundle_entropy_layers, check_nan=False")
             host = [us(case["calls"].get(call, {}).get("host")) for call in calls]
             of_copy = "-" if case["data"] == "distinct" else share(case, kernel, rate)
@@ -195,6 +183,89 @@ def others_table(cases: list[Entry], rate: float) -> str:
             host.append(us(calls.get("margin queued", {}).get("graph")))
             lines.append(f"| {case['name']} | {us(graph)} | {share(case, graph, rate)} | {' | '.join(host)} |")
     return "\n".join(lines)
+
+
+def before_table(name: str, earlier: Entry, one: Entry) -> str:
+    """A shape and type a line, "before -> now" in every cell; only what both runs have measured."""
+    runs = [of_phase(part, "times")["measured"] for part in (earlier, one)]
+    cases = [{case["name"]: case for case in run["cases"]} for run in runs]
+    rates = [run["yardsticks"]["copy_bytes_per_s"] for run in runs]
+    told = [f"{part['device']['name']} at {part['commit']['short']}, which copies {rate / 1e12:.2f} TB/s"
+            for part, rate in zip((earlier, one), rates, strict=True)]  # fmt: skip
+    lines = [
+        f"Microseconds. Before: `{name}`, {told[0]}. Now: {told[1]}. In brackets: the bytes of the input over the "
+        "time, as a share of that card's own copy rate, where all rows must be read. Several layers: the kernel alone.",
+        "",
+        f"| input | {' | '.join(DATA)} | `conflict_margin`, host |",
+        "|---" * (len(DATA) + 2) + "|",
+    ]
+    both = [case for key, case in cases[1].items() if key in cases[0]]
+    both.sort(key=lambda case: (len(case["shape"]), case["dtype"] != "float32", case["bytes"]))
+    for prefix in dict.fromkeys(case["name"].removesuffix(case["data"]) for case in both):
+        pairs = {data: [of[prefix + data] for of in cases] for data in DATA if all(prefix + data in of for of in cases)}
+        cells = [moved([of_copy(c, rate) for c, rate in zip(pairs[d], rates, strict=True)]) if d in pairs else "-"
+                 for d in DATA]  # fmt: skip
+        first = next(iter(pairs.values()))
+        margins = [case["calls"].get("conflict_margin", {}).get("host") for case in first]
+        cells.append(moved([None if t is None else us(t) for t in margins]))
+        lines.append(f"| {prefix.strip()} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def moved(values: list[str | None]) -> str:
+    return "-" if None in values else " -> ".join(map(str, values))
+
+
+def of_copy(case: Entry, rate: float) -> str | None:
+    """The time of a case, with its share of the copy rate; None where it was not measured."""
+    t = grouping_kernel(case) if len(case["shape"]) == 3 else case["calls"].get("bundle_rows", {}).get("graph")
+    if t is None:
+        return None
+    return us(t) + ("" if case["data"] == "distinct" else f" ({share(case, t, rate)})")
+
+
+def grouping_kernel(case: Entry) -> Entry | None:
+    return next((t for name, t in case.get("kernels", {}).items() if "group_rows" in name), None)
+
+
+METRICS = {
+    "duration": "Duration", "from memory": "Memory Throughput", "of its peak, %": "DRAM Throughput",
+    "registers a thread": "Registers Per Thread", "warps a scheduler": "Active Warps Per Scheduler",
+    "cycles with an instruction issued, %": "One or More Eligible",
+}  # fmt: skip
+WAITS = {"waiting for memory, %": "L1TEX", "waiting for the block, %": "CTA barrier"}
+
+
+def counters_table(launches: list[Entry]) -> str:
+    """A launch a line; a launch of an earlier form of the file has no sections and is left out."""
+    launches = [launch for launch in launches if "sections" in launch]
+    if not launches:
+        return "Not measured."
+    lines = [
+        "By ncu, at the card's own clocks and with an empty cache. Waiting is the share of the time between two "
+        "instructions of a warp, where ncu names it.",
+        "",
+        f"| call | kernel | {' | '.join([*METRICS, *WAITS])} |",
+        "|---" * (2 + len(METRICS) + len(WAITS)) + "|",
+    ]
+    for launch in launches:
+        waits = [next((w["percent"] for w in launch["waits"] if word in w["for"]), "-") for word in WAITS.values()]
+        cells = [launch.get("call", "-"), f"`{launch['kernel']}`", *(metric(launch, m) for m in METRICS.values())]
+        lines.append(f"| {' | '.join([*cells, *waits])} |")
+    return "\n".join(lines)
+
+
+def metric(launch: Entry, name: str) -> str:
+    """The value with its unit, or without where the column's head says it; the throughput is that in bytes."""
+    values = [item for section in launch["sections"].values() for item in section.items()]
+    found = [(key, value) for key, value in values if key.partition(" [")[0] == name]
+    if name == "Memory Throughput":
+        found = [(key, value) for key, value in found if key.endswith("byte/s]")]
+    if not found:
+        return "-"
+    key, value = found[0]
+    unit = key.partition(" [")[2].rstrip("]")
+    return f"{value} {unit}" if unit in ("us", "ms", "s", "ns") or unit.endswith("byte/s") else value
 
 
 def goals(found: list[Entry]) -> str:

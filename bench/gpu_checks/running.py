@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -170,6 +171,17 @@ def of_status(status: int | None, seconds: float, log: Path, facts: Json | None 
     if status != 0:
         return Outcome("failed", _of_exit(status), {**(facts or {}), "tail": tail(log)})
     return Outcome("passed", "", facts or {})
+
+
+def if_it_said(outcome: Outcome, log: Path, pattern: str, what: str) -> Outcome:
+    """A child that ended well, but without the line that counts its work, has tested nothing: ``what`` says of what.
+
+    A group in the pattern is that count, which must not be zero.
+    """
+    found = re.findall(pattern, text_of(log), re.MULTILINE)
+    if outcome.outcome != "passed" or (found and found[-1] != "0"):
+        return outcome
+    return Outcome("failed", f"it ended well, but {what}: nothing was tested", {**outcome.facts, "tail": tail(log)})
 
 
 def _of_exit(status: int) -> str:

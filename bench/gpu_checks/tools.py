@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .machine import Json
+from .ncu import launches_of, num_profiled
 from .running import GRACE_S, Child, Outcome, Place, of_status, program, run, tail, text_of, together
 
 OPTIONS = {
@@ -61,13 +62,16 @@ def of_sanitizer(status: int | None, seconds: float, log: Path) -> Outcome:
     found["calls"] = int(calls[-1]) if calls else 0
     if status == 0 and not found["calls"]:
         return Outcome("failed", "the tool ended without having run a kernel", {"tail": tail(log)})
+    if status == 0 and not summary:
+        why = "the tool ended without a summary, so nothing says that it has looked"
+        return Outcome("failed", why, found | {"tail": tail(log)})
     if status == 99:
         found["first_reports"] = re.findall(r"^=+ (?:Error|Warning|Invalid|Uninit|Barrier|Race).*$", text, re.M)[:10]
     return of_status(status, seconds, log, found)
 
 
 def counters(place: Place, seconds: float) -> Outcome:
-    """What the hardware counted during three launches; the whole text is in the logs."""
+    """What the hardware counted during four launches; the whole text is in the logs."""
     found = path_of(place, "ncu")
     if found is None:
         return Outcome("refused", "ncu is not on this machine")
@@ -80,18 +84,17 @@ def counters(place: Place, seconds: float) -> Outcome:
     if status != 0 and re.search(r"ERR_NVGPUCTRPERM|Failed to initialize|not supported", text):
         return Outcome("refused", "ncu may not read the counters here", {"tail": tail(log)})
     launches = launches_of(text)
-    if status == 0 and not launches:
-        return Outcome("failed", "ncu ended well, but none of its lines names a launch", {"tail": tail(log)})
-    return of_status(status, seconds, log, {"launches": launches})
+    outcome = of_status(status, seconds, log, {"launches": launches})
+    if outcome.outcome == "passed" and (why := unread(launches, num_profiled(text))):
+        return Outcome("failed", why, {**outcome.facts, "tail": tail(log)})
+    return outcome
 
 
-def launches_of(text: str) -> list[Json]:
-    """The lines ``name  unit  value`` of every launch in ncu's text."""
-    found: list[Json] = []
-    for line in text.splitlines():
-        if re.match(r"\s+(\w+ )*\S*group_rows\S*.*\(\d+, \d+, \d+\)x\(\d+, \d+, \d+\)", line):
-            found.append({})
-        field = re.match(r"\s{4}(\S.*?)\s{2,}(?:(\S+)\s+)?([\d.,]+)\s*$", line)
-        if found and field:
-            found[-1][f"{field[1]} [{field[2]}]" if field[2] else field[1]] = field[3]
-    return found
+def unread(launches: list[Json], profiled: int) -> str:
+    """What this program could not read of what ncu has printed; empty when it has read all."""
+    if not launches:
+        return f"no launch could be read from ncu's text, which speaks of {profiled}"
+    if len(launches) < profiled:
+        return f"ncu looked at {profiled} launches, and only {len(launches)} could be read from its text"
+    empty = [launch["kernel"] for launch in launches if not any(launch["sections"].values())]
+    return f"ncu's text holds no value for a launch of {empty[0]}" if empty else ""

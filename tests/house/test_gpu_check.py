@@ -409,6 +409,7 @@ def test_a_kernel_that_hangs_and_one_that_crashes_leave_the_others_results(
         "if sys.argv[1] == 'layers': time.sleep(90)\n"
         "if sys.argv[1] == 'tolerance': os.kill(os.getpid(), signal.SIGSEGV)\n"
         "if sys.argv[1] == 'count_bundles': sys.exit(1)\n"
+        "print('smoke: 3 calls, 0 wrong answers')\n"
     )
     fake_programs(gpu_check, monkeypatch, tmp_path, smoke=code)
     monkeypatch.setattr(parts, "SECONDS_OF_A_KERNEL", 2.0)
@@ -600,6 +601,7 @@ MEMCHECK = "========= COMPUTE-SANITIZER\nsanitized: 12 calls, 0 wrong answers\n=
     (99, MEMCHECK.replace("0 errors", "2 errors"), "failed"),
     (1, "sanitized: 12 calls, 1 wrong answers\n========= ERROR SUMMARY: 0 errors", "failed"),
     (0, "========= ERROR SUMMARY: 0 errors\n", "failed"),
+    (0, "sanitized: 12 calls, 0 wrong answers\n", "failed"),
     (1, "========= Error: Device not supported. Please refer to the documentation\n", "refused"),
     (None, "sanitized", "timed out"),
 ])  # fmt: skip
@@ -624,32 +626,108 @@ def test_a_machine_without_the_tools(gpu_check: Any, place: Any, monkeypatch: py
     assert tools.counters(place, 30).why == "ncu is not on this machine"
 
 
+NCU = (Path(__file__).with_name("ncu_h200.txt")).read_text(encoding="utf-8")
+"""Of a run on a GPU: two launches of four, some sections of each; blanks at the ends of lines are gone."""
+SPEED, MEMORY, WARPS = "GPU Speed Of Light Throughput", "Memory Workload Analysis", "Warp State Statistics"
+
+
 def test_what_ncu_says_is_read(gpu_check: Any) -> None:
+    long_rows, layers = sys.modules["gpu_checks.tools"].launches_of(NCU)
+    shape = {"kernel": "group_rows_kernel<Float32>", "grid": "(264, 1, 1)", "block": "(256, 1, 1)"}
+    assert shape.items() <= long_rows.items()
+    assert shape.items() <= layers.items()
+    assert (long_rows["call"], layers["call"]) == ("(4096, 65536) equal 1 bundles", "120 x (512, 16384) [50, 50, 50]")
+    assert (list(long_rows["sections"]), list(layers["sections"])) == ([SPEED, MEMORY], [SPEED, WARPS, "Occupancy"])
+    assert long_rows["sections"][SPEED]["Duration [us]"] == "559.10"
+    assert layers["sections"][SPEED]["Duration [ms]"] == "2.78"
+    assert [w["percent"] for w in layers["waits"]] == ["57.7", "31.1"]
+    assert layers["waits"][1] == {"for": "sibling warps at a CTA barrier", "cycles": "11.1", "percent": "31.1",
+                                  "of_cycles": "35.8"}  # fmt: skip
+    assert long_rows["waits"] == [], "its section is not in the piece"
+
+
+def test_a_name_in_two_sections_is_two_values_and_a_value_may_be_words(gpu_check: Any) -> None:
+    read = sys.modules["gpu_checks.tools"].launches_of
+    long_rows = read(NCU)[0]["sections"]
+    assert (long_rows[SPEED]["Memory Throughput [%]"], long_rows[MEMORY]["Memory Throughput [Tbyte/s]"]) == (
+        "40.13", "1.93"
+    )  # fmt: skip
+    assert long_rows[MEMORY]["Local Memory Spilling Request Overhead [%]"] == "no data"
+    assert (len(long_rows[SPEED]), len(long_rows[MEMORY])) == (10, 12)
+    in_percent = read(NCU.replace("Tbyte/s         1.93", "      %         1.93"))[0]["sections"]
+    assert [in_percent[name]["Memory Throughput [%]"] for name in (SPEED, MEMORY)] == ["40.13", "1.93"]
+
+
+def test_launches_of_a_namespace_and_of_an_ordinary_function_are_read(gpu_check: Any) -> None:
     text = (ROOT / "tests" / "gpu" / "rehearsal_tools" / "ncu").read_text()
-    launches = sys.modules["gpu_checks.tools"].launches_of(text)
-    assert launches == [
-        {
-            "Duration [us]": "123.45",
-            "DRAM Throughput [%]": "88.00",
-            "SM Active Cycles [cycle]": "1,058,763.02",  # as wide as its column
-            "Waves Per SM": "1",
-        }
-    ]
+    (launch,) = sys.modules["gpu_checks.tools"].launches_of(text)
+    assert launch["kernel"] == "cbkernels::cuda::<unnamed>::group_rows_kernel"
+    assert launch["sections"][SPEED] == {"Duration [us]": "123.45", "DRAM Throughput [%]": "88.00", "Waves Per SM": "1"}
 
 
-def test_counters_without_a_launch_are_no_pass(gpu_check: Any, place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("text", "status", "expected"), [
+    (NCU, 0, ("passed", "")),
+    (NCU, 1, ("failed", "exit status 1")),
+    (NCU.replace("  void group_rows", "  a new form of group_rows").replace(", Context", " in context"), 0,
+     ("failed", "no launch could be read from ncu's text, which speaks of 2")),
+    ("==PROF== Disconnected\n", 0, ("failed", "no launch could be read from ncu's text, which speaks of 0")),
+    (NCU[: NCU.rindex("  void group_rows")], 0,
+     ("failed", "ncu looked at 2 launches, and only 1 could be read from its text")),
+    (NCU.replace("-----------", "==========="), 0,
+     ("failed", "ncu's text holds no value for a launch of group_rows_kernel<Float32>")),
+    ("==ERROR== ERR_NVGPUCTRPERM: no permission\n", 1, ("refused", "ncu may not read the counters here")),
+])  # fmt: skip
+def test_counters_that_could_not_be_read_are_no_pass(
+    gpu_check: Any, place: Any, monkeypatch: pytest.MonkeyPatch, text: str, status: int, expected: tuple[str, str]
+) -> None:
     tools = sys.modules["gpu_checks.tools"]
-    monkeypatch.setattr(tools, "path_of", lambda *a: "ncu")
 
-    def run(place: Any, name: str, *rest: Any) -> int:
-        place.log(name).parent.mkdir(parents=True, exist_ok=True)
-        place.log(name).write_text("==PROF== Disconnected from process 2072\n")
-        return 0
+    def run(place: Any, name: str, command: Any, seconds: float) -> int:
+        place.log(name).parent.mkdir(parents=True)
+        place.log(name).write_text(text)
+        return status
 
+    monkeypatch.setattr(tools, "path_of", lambda place, tool: f"/bin/{tool}")
     monkeypatch.setattr(tools, "run", run)
-    outcome = tools.counters(place, 30)
-    assert outcome.outcome == "failed"
-    assert "none of its lines names a launch" in outcome.why
+    outcome = tools.counters(place, 30.0)
+    assert (outcome.outcome, outcome.why) == expected
+    assert ("tail" in outcome.facts) == (expected[0] != "passed")
+
+
+@pytest.mark.parametrize(("phase", "program", "said", "why"), [
+    ("smoke", "smoke", "smoke: 63 calls, 0 wrong answers", "it counts no call"),
+    ("first_captures", "fresh_graph", "fresh graph of update: as on the CPU", "it compared no graph"),
+    ("one_rank", "one_rank", "one rank over nccl: 2 results are those of one process", "it compared no layer"),
+])  # fmt: skip
+def test_a_program_that_ends_well_but_has_done_nothing_is_no_pass(
+    gpu_check: Any, place: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    phase: str, program: str, said: str, why: str,
+) -> None:  # fmt: skip
+    parts = sys.modules["gpu_checks.parts"]
+    fake_programs(gpu_check, monkeypatch, tmp_path, **{program: f"print({said!r})"})
+    assert getattr(parts, phase)(place, 60.0).outcome == "passed"
+    nothing = said.replace("63 calls", "0 calls").replace("2 results", "1 results").replace("fresh graph", "no graph")
+    for text in ("", f"print({nothing!r})"):
+        (tmp_path / f"{program}.py").write_text(text)
+        outcome = getattr(parts, phase)(place, 60.0)
+        assert outcome.outcome == "failed"
+        assert f"it ended well, but {why}: nothing was tested" in outcome.why
+
+
+@pytest.mark.parametrize(("found", "expected"), [
+    ({"cases": []}, "failed"), ({"cases": [{"calls": {}, "skipped": {"bundle_rows": "no time left"}}]}, "failed"),
+    ({"cases": [{"bundle_rows": {}, "peers": {}, "skipped": {"cupy": "slow"}}]}, "failed"), ({"layers": 0}, "failed"),
+    ({"cases": [{"calls": {"bundle_rows": {}}}]}, "passed"), ({"cases": [{"peers": {"torch": {}}}]}, "passed"),
+    ({"layers": 32, "step_s": 0.06}, "passed"),
+])  # fmt: skip
+def test_a_benchmark_without_a_time_is_no_pass(
+    gpu_check: Any, place: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, found: Any, expected: str
+) -> None:
+    code = f"import sys\nopen(sys.argv[1], 'w').write({json.dumps(found)!r})"
+    fake_programs(gpu_check, monkeypatch, tmp_path, times=code)
+    outcome = sys.modules["gpu_checks.parts"].measured("times")(place, 30.0)
+    assert (outcome.outcome, outcome.facts["measured"]) == (expected, found)
+    assert outcome.why == ("" if expected == "passed" else "nothing was measured")
 
 
 # --- the rehearsal ----------------------------------------------------------------------------------------

@@ -60,9 +60,7 @@ def parts(tmp_path: Path) -> list[Path]:
         "goals": [{"goal": "be quick", "limit_us": 45.0, "median_us": 64.0, "reached": False}],
     }  # fmt: skip
     one = part(1, {"name": "times", "outcome": "passed", "seconds": 22.4, "measured": measured},
-               {"name": "smoke", "outcome": "failed", "seconds": 3.0},
-               {"name": "counters", "outcome": "passed", "seconds": 9.0, "launches": [
-                   {"Duration [ms]": "2.78", "DRAM Throughput [%]": "33.75"}]})  # fmt: skip
+               {"name": "smoke", "outcome": "failed", "seconds": 3.0})  # fmt: skip
     peers = {"goal": 20.0, "not_installed": {"cuDF": "cudf NOT INSTALLED on this machine"},
              "cases": [{"name": "x", "bundle_rows": summary(25.0), "skipped": {"cupy": "slow"},
                         "peers": {"torch.unique(dim=0)": {"median_us": 5800.0, "ratio": 232.0}}},
@@ -86,7 +84,6 @@ def test_every_figure_is_that_of_the_run(gpu_table: Any, parts: list[Path]) -> N
         "| (10, 10) float32 | 64 | - | 1000 (0.50) | - | -, - | 27 |",
         "| (3, 10, 10) float32 equal | 100 | 0.50 | 90 | 230 | 1200 |",
         "| (10, 10) float32 distinct | 500 | 1.00 | 112 | - | 450 |",
-        "| (4096, 65536) equal | - | 2.78 ms | 33.75 | - | - | - | - |",
         "| be quick | 45 | 64 | NOT reached |",
         "| x: 20x torch.unique(dim=0) | 290 | 25 | reached |",
         "| y: 20x torch.unique(dim=0) | 24 | 25 | NOT reached |",
@@ -106,6 +103,67 @@ def test_a_later_run_completes_an_earlier_one(gpu_table: Any, parts: list[Path],
     text = gpu_table.DOCUMENT.read_text()
     assert "| 2 | peers | decaf000 | timed out | 9 |  |" in text
     assert "`two.json`, `later.json`" in text
+
+
+LAUNCH = {
+    "kernel": "group_rows_kernel<Float32>", "grid": "(264, 1, 1)", "block": "(256, 1, 1)", "call": "long rows",
+    "sections": {
+        "Speed": {"Memory Throughput [%]": "40.13", "DRAM Throughput [%]": "40.13", "Duration [ms]": "2.78"},
+        "Memory": {"Memory Throughput [Tbyte/s]": "1.93"},
+        "Launch": {"Registers Per Thread [register/thread]": "128"},
+    },
+    "waits": [{"for": "scoreboard dependency on a L1TEX operation", "percent": "78.0"}],
+}  # fmt: skip
+
+
+def with_launches(path: Path, launches: list[Any]) -> None:
+    content = json.loads(path.read_text())
+    content["phases"].append({"name": "counters", "outcome": "passed", "seconds": 1.0, "launches": launches})
+    path.write_text(json.dumps(content))
+
+
+def test_what_ncu_counted_is_a_table(gpu_table: Any, parts: list[Path]) -> None:
+    assert gpu_table.main([str(path) for path in parts]) == 0
+    assert "### What the hardware counted\n\nNot measured." in gpu_table.DOCUMENT.read_text()
+    with_launches(parts[0], [LAUNCH, {"Duration [us]": "7.00"}])
+    assert gpu_table.main([str(path) for path in parts]) == 0
+    text = gpu_table.DOCUMENT.read_text()
+    line = "| long rows | `group_rows_kernel<Float32>` | 2.78 ms | 1.93 Tbyte/s | 40.13 | 128 | - | - | 78.0 | - |"
+    assert line in text
+    assert "| 1 | counters | c0ffee01 | passed | 1 | 2 launches read |" in text
+    assert "7.00" not in text, "an earlier form of the file, without sections"
+
+
+def test_an_earlier_run_on_another_card_is_shown_beside_this_one(
+    gpu_table: Any, parts: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    earlier = json.loads(parts[0].read_text())
+    earlier["device"]["name"], earlier["commit"]["short"] = "NVIDIA H111", "decaf000"
+    measured = earlier["phases"][0]["measured"]
+    measured["yardsticks"]["copy_bytes_per_s"] = 1e12
+    distinct, equal, layers = measured["cases"]
+    distinct["calls"]["bundle_rows"]["graph"] = summary(90.0)
+    distinct["calls"]["conflict_margin"] = {"host": summary(8858.0)}
+    equal["calls"]["bundle_rows"]["graph"] = summary(1250.0)
+    layers["kernels"]["group_rows_kernel"] = summary(125.0)
+    measured["cases"].append(distinct | {"name": "(9, 9) float32 distinct", "shape": [9, 9]})
+    path = tmp_path / "earlier.json"
+    path.write_text(json.dumps(earlier))
+    now = json.loads(parts[0].read_text())
+    now["phases"][0]["measured"]["cases"][0]["calls"]["conflict_margin"] = {"host": summary(430.0)}
+    parts[0].write_text(json.dumps(now))
+
+    assert gpu_table.main([*map(str, parts), "--before", str(path)]) == 0
+    text = gpu_table.DOCUMENT.read_text()
+    assert "From `one.json`, `two.json` (2026-01-02): NVIDIA H999" in text, "the other card's file is not this run's"
+    assert "Before: `earlier.json`, NVIDIA H111 at decaf000, which copies 1.00 TB/s. Now: NVIDIA H999 at" in text
+    table = text.split("### Before and now")[1].split("###")[0]
+    assert "| (10, 10) float32 | 90 -> 64 | - | 1250 (0.80) -> 1000 (0.50) | - | 8858 -> 430 |" in table
+    assert "| (3, 10, 10) float32 | - | - | 125 (0.80) -> 100 (0.50) | - | - |" in table
+    assert "(9, 9)" not in table, "this run has no such case"
+
+    assert gpu_table.main([*map(str, parts), "--before", str(parts[1])]) == 1
+    assert "these are not part 1, part 2 and, behind --before, an earlier part 1" in capsys.readouterr().err
 
 
 def test_a_rehearsal_never_gets_into_the_document(
