@@ -316,6 +316,12 @@ CBKERNELS_DEVICE bool differ(const FourWords& a, const FourWords& b) {
   return ((a.word[0] ^ b.word[0]) | (a.word[1] ^ b.word[1]) | (a.word[2] ^ b.word[2]) | (a.word[3] ^ b.word[3])) != 0;
 }
 
+// Not for kinds whose registers do not suffice for eight rows and their own work: they would spill.
+template <class Kind>
+constexpr bool looks_at_bits_first =
+    std::is_base_of_v<Float32, Kind> || std::is_base_of_v<Bits, Kind> || std::is_base_of_v<Grid32<true>, Kind> ||
+    std::is_base_of_v<Grid16<false>, Kind> || std::is_base_of_v<Grid16<true>, Kind>;
+
 // Chunks [begin, end) of eight rows a lane against the leader. A row may be named twice, or be the leader.
 template <class Kind, int turn>
 CBKERNELS_DEVICE Comparison compare_chunked_rows(const Elements& e, int64_t leader,
@@ -333,16 +339,18 @@ CBKERNELS_DEVICE Comparison compare_chunked_rows(const Elements& e, int64_t lead
     const uint4 leaders = load_chunk<Kind, turn, true>(leader_start + chunk, left);
 #pragma unroll
     for (int r = 0; r < rows_per_lane; ++r) raw[r] = load_chunk<Kind, turn>(start[r] + chunk, left);
-    // Rows of the leader's bits need no other look, and hold a NaN where it does. That the values are used once more
-    // behind the branch keeps all of them in registers: without it they were loaded one behind the other into four.
-    unsigned other_bits = 0;
+    if constexpr (looks_at_bits_first<Kind>) {
+      // Rows of the leader's bits need no other look, and hold a NaN where it does. That the values are used once more
+      // behind the branch keeps all of them in registers: without it they were loaded one behind the other into four.
+      unsigned other_bits = 0;
 #pragma unroll
-    for (int r = 0; r < rows_per_lane; ++r)
-      other_bits |= (raw[r].x ^ leaders.x) | (raw[r].y ^ leaders.y) | (raw[r].z ^ leaders.z) | (raw[r].w ^ leaders.w);
-    bool leader_holds_nan = false;
+      for (int r = 0; r < rows_per_lane; ++r)
+        other_bits |= (raw[r].x ^ leaders.x) | (raw[r].y ^ leaders.y) | (raw[r].z ^ leaders.z) | (raw[r].w ^ leaders.w);
+      bool leader_holds_nan = false;
 #pragma unroll 1
-    for (int part = 0; part < Kind::words_per_chunk / 4; ++part) Kind::words(e, leaders, part, leader_holds_nan);
-    if (other_bits == 0 && !leader_holds_nan) continue;
+      for (int part = 0; part < Kind::words_per_chunk / 4; ++part) Kind::words(e, leaders, part, leader_holds_nan);
+      if (other_bits == 0 && !leader_holds_nan) continue;
+    }
 #pragma unroll 1
     for (int part = 0; part < Kind::words_per_chunk / 4; ++part) {
       const FourWords expected = Kind::words(e, leaders, part, seen.leader_holds_nan);
