@@ -28,7 +28,8 @@ CBKERNELS_DEVICE void compare_item(const Layer& layer, int64_t item) {
   const int width = lanes_per_row(e), rows_side_by_side = warp_size / width;
   const int64_t tile = item / layer.num_spans, span = item % layer.num_spans;
   const uint32_t num_members = work.counters->num_members;
-  const int64_t begin_of_tile = work.tiles[tile], leader = work.leader[work.order[begin_of_tile]];
+  const uint32_t begin_of_tile = work.tiles[tile];
+  const int64_t leader = work.leader[work.order[begin_of_tile]];
   int64_t rows[rows_per_lane];
   unsigned is_open = 0;  // bit r: there is a row r, and it has not been found to differ
 #pragma unroll
@@ -51,13 +52,16 @@ CBKERNELS_DEVICE void compare_item(const Layer& layer, int64_t item) {
   for (int step = width / 2; step > 0; step /= 2) bits |= __shfl_xor_sync(whole_warp, bits, step);
   if (lane_index() % width != 0) return;
   const bool leader_holds_nan = (bits >> 16 & 1u) != 0;
-  if (leader_holds_nan) work.holds_nan[leader] = 1;
+  // Which rows these are is read again: kept in registers during the comparison, they would leave too few for its loads.
+  if (leader_holds_nan) work.holds_nan[work.leader[read_now(work.order + begin_of_tile)]] = 1;
 #pragma unroll
   for (int r = 0; r < rows_per_lane; ++r) {
     if ((is_open >> r & 1u) == 0) continue;
     const bool holds_nan = (bits >> (8 + r) & 1u) != 0;
-    if (holds_nan) work.holds_nan[rows[r]] = 1;
-    if ((bits >> r & 1u) || holds_nan || leader_holds_nan) work.differs[rows[r]] = 1;
+    if ((bits >> r & 1u) == 0 && !holds_nan && !leader_holds_nan) continue;
+    const uint32_t row = read_now(work.order + begin_of_tile + (lane_index() / width + r * rows_side_by_side));
+    if (holds_nan) work.holds_nan[row] = 1;
+    work.differs[row] = 1;
   }
 }
 

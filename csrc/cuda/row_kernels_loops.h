@@ -316,11 +316,9 @@ CBKERNELS_DEVICE bool differ(const FourWords& a, const FourWords& b) {
   return ((a.word[0] ^ b.word[0]) | (a.word[1] ^ b.word[1]) | (a.word[2] ^ b.word[2]) | (a.word[3] ^ b.word[3])) != 0;
 }
 
-// Not for kinds whose registers do not suffice for eight rows and their own work: they would spill.
+// Not float64: nvcc keeps its eight rows in registers without it.
 template <class Kind>
-constexpr bool looks_at_bits_first =
-    std::is_base_of_v<Float32, Kind> || std::is_base_of_v<Bits, Kind> || std::is_base_of_v<Grid32<true>, Kind> ||
-    std::is_base_of_v<Grid16<false>, Kind> || std::is_base_of_v<Grid16<true>, Kind>;
+constexpr bool looks_at_bits_first = !std::is_base_of_v<Float64, Kind>;
 
 // Chunks [begin, end) of eight rows a lane against the leader. A row may be named twice, or be the leader.
 template <class Kind, int turn>

@@ -120,7 +120,7 @@ FAULTS = [
     Fault("group_rows.h", "(members + tile_rows - 1) / tile_rows", "members / tile_rows", "grouping: the last tile"),
     Fault("group_rows.h", "if (rank % tile_rows == 0)", "if (rank % tile_rows == 1)", "grouping: where a tile begins"),
     Fault("group_rows.h", "step = width / 2; step > 0", "step = width / 4; step > 0", "comparing: half of the lanes"),
-    Fault("group_rows.h", "if (holds_nan) work.holds_nan[rows[r]] = 1;", "", "comparing: a NaN is forgotten"),
+    Fault("group_rows.h", "if (holds_nan) work.holds_nan[row] = 1;", "", "comparing: a NaN is forgotten"),
     Fault("group_rows.h", "if (differs) work.leader[row] = row;", "", "listing: a row stays with the wrong leader"),
     Fault("group_rows.h", "row < last ? row : last", "row", "sampling: reads behind the last row"),
     Fault(
