@@ -24,6 +24,8 @@ emulated = pytest.mark.skipif(core is None, reason=f"{emulation.NAME}: NOT TESTE
 hooks: Any = getattr(core, "emulation", None)
 half = cuda_stand_in.half
 
+PIECE = 64 << 10
+"""Bytes of pinned memory that one reader has at least."""
 LABELS = np.arange(40) % 3
 RNG = np.random.default_rng(0)
 LAYERS = [RNG.integers(0, 2, (40, width)).astype(np.float32) for width in (3, 200, 4, 1)]
@@ -132,15 +134,16 @@ def test_a_graph_owns_what_it_copies_to_though_nobody_reads() -> None:
     hooks.capture(False)
     gc.collect()
     before = hooks.counters()["live_pinned_bytes"]
-    others = [queue_counts(LAYERS[:1]) for _ in range(8)]
+    more_than_there_are = before // PIECE + 8  # other tests may have left idle pieces
+    others = [queue_counts(LAYERS[:1]) for _ in range(more_than_there_are)]
     right = queue_counts(LAYERS[:1], "cpu")()
     hooks.replay_copies()  # over what is no reader's
     assert all(read() == right for read in others)
     others.clear()
     while_it_lives = hooks.counters()["live_pinned_bytes"]
-    assert while_it_lives > before, "eight readers at once need eight pieces"
+    assert while_it_lives > before, "so many readers at once need as many pieces"
     hooks.forget_graph()
-    others += [queue_counts(LAYERS[:1]) for _ in range(9)]
+    others += [queue_counts(LAYERS[:1]) for _ in range(more_than_there_are + 1)]
     assert hooks.counters()["live_pinned_bytes"] == while_it_lives, "the graph's piece is used again"
 
 

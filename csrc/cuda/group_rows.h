@@ -52,7 +52,7 @@ CBKERNELS_DEVICE void compare_item(const Layer& layer, int64_t item) {
   for (int step = width / 2; step > 0; step /= 2) bits |= __shfl_xor_sync(whole_warp, bits, step);
   if (lane_index() % width != 0) return;
   const bool leader_holds_nan = (bits >> 16 & 1u) != 0;
-  // Which rows these are is read again: kept in registers during the comparison, they would leave too few for its loads.
+  // Which rows these are is read again: kept in registers meanwhile, they would leave too few for the loads.
   if (leader_holds_nan) work.holds_nan[work.leader[read_now(work.order + begin_of_tile)]] = 1;
 #pragma unroll
   for (int r = 0; r < rows_per_lane; ++r) {
