@@ -158,7 +158,7 @@ build/emulation/built: $(STAMPS)/python $(EMULATED_FROM)
 	@touch $(@D)/_core*.so $@
 
 mutate: $(STAMPS)/test build/emulation/built ## plant faults in csrc/cuda: how many do the emulated tests catch?
-	@PATH="$$PWD/$(BIN):$$PATH" $(BIN)/python tests/emulation/mutate.py
+	@PATH="$$PWD/$(BIN):$$PATH" $(BIN)/python tests/emulation/mutate.py $(ARGS)
 
 mutate-python: $(STAMPS)/test build/emulation/built ## plant faults in the Python package: does a test notice each?
 	@$(BIN)/python tests/faults/mutate.py $(ARGS)

@@ -188,6 +188,13 @@ def test_the_grid_barrier_holds_when_its_counter_wraps(start: int, seed: int) ->
     assert sum(seen[2 + blocks :]) == 0, "a block went on before another had come"
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("threads", [32, 96, 256])
+def test_sums_over_a_block_follow_each_other(seed: int, threads: int) -> None:
+    hooks.schedule(seed)
+    assert launch("sum_in_a_row", 2, threads, 2 * threads, shared_bytes=33 * 8) == [0] * (2 * threads)
+
+
 def test_more_blocks_than_fit_run_one_after_the_other() -> None:
     with pytest.raises(RuntimeError, match="cudaErrorCooperativeLaunchTooLarge"):
         launch("wait_for_the_grid", 4, 64, 300, is_cooperative=True)

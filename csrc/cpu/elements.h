@@ -1,7 +1,8 @@
 // What "equal" means for 32 bytes of a row: each kind of element turns them into eight canonical words
 // (equal values <=> equal words, -0 became +0) and says which lanes hold a NaN. The loops over rows
 // (row_kernels_loops.h) are the same for all kinds. Other types are converted to one of these first (staging.h).
-// `Plain` compares without the grid: values that are equal there are equal on it, at less cost.
+// `Plain` compares without the grid: values that are equal there are equal on it, at less cost. `value_bytes` is the
+// size of a value as it is read, 0 for any.
 #pragma once
 #include "../rows/values.h"
 #include "simd.h"
@@ -33,6 +34,7 @@ struct Bits {
   Words differ(Words raw, Words leader) const { return raw ^ leader; }
   Words prepare(Words raw) const { return raw; }
   using Plain = Bits;
+  static constexpr int value_bytes = 0;
   static constexpr bool has_nan = false;
 };
 
@@ -47,6 +49,7 @@ struct Numbers {
   Words differ(Words raw, Words leader) const { return ~(Words)((Vector)raw == (Vector)leader); }
   Words prepare(Words raw) const { return raw; }
   using Plain = Numbers;
+  static constexpr int value_bytes = sizeof(Real);
   static constexpr bool has_nan = true;
 };
 using Float32 = Numbers<Floats, float>;
@@ -71,6 +74,7 @@ struct Packed {
     return canonical(raw, nan);
   }
   using Plain = Packed;
+  static constexpr int value_bytes = sizeof(Lane);
   static constexpr bool has_nan = true;
 };
 using Float16 = Packed<Halves, int16_t, largest_magnitude(DType::float16)>;
@@ -93,6 +97,7 @@ struct GridNumbers {
   Words differ(Words raw, Words leader) const { return ~(Words)(seen(raw) == (Vector)leader); }
   Words prepare(Words raw) const { return (Words)seen(raw); }
   using Plain = Numbers<Vector, Real>;
+  static constexpr int value_bytes = sizeof(Real);
   static constexpr bool has_nan = true;
 };
 using GridFloat32 = GridNumbers<Floats, float>;
@@ -120,6 +125,7 @@ struct GridRounded {
     return words | nan;  // a rounded NaN may look like any number: all ones are none
   }
   using Plain = Float32;
+  static constexpr int value_bytes = sizeof(float);
   static constexpr bool has_nan = true;
 };
 using GridFloat16 = GridRounded<false>;

@@ -157,12 +157,23 @@ void compare_lanes(const std::byte* column, const RowLeaders& leaders, int64_t f
 template <class E>
 void compare_column(const std::byte* column, const RowLeaders& leaders, int64_t first, int64_t count, int64_t itemsize,
                     const UpdateGrid& grid, std::byte* found) {
-  switch (itemsize) {
-    case 8: return compare_lanes<uint64_t, E>(column, leaders, first, count, grid, found);
-    case 4: return compare_lanes<uint32_t, E>(column, leaders, first, count, grid, found);
-    case 2: return compare_lanes<uint16_t, E>(column, leaders, first, count, grid, found);
-    default: return compare_lanes<uint8_t, E>(column, leaders, first, count, grid, found);
-  }
+  const auto compare = [&](auto lane) { compare_lanes<decltype(lane), E>(column, leaders, first, count, grid, found); };
+  constexpr int size = E::value_bytes;  // a kind that has one is compiled for that one alone
+  if constexpr (size == 8)
+    compare(uint64_t{});
+  else if constexpr (size == 4)
+    compare(uint32_t{});
+  else if constexpr (size == 2)
+    compare(uint16_t{});
+  else if constexpr (size == 1)
+    compare(uint8_t{});
+  else
+    switch (itemsize) {
+      case 8: return compare(uint64_t{});
+      case 4: return compare(uint32_t{});
+      case 2: return compare(uint16_t{});
+      default: return compare(uint8_t{});
+    }
 }
 
 // The words from here on, of which `num_bytes` are left: zeros stand behind them.

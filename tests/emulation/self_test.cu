@@ -104,6 +104,18 @@ __global__ void wait_at_the_grid_barrier(Out out) {
   }
 }
 
+// The sum over a block of csrc/cuda, again and again in the same space, which a warp may still read when another one is
+// at the next sum. For each thread: the sums that were wrong.
+__global__ void sum_in_a_row(Out out) {
+  auto* const space = reinterpret_cast<cbkernels::cuda::ScanSpace*>(emulation::dynamic_shared_memory());
+  const uint64_t before = threadIdx.x, all = blockDim.x;
+  for (uint64_t round = 1; round <= 50; ++round) {
+    const cbkernels::cuda::PrefixSum sum = cbkernels::cuda::block_exclusive_sum(round * (before + 1), space);
+    const bool is_right = sum.before == round * before * (before + 1) / 2 && sum.total == round * all * (all + 1) / 2;
+    out[thread_of_grid()] += is_right ? 0 : 1;
+  }
+}
+
 __global__ void read_shared_memory(Out out) {
   const unsigned char* shared = emulation::dynamic_shared_memory();
   out[thread_of_grid()] = shared[threadIdx.x] | (reinterpret_cast<uintptr_t>(shared) % 16) << 8;
@@ -176,6 +188,7 @@ constexpr SelfTest kernels[] = {
     {"race", race},
     {"wait_for_the_grid", wait_for_the_grid},
     {"wait_at_the_grid_barrier", wait_at_the_grid_barrier},
+    {"sum_in_a_row", sum_in_a_row},
     {"read_shared_memory", read_shared_memory},
     {"write_before_shared_memory", write_before_shared_memory},
     {"write_behind_shared_memory", write_behind_shared_memory},

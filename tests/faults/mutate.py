@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -103,12 +104,16 @@ def fails_without_a_fault(tests: list[str], folder: Path) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", type=int, nargs="*", help="numbers of the faults to plant")
+    choose = parser.add_mutually_exclusive_group()
+    choose.add_argument("--only", type=int, nargs="*", help="numbers of the faults to plant")
+    choose.add_argument("--sample", type=int, metavar="N", help="plant N faults, chosen at random")
     parser.add_argument("--jobs", type=int, default=2, help="faults at the same time")
     options = parser.parse_args()
     for fault in FAULTS:
         faulty_text(fault)
     chosen = list(range(len(FAULTS))) if options.only is None else options.only
+    if options.sample is not None:
+        chosen = sorted(random.sample(chosen, min(options.sample, len(FAULTS))))
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(options.jobs) as pool:
         free: Queue[Path] = Queue()
         for job in range(options.jobs):

@@ -38,7 +38,8 @@ if [ "$name" = address ]; then  # the emulated GPU switches stacks itself, which
   echo "==> building csrc/cuda as C++ with -fsanitize=$kind"
   log="$work/emulation-$name.log"
   { CXX="$compiler" CBKERNELS_CUDA=OFF cmake -S . -B "$work/emulation-$name" -G Ninja -DCBKERNELS_EMULATE_CUDA=ON \
-      -DCBKERNELS_SANITIZE="$kind" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DPython_EXECUTABLE="$(command -v python)" \
+      -DCBKERNELS_SANITIZE="$kind" -DCBKERNELS_CPU_OBJECTS="$work/objects-$name/CMakeFiles/_core.dir" \
+      -DCMAKE_BUILD_TYPE=RelWithDebInfo -DPython_EXECUTABLE="$(command -v python)" \
       -Dpybind11_DIR="$(python -m pybind11 --cmakedir)" && cmake --build "$work/emulation-$name"; } >"$log" 2>&1 \
     || { tail -n 60 "$log"; exit 1; }
   echo "    $SECONDS s"
