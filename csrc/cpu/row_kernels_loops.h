@@ -38,6 +38,11 @@ uint32_t differing_rows(const UpdateGrid& grid, const std::byte* const* rows, co
     found[r] = Words{};
   }
   int64_t at = 0;
+  for (; at + 2 * vector_bytes <= num_bytes; at += 2 * vector_bytes) {  // all of a cache line, before eight others come
+    const Words expected = element.prepare(load(leader + at)), next = element.prepare(load(leader + at + vector_bytes));
+    for (int r = 0; r < R; ++r)
+      found[r] |= element.differ(load(row[r] + at), expected) | element.differ(load(row[r] + at + vector_bytes), next);
+  }
   for (; at + vector_bytes <= num_bytes; at += vector_bytes) {
     const Words expected = element.prepare(load(leader + at));
     for (int r = 0; r < R; ++r) found[r] |= element.differ(load(row[r] + at), expected);
