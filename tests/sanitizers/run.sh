@@ -105,9 +105,11 @@ echo "==> tests under $kind"
 # The files beside the rooms: these are of Python alone and call the same kernels. Left out: random inputs, of which
 # there were some just now, what measures memory (a sanitizer's is a multiple of it), and what asks for more memory than
 # there is (a sanitizer's `operator new` ends the process instead of throwing bad_alloc).
+# Under ThreadSanitizer only those that ask for threads.
 kernels=()
 for file in tests/test_*.py; do
-  case "$file" in */test_memory.py | */test_random_against_reference.py) ;; *) kernels+=("$file") ;; esac
+  case "$file" in */test_memory.py | */test_random_against_reference.py) continue ;; esac
+  if [ "$name" = address ] || grep -qE 'num_threads|threading' "$file"; then kernels+=("$file"); fi
 done
 instrumented -m pytest "${kernels[@]}" --import-mode=importlib -p no:cacheprovider -q -W error --capture=sys \
   --deselect tests/test_refusals.py::test_memory_that_cannot_be_had_is_an_exception "$@"
