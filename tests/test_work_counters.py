@@ -186,6 +186,24 @@ def test_rows_of_few_bundles_go_straight_to_their_leaders(num_columns: int) -> N
     assert work["rows_sampled"] <= 130 * backends.num_threads(), "each thread looks for leaders by itself"
 
 
+@pytest.mark.parametrize(("num_bundles", "num_columns"), [(400, 64), (1000, 64), (2000, 16), (1000, 512)])
+def test_rows_of_many_bundles_go_straight_to_their_leaders_too(num_bundles: int, num_columns: int) -> None:
+    """512 rows show such bundles too seldom twice; a second look is taken, and only leaders are sampled."""
+    acts = normal(num_bundles, num_columns)[np.random.default_rng(3).integers(num_bundles, size=40_000)]
+    assert np.array_equal(cb.bundle_rows(acts), cb.bundle_rows(acts, backend="reference"))
+    work, pilots = work_of(lambda: cb.bundle_rows(acts)), (512 + 4096) * 64
+    assert work["bytes_touched"] <= 2.1 * work["bytes_total"] + pilots
+    assert work["rows_sampled"] <= 1.2 * num_bundles * backends.num_threads()
+
+
+@pytest.mark.parametrize("num_alike", [0, 2000, 8000])
+def test_different_short_rows_are_sampled_first(num_alike: int) -> None:
+    """A second look, where a first one finds some rows twice, does not take different rows for bundles."""
+    acts = normal(40_000, 64)
+    acts[np.random.default_rng(4).permutation(40_000)[:num_alike]] = 1
+    assert work_of(lambda: cb.bundle_rows(acts))["rows_sampled"] >= 40_000
+
+
 @pytest.mark.parametrize("num_rows", [70_000, 300_000])
 def test_most_keys_of_different_rows_need_no_table(num_rows: int) -> None:
     acts, num_threads = normal(num_rows, 64), backends.num_threads()

@@ -52,6 +52,20 @@ class KeysOfThisCall {
   std::unique_ptr<Keys> keys_;
 };
 
+// What is read about 16 KiB after this block of a row, where rows lie in memory as they are read; else the block.
+const std::byte* expected_after(const RowBlocks& rows, int64_t row, int64_t b, const std::byte* block) {
+  constexpr int64_t ahead_bytes = 16 << 10;
+  if (!rows.is_direct()) return block;
+  const int64_t num_blocks = rows.num_blocks();
+  if (num_blocks == 1) {
+    row += ahead_bytes / std::max<int64_t>(64, rows.row_bytes());
+    b = 0;
+  } else {
+    for (b += ahead_bytes / block_bytes; b >= num_blocks; b -= num_blocks) ++row;
+  }
+  return row < rows.num_rows() ? rows.row(row) + rows.block_begin(b) : block;
+}
+
 // Rows [begin, end), at most max_rows_at_once.
 void fingerprint_together(const RowBlocks& rows, int64_t begin, int64_t end, const Keys& keys, uint64_t* fingerprints,
                           uint8_t* holds_nan) {
@@ -73,7 +87,8 @@ void fingerprint_together(const RowBlocks& rows, int64_t begin, int64_t end, con
     for (int r = 0; r < count; ++r) {
       uint64_t sums[num_sums];
       holds_nan[begin + r] |=
-          rows.kernels().block_sums(pieces[r], rows.block_length(b), rows.grid(), keys.in_blocks.words, sums);
+          rows.kernels().block_sums(pieces[r], rows.block_length(b), expected_after(rows, begin + r, b, pieces[r]),
+                                    rows.grid(), keys.in_blocks.words, sums);
       for (int s = 0; s < num_sums; ++s) totals[r][s] += fingerprint::row_term(sums[s], key[2 * s], key[2 * s + 1]);
     }
   }

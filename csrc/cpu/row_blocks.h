@@ -50,7 +50,10 @@ class RowBlocks {
 
   // The routing hash of a piece (row_kernels.h): under the keys of this process, or those given last.
   uint64_t route(const std::byte* piece, int64_t num_bytes, uint64_t key, bool* nan) const {
-    return kernels_->route(piece, num_bytes, grid_, block_keys_->words, key, nan);
+    return route(piece, num_bytes, piece, key, nan);
+  }
+  uint64_t route(const std::byte* piece, int64_t num_bytes, const std::byte* expected, uint64_t key, bool* nan) const {
+    return kernels_->route(piece, num_bytes, expected, grid_, block_keys_->words, key, nan);
   }
   const uint32_t* block_keys() const { return block_keys_->words; }
   void route_by(const BlockKeys& keys) { block_keys_ = &keys; }

@@ -64,20 +64,21 @@ struct RowKernels {
   void (*compare_column)(const std::byte* column, const RowLeaders& leaders, int64_t first, int64_t count,
                          int64_t itemsize, const UpdateGrid& grid, std::byte* found);
   // 64-bit routing hash of a piece of at most 4 KiB under the keys of its blocks, chained on `key`; two pieces that
-  // differ share one with probability about 2^-32. Sets *nan when the piece holds one, else leaves it.
-  uint64_t (*route)(const std::byte* piece, int64_t num_bytes, const UpdateGrid& grid, const uint32_t* block_keys,
-                    uint64_t key, bool* nan);
+  // differ share one with probability about 2^-32. Sets *nan when the piece holds one, else leaves it. As many bytes
+  // will be expected at `expected` later: they are fetched meanwhile. The piece itself stands for nothing.
+  uint64_t (*route)(const std::byte* piece, int64_t num_bytes, const std::byte* expected, const UpdateGrid& grid,
+                    const uint32_t* block_keys, uint64_t key, bool* nan);
   // The same for `count` rows at once, `stride` bytes apart, from the pieces at the given offsets, each
   // num_bytes <= 64 long; writes keys and flags. The rows behind them are expected in the next call.
   void (*route_samples)(const std::byte* first, int64_t stride, int64_t count, const int64_t* offsets, int num_offsets,
                         int64_t num_bytes, const UpdateGrid& grid, const uint32_t* block_keys, uint64_t* keys,
                         uint8_t* nan);
-  // Block sums of the fingerprint; says whether the block holds a NaN.
-  bool (*block_sums)(const std::byte* block, int64_t num_bytes, const UpdateGrid& grid, const uint32_t* block_keys,
-                     uint64_t sums[fingerprint::num_sums]);
+  // Block sums of the fingerprint; says whether the block holds a NaN. `expected` as for `route`.
+  bool (*block_sums)(const std::byte* block, int64_t num_bytes, const std::byte* expected, const UpdateGrid& grid,
+                     const uint32_t* block_keys, uint64_t sums[fingerprint::num_sums]);
   // Any length. Does it hold a NaN?
   bool (*holds_nan)(const std::byte* piece, int64_t num_bytes, const UpdateGrid& grid);
-  // Any length, for the benchmarks: the fastest way to read memory once.
+  // Any length, for the benchmarks: reads memory once, from its begin to its end.
   uint64_t (*read)(const std::byte* from, int64_t num_bytes);
 };
 

@@ -31,6 +31,20 @@ inline Words load(const std::byte* from) {
   memcpy(&v, from, sizeof v);
   return v;
 }
+// Asks for a cache line that will be read soon, into the L2 cache. On processors with AVX2 a core waits for memory
+// and computes in turn where a loop has much to compute; asked for 16 KiB ahead, the fingerprints of rows in memory are
+// 20 to 40 % faster. On one with AVX-512 they became slower.
+inline void ask_for([[maybe_unused]] const std::byte* line) {
+#if !defined(__AVX512F__)
+  __builtin_prefetch(line, 0, 2);
+#endif
+}
+// What was loaded stays in a register: with 16 of them GCC would rather load it again, three times.
+inline void keep_in_register([[maybe_unused]] Words& v) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  asm("" : "+x"(v));
+#endif
+}
 inline Words splat(uint32_t x) { return Words{x, x, x, x, x, x, x, x}; }
 inline Floats splat(float x) { return Floats{x, x, x, x, x, x, x, x}; }
 inline Doubles splat(double x) { return Doubles{x, x, x, x}; }

@@ -141,7 +141,8 @@ inline int check(const InstructionSet& set, int64_t& num_checked) {
       const uint64_t chained_on = random();
       const auto num_bytes = static_cast<int64_t>(piece.bytes.size());
       bool nan = false;
-      const uint64_t hash = kernels.route(piece.bytes.data(), num_bytes, grid, keys.data(), chained_on, &nan);
+      const uint64_t hash =
+          kernels.route(piece.bytes.data(), num_bytes, piece.bytes.data(), grid, keys.data(), chained_on, &nan);
       bool right = nan == piece.holds_nan && (nan || hash == hash_of(piece.words, keys, chained_on));
       if (num_bytes <= 64) {
         const int64_t offset = 0;
