@@ -139,6 +139,17 @@ void Grouper::sample_rows(int64_t begin, int64_t end, const std::vector<int64_t>
     kernels_.route_samples(rows_.row(begin), rows_.row_stride(), end - begin, offsets.data(),
                            static_cast<int>(offsets.size()), length, rows_.grid(), rows_.block_keys(), keys + begin,
                            nan_.data() + begin);
+  } else if (rows_.has_bands() && rows_.copies_bands()) {  // many rows of a column at once
+    constexpr int64_t rows_at_once = 512, places[] = {0, line_bytes};
+    ScratchArray<std::byte> copy(rows_at_once * copied_band_stride);
+    const int64_t length = std::min(line_bytes, rows_.row_bytes() - offsets.back());
+    for (int64_t i = begin; i < end; i += rows_at_once) {
+      const int64_t count = std::min(rows_at_once, end - i);
+      for (size_t s = 0; s < offsets.size(); ++s)
+        rows_.copy_band(offsets[s], length, i, count, copy.data() + places[s]);
+      kernels_.route_samples(copy.data(), copied_band_stride, count, places, static_cast<int>(offsets.size()), length,
+                             rows_.grid(), rows_.block_keys(), keys + i, nan_.data() + i);
+    }
   } else {
     std::array<std::byte, line_bytes> scratch;
     for (int64_t i = begin; i < end; ++i) {

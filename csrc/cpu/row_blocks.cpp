@@ -87,18 +87,22 @@ const std::byte* RowBlocks::band(int64_t b, int64_t first, int64_t count, std::b
     return row(first) + place_in_row(b);
   }
   stride = copied_band_stride;
-  for_each_run(block_begin(b), block_length(b), [&](int64_t place, int64_t values, int64_t at) {
-    stagers_.band(row(first) + place, row_stride_, count, axes_.back().stride, values, scratch + at, stride);
-  });
+  copy_band(block_begin(b), block_length(b), first, count, scratch);
   return scratch;
+}
+
+void RowBlocks::copy_band(int64_t from, int64_t num_bytes, int64_t first, int64_t count, std::byte* scratch) const {
+  for_each_run(from, num_bytes, [&](int64_t place, int64_t values, int64_t at) {
+    stagers_.band(row(first) + place, row_stride_, count, axes_.back().stride, values, scratch + at,
+                  copied_band_stride);
+  });
 }
 
 void RowBlocks::compare_columns(int64_t b, int64_t first, int64_t count, const RowLeaders& leaders,
                                 std::byte* found) const {
   const int64_t stride = axes_.back().stride;
   for_each_run(block_begin(b), block_length(b), [&](int64_t place, int64_t values, int64_t) {
-    for (int64_t v = 0; v < values; ++v)
-      kernels_->compare_column(row(0) + place + v * stride, leaders, first, count, row_stride_, grid_, found);
+    kernels_->compare_columns(row(0) + place, stride, values, leaders, first, count, row_stride_, grid_, found);
   });
 }
 

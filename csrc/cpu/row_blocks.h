@@ -71,10 +71,12 @@ class RowBlocks {
   // Block b of `count` rows from `first` on, `stride` bytes apart: in place, or in scratch (copied_band_stride for
   // each). Only where has_bands().
   const std::byte* band(int64_t b, int64_t first, int64_t count, std::byte* scratch, int64_t& stride) const;
+  // The piece of `count` rows from `first` on that piece() gives of one, copied_band_stride apart; num_bytes <= 256.
+  void copy_band(int64_t from, int64_t num_bytes, int64_t first, int64_t count, std::byte* scratch) const;
   // Do the values of a column lie side by side, as the kernels read them? Only where copies_bands().
   bool has_contiguous_columns() const { return has_bands_ && reads_as_is_ && row_stride_ == itemsize(dtype_); }
-  // Where block b of rows [first, first + count) differs from their leaders' (row_kernels.h, compare_column): sets bits
-  // of found, row_stride() bytes a row. Only where has_contiguous_columns().
+  // Where block b of rows [first, first + count) differs from their leaders' (row_kernels.h): sets bits of found,
+  // row_stride() bytes a row. Only where has_contiguous_columns().
   void compare_columns(int64_t b, int64_t first, int64_t count, const RowLeaders& leaders, std::byte* found) const;
   // Block b of several rows, at most most_rows_at_once(); scratch: scratch_block_bytes for each.
   void blocks(const int64_t* rows, int num_rows, int64_t b, std::byte* scratch, const std::byte** out) const;

@@ -58,11 +58,12 @@ struct RowKernels {
   // Bit r is set when rows[r] equals leaders[r]; num_rows <= 32.
   uint32_t (*equal_pairs)(const std::byte* const* rows, const std::byte* const* leaders, int num_rows,
                           int64_t num_bytes, const UpdateGrid& grid);
-  // Of a column whose values lie side by side, itemsize bytes each: rows [first, first + count), first a multiple of
+  // Of columns whose values lie side by side, itemsize bytes each: rows [first, first + count), first a multiple of
   // rows_of_a_flag, against their leaders. Bits are set in found, itemsize bytes a row, where they differ; the last 32
   // bytes may end behind it.
-  void (*compare_column)(const std::byte* column, const RowLeaders& leaders, int64_t first, int64_t count,
-                         int64_t itemsize, const UpdateGrid& grid, std::byte* found);
+  void (*compare_columns)(const std::byte* columns, int64_t column_stride, int64_t num_columns,
+                          const RowLeaders& leaders, int64_t first, int64_t count, int64_t itemsize,
+                          const UpdateGrid& grid, std::byte* found);
   // 64-bit routing hash of a piece of at most 4 KiB under the keys of its blocks, chained on `key`; two pieces that
   // differ share one with probability about 2^-32. Sets *nan when the piece holds one, else leaves it. As many bytes
   // will be expected at `expected` later: they are fetched meanwhile. The piece itself stands for nothing.

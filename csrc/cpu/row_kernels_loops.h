@@ -162,43 +162,64 @@ inline Words differ(const E& element, Words values, Words leaders) {
   return element.differ(values, element.prepare(leaders));
 }
 
-template <class Lane, class E>
-void compare_lanes(const std::byte* column, const RowLeaders& leaders, int64_t first, int64_t count,
-                   const UpdateGrid& grid, std::byte* found) {
+// Several columns together are as many streams for the memory, and what was found is looked at once.
+template <class Lane, int num_columns, class E>
+void compare_lanes(const E& element, const std::byte* columns, int64_t column_stride, const RowLeaders& leaders,
+                   int64_t first, int64_t count, std::byte* found) {
   constexpr int64_t size = sizeof(Lane), lanes = vector_bytes / size;
-  const E element(grid);
-  const auto mark = [&](std::byte* to, Words differing) {
-    differing |= load(to);
-    memcpy(to, &differing, sizeof differing);
+  const auto leaders_at = [&](const int32_t* places, Words(&expected)[num_columns]) {
+    for (int c = 0; c < num_columns; ++c) expected[c] = gather<Lane>(columns + c * column_stride, places);
   };
-  int32_t same[lanes];
+  const auto mark = [&](int64_t i, const Words(&expected)[num_columns]) {
+    Words differing = load(found + i * size);
+    for (int c = 0; c < num_columns; ++c)
+      differing |= differ(element, load(columns + c * column_stride + (first + i) * size), expected[c]);
+    memcpy(found + i * size, &differing, sizeof differing);
+  };
+  int32_t places[lanes];
+  Words expected[num_columns];
   for (int64_t begin = 0; begin < count; begin += rows_of_a_flag) {
     const int64_t end = begin + rows_of_a_flag < count ? begin + rows_of_a_flag : count;
-    const int32_t* leader = leaders.of_row + first + begin;
-    const std::byte* values = column + (first + begin) * size;
-    std::byte* to = found + begin * size;
+    const int32_t* leader = leaders.of_row + first;
     int64_t i = begin;
     if (leaders.is_same[(first + begin) / rows_of_a_flag]) {
-      for (int32_t& place : same) place = *leader;
-      const Words expected = gather<Lane>(column, same);
-      for (; i + lanes <= end; i += lanes, values += vector_bytes, to += vector_bytes)
-        mark(to, differ(element, load(values), expected));
+      for (int32_t& place : places) place = leader[begin];
+      leaders_at(places, expected);
+      for (; i + lanes <= end; i += lanes) mark(i, expected);
     } else {
-      for (; i + lanes <= end; i += lanes, values += vector_bytes, to += vector_bytes)
-        mark(to, differ(element, load(values), gather<Lane>(column, leader + (i - begin))));
+      for (; i + lanes <= end; i += lanes) {
+        leaders_at(leader + i, expected);
+        mark(i, expected);
+      }
     }
     if (i == end) continue;
-    int32_t places[lanes];
-    for (int64_t k = 0; k < lanes; ++k) places[k] = leader[(i + k < end ? i + k : i) - begin];
+    for (int64_t k = 0; k < lanes; ++k) places[k] = leader[i + k < end ? i + k : i];
+    leaders_at(places, expected);
     const int64_t left = (end - i) * size;
-    mark(to, differ(element, load_tail(values, left), gather<Lane>(column, places)) & tail_mask(left));
+    Words differing{};
+    for (int c = 0; c < num_columns; ++c)
+      differing |= differ(element, load_tail(columns + c * column_stride + (first + i) * size, left), expected[c]);
+    differing = load(found + i * size) | (differing & tail_mask(left));
+    memcpy(found + i * size, &differing, sizeof differing);
   }
 }
 
 template <class E>
-void compare_column(const std::byte* column, const RowLeaders& leaders, int64_t first, int64_t count, int64_t itemsize,
-                    const UpdateGrid& grid, std::byte* found) {
-  const auto compare = [&](auto lane) { compare_lanes<decltype(lane), E>(column, leaders, first, count, grid, found); };
+void compare_columns(const std::byte* columns, int64_t column_stride, int64_t num_columns, const RowLeaders& leaders,
+                     int64_t first, int64_t count, int64_t itemsize, const UpdateGrid& grid, std::byte* found) {
+  const E element(grid);
+  const int64_t distance = column_stride < 0 ? -column_stride : column_stride;
+  const int64_t apart = distance == 0 ? 1 : (stream_bytes + distance - 1) / distance;  // columns
+  const auto compare = [&](auto lane) {
+    using Lane = decltype(lane);
+    int64_t c = 0;
+    for (; c + 4 * apart <= num_columns; c += 4 * apart)
+      for (int64_t k = c; k < c + apart; ++k)
+        compare_lanes<Lane, 4>(element, columns + k * column_stride, apart * column_stride, leaders, first, count,
+                               found);
+    for (; c < num_columns; ++c)
+      compare_lanes<Lane, 1>(element, columns + c * column_stride, column_stride, leaders, first, count, found);
+  };
   constexpr int size = E::value_bytes;  // a kind that has one is compiled for that one alone
   if constexpr (size == 8)
     compare(uint64_t{});
@@ -399,7 +420,7 @@ inline uint64_t read(const std::byte* from, int64_t num_bytes) {
 
 template <class E>
 constexpr RowKernels kernels_of() {
-  return {differing<E>, equal_run<E>,     known_run<E>,  equal_pairs<E>, compare_column<E>,
+  return {differing<E>, equal_run<E>,     known_run<E>,  equal_pairs<E>, compare_columns<E>,
           route<E>,     route_samples<E>, block_sums<E>, holds_nan<E>,   read};
 }
 
