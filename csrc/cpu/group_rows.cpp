@@ -66,6 +66,7 @@ class Grouper {
   int64_t scan_for_nan();
   void scan_row_by_row(const std::vector<int64_t>& unread);
   void scan_staged(const int64_t* rows, int64_t num_rows);
+  int64_t rows_without_gap(const int64_t* rows, int64_t num_rows) const;
   int64_t number_bundles();
 
   // parts of steps
@@ -560,11 +561,28 @@ void Grouper::scan_row_by_row(const std::vector<int64_t>& unread) {
   const int64_t chunk = std::max<int64_t>(1, (1 << 20) / std::max<int64_t>(1, rows_.row_bytes()));
   parallel_for(count, chunk, threads_for(count * rows_.row_bytes()), [&](int64_t begin, int64_t end) {
     if (!rows_.is_direct()) return scan_staged(unread.data() + begin, end - begin);
-    for (int64_t p = begin; p < end; ++p) {
-      const int64_t i = unread[p], from = static_cast<int64_t>(unread_from_[i]) * block_bytes;
-      nan_[i] = kernels_.holds_nan(rows_.row(i) + from, rows_.row_bytes() - from, rows_.grid());
+    for (int64_t p = begin, next = p; p < end; p = next) {
+      next = p + rows_without_gap(unread.data() + p, end - p);
+      const int64_t from = static_cast<int64_t>(unread_from_[unread[p]]) * block_bytes;
+      const int64_t num_bytes = (next - p) * rows_.row_bytes() - from;
+      if (!kernels_.holds_nan(rows_.row(unread[p]) + from, num_bytes, rows_.grid())) continue;
+      for (; p < next; ++p) {
+        const int64_t i = unread[p], first = static_cast<int64_t>(unread_from_[i]) * block_bytes;
+        nan_[i] = kernels_.holds_nan(rows_.row(i) + first, rows_.row_bytes() - first, rows_.grid());
+      }
     }
   });
+}
+
+// How many of these rows, one at least, lie behind each other as one piece of memory that is to be read: several places
+// of a long piece are read in turn. One that holds a NaN is read again, row by row.
+int64_t Grouper::rows_without_gap(const int64_t* rows, int64_t num_rows) const {
+  constexpr int64_t longest_bytes = 256 << 10;
+  if (rows_.row_stride() != rows_.row_bytes()) return 1;
+  const int64_t most = std::min(num_rows, longest_bytes / std::max<int64_t>(1, rows_.row_bytes()));
+  int64_t count = 1;
+  while (count < most && rows[count] == rows[count - 1] + 1 && unread_from_[rows[count]] == 0) ++count;
+  return count;
 }
 
 int64_t Grouper::number_bundles() {

@@ -394,6 +394,14 @@ bool holds_nan(const std::byte* piece, int64_t num_bytes, const UpdateGrid& grid
   if (!E::has_nan) return false;
   const E element(grid);
   int64_t at = 0;
+  for (; at + 4 * stream_bytes <= num_bytes; at += 4 * stream_bytes) {
+    Words nan[4] = {};
+    for (int64_t line = at; line < at + stream_bytes; line += 2 * vector_bytes)
+      for (int s = 0; s < 4; ++s)
+        for (int64_t half = 0; half < 2 * vector_bytes; half += vector_bytes)
+          element.canonical(load(piece + line + s * stream_bytes + half), nan[s]);
+    if (any(nan[0] | nan[1] | nan[2] | nan[3])) return true;
+  }
   while (at + vector_bytes <= num_bytes) {
     const int64_t stop = at + 16 * block_bytes < num_bytes ? at + 16 * block_bytes : num_bytes;
     Words nan[4] = {};
