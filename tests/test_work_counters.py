@@ -196,12 +196,16 @@ def test_rows_of_many_bundles_go_straight_to_their_leaders_too(num_bundles: int,
     assert work["rows_sampled"] <= 1.2 * num_bundles * backends.num_threads()
 
 
-@pytest.mark.parametrize("num_alike", [0, 2000, 8000])
-def test_different_short_rows_are_sampled_first(num_alike: int) -> None:
-    """A second look, where a first one finds some rows twice, does not take different rows for bundles."""
-    acts = normal(40_000, 64)
-    acts[np.random.default_rng(4).permutation(40_000)[:num_alike]] = 1
-    assert work_of(lambda: cb.bundle_rows(acts))["rows_sampled"] >= 40_000
+@pytest.mark.parametrize(
+    ("num_rows", "num_alike", "num_bundles"),
+    [(40_000, 0, 1), (40_000, 2000, 1), (40_000, 8000, 1), (300_000, 120_000, 300), (300_000, 120_000, 30)],
+)
+def test_different_short_rows_are_sampled_first(num_rows: int, num_alike: int, num_bundles: int) -> None:
+    """A second look, where a first one finds some rows twice, does not take different rows for bundles: beside rows of
+    some hundred bundles most are alone."""
+    acts, rng = normal(num_rows, 16), np.random.default_rng(4)
+    acts[rng.permutation(num_rows)[:num_alike]] = acts[rng.integers(num_bundles, size=num_alike)]
+    assert work_of(lambda: cb.bundle_rows(acts))["rows_sampled"] >= num_rows
 
 
 @pytest.mark.parametrize("num_rows", [70_000, 300_000])

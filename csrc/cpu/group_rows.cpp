@@ -51,7 +51,7 @@ class Grouper {
  private:
   // steps of run(), in order
   int64_t sample_all_rows();
-  struct Pilot { int64_t different = 0, once = 0, twice = 0; };
+  struct Pilot { int64_t different = 0, once = 0; };
   Pilot pilot(int64_t count) const;
   bool looks_full_of_duplicates();
   void group_in_one_pass(const uint8_t* skip);
@@ -141,7 +141,8 @@ void Grouper::sample_rows(int64_t begin, int64_t end, const std::vector<int64_t>
                            static_cast<int>(offsets.size()), length, rows_.grid(), rows_.block_keys(), keys + begin,
                            nan_.data() + begin);
   } else if (rows_.has_bands() && rows_.copies_bands()) {  // many rows of a column at once
-    constexpr int64_t rows_at_once = 512, places[] = {0, line_bytes};
+    constexpr int64_t places[] = {0, line_bytes};
+    const int64_t rows_at_once = std::min<int64_t>(512, end - begin);
     ScratchArray<std::byte> copy(rows_at_once * copied_band_stride);
     const int64_t length = std::min(line_bytes, rows_.row_bytes() - offsets.back());
     for (int64_t i = begin; i < end; i += rows_at_once) {
@@ -195,8 +196,7 @@ int64_t Grouper::sample_all_rows() {
   return group_repeated_keys(keys, nan_.data(), n, leader_, num_threads_, equal_keys_suffice, repeated);
 }
 
-// Evenly spaced rows, `count` of them: how many different samples they have, and how many samples are of one row and
-// of two.
+// Evenly spaced rows, `count` of them: how many different samples they have, and how many samples are of one row only.
 Grouper::Pilot Grouper::pilot(int64_t count) const {
   const int64_t n = rows_.num_rows(), ahead = 16, line = sample_offset(0, 1);
   std::vector<uint64_t> keys(count);
@@ -212,15 +212,14 @@ Grouper::Pilot Grouper::pilot(int64_t count) const {
   for (auto at = keys.begin(), next = at; at != keys.end(); at = next) {
     while (next != keys.end() && *next == *at) ++next;
     found.once += next - at == 1;
-    found.twice += next - at == 2;
     ++found.different;
   }
   return found;
 }
 
 // For short rows: are most of them not the first of their kind? Decides speed only. Of a thousand kinds 512 rows show
-// too few twice; where they show some, 4096 do, from which the number of kinds follows (Chao, "Nonparametric
-// estimation of the number of classes in a population", 1984; a lower bound).
+// too few twice; where they show some, 4096 are looked at. As many of the rows behind those are of a kind that was not
+// seen yet as have been seen once (Good, "The population frequencies of species", 1953), and ever fewer.
 bool Grouper::looks_full_of_duplicates() {
   constexpr int64_t few = 512, many = 4096, worth_a_look = few / 16;
   const int64_t n = rows_.num_rows();
@@ -228,9 +227,8 @@ bool Grouper::looks_full_of_duplicates() {
   const Pilot first = pilot(few);
   if (2 * first.different <= few) return true;
   if (few - first.different < worth_a_look || n < 16 * few) return false;
-  const Pilot second = pilot(std::min(many, n / 8));
-  const int64_t unseen = second.once * (second.once - 1) / (2 * (second.twice + 1));
-  return 2 * (second.different + unseen) <= n;
+  const int64_t count = std::min(many, n / 8);
+  return 3 * pilot(count).once <= count;
 }
 
 std::vector<Follower> Grouper::followers() const {
@@ -559,6 +557,7 @@ void Grouper::scan_row_by_row(const std::vector<int64_t>& unread) {
   const int64_t count = static_cast<int64_t>(unread.size());
   for (const int64_t i : unread) last_work().bytes_touched += bytes_in(unread_from_[i], rows_.num_blocks());
   const int64_t chunk = std::max<int64_t>(1, (1 << 20) / std::max<int64_t>(1, rows_.row_bytes()));
+  std::atomic<int64_t> read_again{0};
   parallel_for(count, chunk, threads_for(count * rows_.row_bytes()), [&](int64_t begin, int64_t end) {
     if (!rows_.is_direct()) return scan_staged(unread.data() + begin, end - begin);
     for (int64_t p = begin, next = p; p < end; p = next) {
@@ -566,12 +565,14 @@ void Grouper::scan_row_by_row(const std::vector<int64_t>& unread) {
       const int64_t from = static_cast<int64_t>(unread_from_[unread[p]]) * block_bytes;
       const int64_t num_bytes = (next - p) * rows_.row_bytes() - from;
       if (!kernels_.holds_nan(rows_.row(unread[p]) + from, num_bytes, rows_.grid())) continue;
+      read_again += next > p + 1 ? num_bytes : 0;
       for (; p < next; ++p) {
         const int64_t i = unread[p], first = static_cast<int64_t>(unread_from_[i]) * block_bytes;
         nan_[i] = kernels_.holds_nan(rows_.row(i) + first, rows_.row_bytes() - first, rows_.grid());
       }
     }
   });
+  last_work().bytes_touched += read_again;
 }
 
 // How many of these rows, one at least, lie behind each other as one piece of memory that is to be read: several places

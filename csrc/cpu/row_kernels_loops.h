@@ -132,12 +132,13 @@ int64_t equal_run(const std::byte* first, int64_t stride, int64_t count, const s
   int64_t i = 0;
   while (i < count) {
     const std::byte* next = first + i * stride;
-    const bool may_go_on = rows > 0 && i >= rows && count - i >= num_streams * rows;  // as many were equal
-    if (may_go_on && streams_equal<E, num_streams>(element, next, stride, rows, leader, num_bytes, grid)) {
+    const bool tries = rows > 0 && i >= rows && count - i >= num_streams * rows;  // one stream was equal
+    if (tries && streams_equal<E, num_streams>(element, next, stride, rows, leader, num_bytes, grid)) {
       i += num_streams * rows;
       continue;
     }
-    for (const int64_t stop = rows > 0 && i + rows < count ? i + rows : count; i < stop; ++i)
+    // where a try failed, a row that differs is near
+    for (const int64_t stop = rows > 0 && !tries && i + rows < count ? i + rows : count; i < stop; ++i)
       if (!equals(element, first + i * stride, leader, num_bytes)) return i;
   }
   return count;
