@@ -476,13 +476,14 @@ assert issubclass(LayerMonitorCallback, pl.Callback)
 class Module(pl.LightningModule):
     def __init__(self):
         super().__init__()
-        self.net = torch.nn.Sequential(torch.nn.Linear(8, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+        self.net = torch.nn.Sequential(torch.nn.Linear(8, 6), torch.nn.Tanh(), torch.nn.Linear(6, 2))  # no conflicts
     def forward(self, x):
         return self.net(x)
     def training_step(self, batch, index):
         return torch.nn.functional.cross_entropy(self(batch[0]), batch[1])
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
+torch.manual_seed(0)
 x, y = torch.randn(16, 8), torch.arange(16) % 2
 data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=8)
 callback = LayerMonitorCallback((x, y))
