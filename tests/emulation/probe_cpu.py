@@ -16,6 +16,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = (
     "tests/test_work_counters.py",
+    "tests/test_equal_short_rows.py",
+    "tests/test_nan_in_different_rows.py",
     "tests/test_memory_orders.py::test_the_last_rows_of_columns",
     "tests/test_memory_orders.py::test_no_order_is_read_more_than_two_and_a_half_times",
     "tests/test_random_against_reference.py::test_more_rows_than_one_table_holds",
