@@ -98,7 +98,7 @@ inline bool equals(const E& element, const std::byte* row, const std::byte* lead
   return !any(found);
 }
 
-// Rows that follow each other as several streams, 16 KiB apart: a core reads them a third faster than one.
+// Memory that is read as several streams, 16 KiB apart: some cores read them a third faster than one.
 constexpr int64_t stream_bytes = 16 << 10;
 
 inline int64_t rows_of_a_stream(int64_t stride) {
@@ -395,7 +395,7 @@ bool holds_nan(const std::byte* piece, int64_t num_bytes, const UpdateGrid& grid
   if (!E::has_nan) return false;
   const E element(grid);
   int64_t at = 0;
-  for (; at + 4 * stream_bytes <= num_bytes; at += 4 * stream_bytes) {
+  for (; at + 4 * stream_bytes <= num_bytes; at += 4 * stream_bytes) {  // as four streams, a line of each in turn
     Words nan[4] = {};
     for (int64_t line = at; line < at + stream_bytes; line += 2 * vector_bytes)
       for (int s = 0; s < 4; ++s)

@@ -31,9 +31,9 @@ inline Words load(const std::byte* from) {
   memcpy(&v, from, sizeof v);
   return v;
 }
-// Asks for a cache line that will be read soon, into the L2 cache. On processors with AVX2 a core waits for memory
-// and computes in turn where a loop has much to compute; asked for 16 KiB ahead, the fingerprints of rows in memory are
-// 20 to 40 % faster. On one with AVX-512 they became slower.
+// Asks for a cache line that will be read soon, into the L2 cache. A core with AVX2 was seen to wait for memory and
+// to compute in turn where a loop has much to compute; asked for 16 KiB ahead, the fingerprints of rows in memory
+// became 20 to 40 % faster there. On a core with AVX-512 they became slower.
 inline void ask_for([[maybe_unused]] const std::byte* line) {
 #if !defined(__AVX512F__)
   __builtin_prefetch(line, 0, 2);
