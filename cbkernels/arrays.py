@@ -69,6 +69,10 @@ class Rows(NamedTuple):
         """The same memory as a NumPy array; types that NumPy lacks as unsigned integers."""
         if self.device != "cpu":
             raise ValueError(f"acts is on {self.device}; move it to the CPU for this backend")
+        array: npt.NDArray[Any] = self.owner
+        is_numpy = type(array) is np.ndarray and self.dtype not in _RAW
+        if is_numpy and array.shape == self.shape and _core.address_of(array) == self.pointer:
+            return array
         kind = np.dtype(_RAW.get(self.dtype, self.dtype))
         interface = {"data": (self.pointer, True), "shape": self.shape, "strides": self.strides,
                      "typestr": kind.str, "version": 3}  # fmt: skip
@@ -122,7 +126,9 @@ def as_labels(labels: object, rows: Rows) -> Labels:
         ValueError: not of shape (N,), or on another device than the activations.
         TypeError: not integers.
     """
-    return as_labels_of_layers(labels, [rows], ["acts"])
+    view = _integers(labels)
+    _require_one_for_each(view, rows, "acts")
+    return Labels(*view)
 
 
 def as_labels_of_layers(labels: object, layers: Sequence[Rows], called: Sequence[str]) -> Labels:
@@ -131,17 +137,26 @@ def as_labels_of_layers(labels: object, layers: Sequence[Rows], called: Sequence
     Raises:
         ValueError, TypeError: as ``as_labels``.
     """
+    view = _integers(labels)
+    for layer, rows in zip(called, layers, strict=True):
+        _require_one_for_each(view, rows, layer)
+    return Labels(*view)
+
+
+def _integers(labels: object) -> Rows:
     view = _view(labels, "labels")
     if view.dtype in _FLOATS:
         raise not_numbered("labels has", view.dtype)
-    for layer, rows in zip(called, layers, strict=True):
-        if len(view.shape) != 1:
-            raise ValueError(f"labels has shape {view.shape}; it must be ({rows.shape[0]},), one label per row")
-        if view.shape[0] != rows.shape[0]:
-            raise ValueError(f"labels has {view.shape[0]} entries for {rows.shape[0]} rows; they must agree")
-        if view.device != rows.device:
-            raise ValueError(f"{layer} is on {rows.device} and labels on {view.device}; move one to the other")
-    return Labels(*view)
+    return view
+
+
+def _require_one_for_each(labels: Rows, rows: Rows, layer: str) -> None:
+    if len(labels.shape) != 1:
+        raise ValueError(f"labels has shape {labels.shape}; it must be ({rows.shape[0]},), one label per row")
+    if labels.shape[0] != rows.shape[0]:
+        raise ValueError(f"labels has {labels.shape[0]} entries for {rows.shape[0]} rows; they must agree")
+    if labels.device != rows.device:
+        raise ValueError(f"{layer} is on {rows.device} and labels on {labels.device}; move one to the other")
 
 
 def not_numbered(labels: str, dtype: object) -> TypeError:
@@ -152,11 +167,11 @@ def not_numbered(labels: str, dtype: object) -> TypeError:
 
 
 def _view(x: object, name: str) -> Rows:
+    if isinstance(x, np.ndarray):
+        return _numpy_view(x, name)
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(x, torch.Tensor):
         return _torch_view(torch, x, name)
-    if isinstance(x, np.ndarray):
-        return _numpy_view(x, name)
     if isinstance(x, tuple) and hasattr(x, "batch_sizes"):  # torch's PackedSequence
         raise TypeError(
             f"{name} is a {type(x).__name__}; pass torch.nn.utils.rnn.pad_packed_sequence(x, batch_first=True)[0]"
@@ -182,12 +197,18 @@ _NUMPY = {np.dtype(name): (name, code) for name, code in _CODE.items() if name n
 
 
 def _numpy_view(x: npt.NDArray[Any], name: str) -> Rows:
+    if type(x) is not np.ndarray:
+        _require_values(x, name)
+    dtype, code = _NUMPY.get(x.dtype) or _rare_type(x.dtype, name)
+    return Rows(_core.address_of(x), x.shape, x.strides, dtype, code, "cpu", x)
+
+
+def _require_values(x: npt.NDArray[Any], name: str) -> None:
+    """Refuse arrays that are more than their memory, or less."""
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array; fill it first, for example with .filled(0)")
     if isinstance(x, np.memmap) and 0 not in x.shape:
         _require_file(x, name)
-    dtype, code = _NUMPY.get(x.dtype) or _rare_type(x.dtype, name)
-    return Rows(_core.address_of(x), x.shape, x.strides, dtype, code, "cpu", x)
 
 
 def _rare_type(kind: np.dtype[Any], name: str) -> tuple[str, int]:

@@ -1,8 +1,8 @@
 """What a stream keeps on a GPU: a fingerprint and a label of each row, 24 bytes, in torch tensors.
 
 Adding rows never waits for the GPU, so rows that hold a NaN stay in, with the fingerprint (0, 0).
-Each call may come on another of torch's streams: it is queued behind the one before. Twin:
-``row_store.py``.
+Each call may come on another of torch's streams: it is queued behind the one before. They grow by blocks
+that are never copied again. Twin: ``row_store.py``.
 """
 
 from __future__ import annotations
@@ -19,6 +19,13 @@ from .arrays import Labels, Rows, may_hold_nan
 from .backends import Cuda
 from .entropy import BundleCounts
 from .grid import UpdateGrid
+
+_LARGEST_BLOCK_ROWS = 1 << 16
+
+
+def rows_of_next_block(num_rows: int) -> int:
+    """Rows of the block behind ``num_rows`` rows: half of them, so at most a third is ever unused."""
+    return min(_LARGEST_BLOCK_ROWS, max(64, num_rows // 2))
 
 
 class _Block:
@@ -119,7 +126,7 @@ class GpuRowStore:
         first = min(num_rows, len(self._blocks[-1].labels) - self._blocks[-1].used) if self._blocks else 0
         pieces = [(self._blocks[-1], first)] if first else []
         if first < num_rows:
-            size = max(num_rows - first, row_store.rows_of_next_block(self.size + first))
+            size = max(num_rows - first, rows_of_next_block(self.size + first))
             patterns = torch.empty((size, 2), dtype=torch.int64, device=self.device)
             block = _Block(patterns, torch.empty(size, dtype=torch.int64, device=self.device), 0)
             self._blocks.append(block)

@@ -73,30 +73,37 @@ class HeldRows:
         Raises:
             TypeError, ValueError: rows of another type or width, or labels that cannot be kept; nothing is added.
         """
-        self._require_same_rows(rows.dtype, rows.num_columns)
-        after = copy.copy(self)
-        after._add(rows, labels, grid, backend)
-        self._become(after)
-
-    def _add(self, rows: Rows, labels: Labels, grid: UpdateGrid | None, backend: backends.Backend) -> None:
+        num_columns = rows.num_columns
+        self._require_same_rows(rows.dtype, num_columns)
+        after: dict[str, Any]
         if backend.on_gpu is not None and _has_tensors_for(rows):
-            if DTYPES[labels.code] == "uint64":
-                raise ValueError("labels has dtype uint64, whose range a GPU stream does not look at; convert to int64")
-            self._store_of(rows.device, backend.on_gpu, rows.dtype).append(rows, labels, grid, self.key)
+            after = self._with_rows_on_gpu(rows, labels, grid, backend.on_gpu)
         else:
-            self._add_on_cpu(rows, labels, grid, backend)
-        self._remember(rows.dtype, rows.num_columns, rows.device, backend.name)
+            after = self._with_rows_on_cpu(rows, labels, grid, backend)
+        after |= {"dtype": rows.dtype, "num_columns": num_columns, "device": rows.device, "backend": backend.name}
+        vars(self).update(after)  # one step for Python: Ctrl-C comes before or behind it
 
-    def _add_on_cpu(self, rows: Rows, labels: Labels, grid: UpdateGrid | None, backend: backends.Backend) -> None:
+    def _with_rows_on_gpu(
+        self, rows: Rows, labels: Labels, grid: UpdateGrid | None, backend: backends.Cuda
+    ) -> dict[str, Any]:
+        if DTYPES[labels.code] == "uint64":
+            raise ValueError("labels has dtype uint64, whose range a GPU stream does not look at; convert to int64")
+        after = copy.copy(self)
+        after._store_of(rows.device, backend, rows.dtype).append(rows, labels, grid, self.key)
+        return vars(after)
+
+    def _with_rows_on_cpu(
+        self, rows: Rows, labels: Labels, grid: UpdateGrid | None, backend: backends.Backend
+    ) -> dict[str, Any]:
         label_values = labels.raw()
-        if label_values.dtype == np.uint64 and (label_values > np.uint64(2**63 - 1)).any():
+        if DTYPES[labels.code] == "uint64" and (label_values > np.uint64(2**63 - 1)).any():
             raise ValueError(f"labels holds {int(label_values.max())}; streaming takes labels below 2**63")
         fingerprints, holds_nan = backend.row_fingerprints(rows, grid, self.key)
-        num_nan_rows = int(np.count_nonzero(holds_nan))
+        num_nan_rows = holds_nan.tobytes().count(True)
         if num_nan_rows:
             fingerprints, label_values = fingerprints[~holds_nan], label_values[~holds_nan]
-        self._on_cpu.append(fingerprints, label_values)
-        self._num_nan_rows += num_nan_rows
+        on_cpu = self._on_cpu.with_rows(fingerprints, np.array(label_values, np.int64))
+        return {"_on_cpu": on_cpu, "_num_nan_rows": self._num_nan_rows + num_nan_rows}
 
     def _store_of(self, device: str, backend: backends.Cuda, dtype: str) -> GpuRowStore:
         store = self.on_gpus.get(device)
@@ -118,8 +125,8 @@ class HeldRows:
         after._key = other.key
         for device, store in other.on_gpus.items():
             after._store_of(device, store.backend, store.dtype).extend(store)
-        for fingerprints, labels in list(other._on_cpu.blocks()):
-            after._on_cpu.append(fingerprints, labels)
+        for fingerprints, labels in other._on_cpu.blocks():
+            after._on_cpu = after._on_cpu.with_rows(fingerprints, labels)
         after._num_nan_rows += other._num_nan_rows
         after._remember(other.dtype, other.num_columns, other.device, other.backend)
         self._become(after)
@@ -129,7 +136,7 @@ class HeldRows:
         dtype: str | None, num_columns: int,
     ) -> None:  # fmt: skip
         """Add what ``on_host`` of another one told, to nothing so far."""
-        self._on_cpu.append(fingerprints, labels)
+        self._on_cpu = self._on_cpu.with_rows(fingerprints.copy(), labels.copy())
         self._key = key
         self._num_nan_rows = num_nan_rows
         self.dtype, self.num_columns = dtype, num_columns
@@ -159,20 +166,18 @@ class HeldRows:
         """All rows without NaN on the CPU, and the number of rows with NaN; waits for a GPU that holds some."""
         if not self.on_gpus:
             return self._on_cpu, self._num_nan_rows
-        gathered, num_nan_rows = RowStore(), self._num_nan_rows
-        for fingerprints, labels in self._on_cpu.blocks():
-            gathered.append(fingerprints, labels)
+        gathered, num_nan_rows = self._on_cpu, self._num_nan_rows
         for store in self.on_gpus.values():
             if store.size:
                 fingerprints, labels, nan_rows = store.on_host()
-                gathered.append(fingerprints, labels)
+                gathered = gathered.with_rows(fingerprints, labels)
                 num_nan_rows += nan_rows
         return gathered, num_nan_rows
 
     def __copy__(self) -> HeldRows:
         twin = HeldRows()
         on_gpus = {device: copy.copy(store) for device, store in self.on_gpus.items()}
-        vars(twin).update(vars(self), _on_cpu=copy.copy(self._on_cpu), on_gpus=on_gpus)
+        vars(twin).update(vars(self), on_gpus=on_gpus)
         return twin
 
     def _become(self, after: HeldRows) -> None:

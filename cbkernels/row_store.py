@@ -1,63 +1,61 @@
 """What a stream keeps on the CPU: a fingerprint and a label of each row, 24 bytes.
 
-Its twin for a GPU is ``gpu_row_store.py``; both grow by blocks that are never copied again.
+Its twin for a GPU is ``gpu_row_store.py``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 Fingerprints = npt.NDArray[np.uint64]
 Labels = npt.NDArray[np.int64]
+Block = tuple[Fingerprints, Labels]
+"""(n, 2) fingerprints and (n,) labels that nobody writes to any more."""
 
-_LARGEST_BLOCK_ROWS = 1 << 16
-
-
-def rows_of_next_block(num_rows: int) -> int:
-    """Rows of the block behind ``num_rows`` rows: half of them, so at most a third is ever unused."""
-    return min(_LARGEST_BLOCK_ROWS, max(64, num_rows // 2))
+_MOST_BATCHES = 32
+_FULL_BLOCK_ROWS = 1 << 16
 
 
 class RowStore:
-    """Growing arrays of (fingerprint, label)."""
+    """Blocks of (fingerprint, label), which are never written again: whoever holds a store may share its arrays.
+
+    Batches stay as they come, for in the middle of a training whatever an update touches is far away from the
+    processor; when there are 32 of them, they become a block, or join one that is not full.
+
+    Attributes:
+        size: number of rows.
+    """
 
     def __init__(self) -> None:
-        self._blocks: list[tuple[Fingerprints, Labels]] = []
-        self._used = 0  # rows of the last block
         self.size = 0
+        self._full: tuple[Block, ...] = ()
+        self._batches: tuple[Block, ...] = ()
 
-    def __copy__(self) -> RowStore:
-        twin = RowStore()  # shares the arrays, which are written only behind the rows that either holds
-        twin._blocks, twin._used, twin.size = self._blocks.copy(), self._used, self.size
-        return twin
+    def with_rows(self, fingerprints: Fingerprints, labels: Labels) -> RowStore:
+        """A store that holds these (n, 2) fingerprints and (n,) labels too: the arrays themselves, not copies."""
+        after = RowStore()
+        after.size = self.size + len(labels)
+        after._full, after._batches = self._full, (*self._batches, (fingerprints, labels))
+        if len(labels) < _FULL_BLOCK_ROWS and len(after._batches) > _MOST_BATCHES:
+            after._batches = (_joined(after._batches),)
+        if len(after._batches[-1][1]) >= _FULL_BLOCK_ROWS:
+            after._full, after._batches = after._full + after._batches, ()
+        return after
 
-    def append(self, fingerprints: npt.NDArray[Any], labels: npt.NDArray[Any]) -> None:
-        """Copy (n, 2) fingerprints and (n,) labels."""
-        done = 0
-        while done < len(labels):
-            if not self._blocks or self._used == len(self._blocks[-1][1]):
-                rows = rows_of_next_block(self.size)
-                self._blocks.append((np.empty((rows, 2), np.uint64), np.empty(rows, np.int64)))
-                self._used = 0
-            open_fingerprints, open_labels = self._blocks[-1]
-            take = min(len(labels) - done, len(open_labels) - self._used)
-            open_fingerprints[self._used : self._used + take] = fingerprints[done : done + take]
-            open_labels[self._used : self._used + take] = labels[done : done + take]
-            self._used += take
-            done += take
-        self.size += done
+    def blocks(self) -> Iterator[Block]:
+        """All rows, 65,536 at most at a time."""
+        for fingerprints, labels in self._full + self._batches:
+            for begin in range(0, len(labels), _FULL_BLOCK_ROWS):
+                here = slice(begin, begin + _FULL_BLOCK_ROWS)
+                yield fingerprints[here], labels[here]
 
-    def blocks(self) -> Iterator[tuple[Fingerprints, Labels]]:
-        """All rows, as views."""
-        yield from self._blocks[:-1]
-        for fingerprints, labels in self._blocks[-1:]:
-            yield fingerprints[: self._used], labels[: self._used]
-
-    def concatenated(self) -> tuple[Fingerprints, Labels]:
+    def concatenated(self) -> Block:
         """All rows, as copies."""
-        blocks = [(np.empty((0, 2), np.uint64), np.empty(0, np.int64)), *self.blocks()]
-        return np.concatenate([b[0] for b in blocks]), np.concatenate([b[1] for b in blocks])
+        return _joined(((np.empty((0, 2), np.uint64), np.empty(0, np.int64)), *self.blocks()))
+
+
+def _joined(blocks: tuple[Block, ...]) -> Block:
+    return np.concatenate([fingerprints for fingerprints, _ in blocks]), np.concatenate([y for _, y in blocks])

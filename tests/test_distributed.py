@@ -218,11 +218,10 @@ def test_steps_hold_every_part_once_and_not_too_much(rows: dict[str, int], at_on
 @given(seed=st.integers(0, 10**6), num_ranks=st.integers(1, 300), num_shares=st.integers(1, 40))
 def test_shares_and_owners_are_a_partition(seed: int, num_ranks: int, num_shares: int) -> None:
     rng = np.random.default_rng(seed)
-    store = RowStore()
     fingerprints = rng.integers(0, 2**64, (300, 2), np.uint64, endpoint=False)[rng.integers(300, size=700)]
     fingerprints[:4, 0] = [0, 2**64 - 1, 2**63, 2**63 - 1]
     labels = rng.integers(-2, 2, 700)
-    store.append(fingerprints, labels)
+    store = RowStore().with_rows(fingerprints, labels)
     owner_of: dict[tuple[int, int], tuple[int, int]] = {}
     seen: dict[tuple[int, int, int], int] = {}
     for share in range(num_shares):

@@ -84,8 +84,8 @@ FAULTS = [
     # --- streams and ranks
     Fault(
         "held_rows.py",
-        "        self._num_nan_rows += num_nan_rows\n",
-        "        self._num_nan_rows = num_nan_rows\n",
+        '"_num_nan_rows": self._num_nan_rows + num_nan_rows}',
+        '"_num_nan_rows": num_nan_rows}',
         "streaming: only the last batch's NaN rows count",
         ("test_streaming.py",),
     ),
@@ -104,10 +104,24 @@ FAULTS = [
         ("test_streaming.py",),
     ),
     Fault(
-        "row_store.py",
+        "gpu_row_store.py",
         "return min(_LARGEST_BLOCK_ROWS, max(64, num_rows // 2))",
         "return max(64, num_rows)",
-        "row store: as much memory unused as used",
+        "row store of a GPU: as much memory unused as used",
+        ("test_gpu_streaming.py",),
+    ),
+    Fault(
+        "row_store.py",
+        "after._batches = (_joined(after._batches),)",
+        "pass",
+        "row store: a batch of one row is kept as two arrays for ever",
+        ("test_streaming.py",),
+    ),
+    Fault(
+        "held_rows.py",
+        "np.array(label_values, np.int64)",
+        "np.asarray(label_values, np.int64)",
+        "streaming: labels are not copied",
         ("test_streaming.py",),
     ),
     Fault(
