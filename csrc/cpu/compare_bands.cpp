@@ -14,8 +14,17 @@ namespace cbkernels {
 namespace {
 
 constexpr int64_t copied_rows_at_once = 512;  // of a band: 160 KiB; fewer break the streams of narrow types
-constexpr int64_t filtered_rows_at_once = 8192;  // of a column: 32 KiB of float32, which a prefetcher follows
+constexpr int64_t most_filtered_rows = 8192, most_filtered_bytes = 64 << 10;  // of a column: which a prefetcher follows
 constexpr int pairs_at_once = 8;
+constexpr int64_t ahead_bytes = 16 << 10;  // of a band that is compared in place: what is asked for meanwhile
+
+int64_t filtered_rows_at_once(const RowBlocks& rows) {
+  return std::min(most_filtered_rows, most_filtered_bytes / rows.row_stride());
+}
+
+bool is_zero(const std::byte* from, int64_t num_bytes) {
+  return num_bytes == 0 || (*from == std::byte{0} && std::memcmp(from, from + 1, num_bytes - 1) == 0);
+}
 
 struct Chunk {  // rows of a band that are copied together, or all rows where none is
   int64_t first_row, num_rows;
@@ -50,12 +59,14 @@ class BandComparison {
   struct Band {
     const std::byte* origin;  // of the chunk's first row
     int64_t stride, length;
+    int64_t ahead;  // bytes from a row to the one that is asked for; 0: it is here
   };
   // What one walk keeps.
   struct Walk {
     Walk(const BandComparison& of, int64_t num_kept, bool filters)
-        : kept(num_kept * copied_band_stride), found(filters ? filtered_rows_at_once * of.rows_.row_stride() : 0),
-          kept_of(num_kept, -1), num_left(of.chunks_.size(), 0) {}
+        : kept(num_kept * copied_band_stride),
+          found(filters ? filtered_rows_at_once(of.rows_) * of.rows_.row_stride() : 0), kept_of(num_kept, -1),
+          num_left(of.chunks_.size(), 0) {}
     ScratchArray<std::byte> kept;  // blocks of leaders, where bands are copied
     ScratchArray<std::byte> found;  // of filtered rows: bits where they differ from their leader
     std::vector<int32_t> kept_of;  // of each leader: the block that is kept
@@ -71,7 +82,7 @@ class BandComparison {
   int64_t compare_chunk(const Chunk& chunk, const Band& band, int32_t b, const std::byte* leaders,
                         Departure* departures) const;
   int64_t compare_pairs(const std::byte* const* row, const std::byte* const* leader, const size_t* follower, int count,
-                        int64_t length, int32_t b, Departure* departures) const;
+                        const Band& band, int32_t b, Departure* departures) const;
   void hash(const std::byte* block, int64_t length, Departure& departure) const {
     departure.key = rows_.route(block, length, departure.key, &departure.nan);
   }
@@ -133,7 +144,7 @@ bool BandComparison::is_equal_by_columns(const Chunk& chunk, int32_t b, Walk& wa
   const int64_t size = rows_.row_stride();
   if (chunk.first_row < walk.filtered_from || chunk.first_row >= walk.filtered_to) {
     walk.filtered_from = chunk.first_row;
-    walk.filtered_to = std::min(chunk.first_row + filtered_rows_at_once, rows_.num_rows());
+    walk.filtered_to = std::min(chunk.first_row + filtered_rows_at_once(rows_), rows_.num_rows());
     const int64_t count = walk.filtered_to - walk.filtered_from;
     std::memset(walk.found.data(), 0, count * size);
     rows_.compare_columns(b, walk.filtered_from, count, {leader_of_row_.data(), is_same_leader_.data()},
@@ -141,7 +152,7 @@ bool BandComparison::is_equal_by_columns(const Chunk& chunk, int32_t b, Walk& wa
     touched += count * rows_.block_length(b);
   }
   const std::byte* found = walk.found.data() + (chunk.first_row - walk.filtered_from) * size;
-  return std::all_of(found, found + chunk.num_rows * size, [](std::byte byte) { return byte == std::byte{0}; });
+  return is_zero(found, chunk.num_rows * size);
 }
 
 // Those of the chunk, and those that its followers have elsewhere.
@@ -165,10 +176,11 @@ int32_t BandComparison::walk(int32_t begin, int32_t end, bool may_stop, Departur
   ScratchArray<std::byte> copy(copies ? copied_rows_at_once * copied_band_stride : 0);
   Walk walk(*this, copies ? static_cast<int64_t>(leaders_.size()) : 0, filters);
   int64_t num_equal = static_cast<int64_t>(followers_.size()), touched = 0;
+  const int64_t stride = rows_.row_stride(), ahead = std::max<int64_t>(1, ahead_bytes / std::abs(stride)) * stride;
   int32_t b = begin;
   Pace pace;
   for (; b < end && (num_equal > 0 || !may_stop); ++b, walk.filtered_to = 0) {
-    Band band{nullptr, 0, rows_.block_length(b)};
+    Band band{nullptr, 0, rows_.block_length(b), copies ? 0 : ahead};
     for (const Chunk& chunk : chunks_) {
       if (chunk.from > b) continue;
       pace.after(chunk.num_rows * band.length);
@@ -209,22 +221,22 @@ int64_t BandComparison::compare_chunk(const Chunk& chunk, const Band& band, int3
     follower[count++] = f;
     if (count < pairs_at_once) continue;
     pace.after(count * band.length);
-    num_left += compare_pairs(row.data(), leader.data(), follower.data(), count, band.length, b, departures);
+    num_left += compare_pairs(row.data(), leader.data(), follower.data(), count, band, b, departures);
     count = 0;
   }
-  return num_left + compare_pairs(row.data(), leader.data(), follower.data(), count, band.length, b, departures);
+  return num_left + compare_pairs(row.data(), leader.data(), follower.data(), count, band, b, departures);
 }
 
 int64_t BandComparison::compare_pairs(const std::byte* const* row, const std::byte* const* leader,
-                                      const size_t* follower, int count, int64_t length, int32_t b,
+                                      const size_t* follower, int count, const Band& band, int32_t b,
                                       Departure* departures) const {
-  const uint32_t equal = rows_.kernels().equal_pairs(row, leader, count, length, rows_.grid());
+  const uint32_t equal = rows_.kernels().equal_pairs(row, leader, count, band.length, band.ahead, rows_.grid());
   int64_t num_left = 0;
   for (int k = 0; k < count; ++k) {
     if (equal >> k & 1) continue;
     Departure& departure = departures[follower[k]];
     departure.block = b;
-    hash(row[k], length, departure);
+    hash(row[k], band.length, departure);
     ++num_left;
   }
   return num_left;

@@ -166,7 +166,7 @@ class Pass {
     }
     bytes_touched_ += 2 * num_members * rows_.row_bytes();
     const uint32_t equal =
-        kernels_.equal_pairs(row.data(), candidate.data(), num_members, rows_.row_bytes(), rows_.grid());
+        kernels_.equal_pairs(row.data(), candidate.data(), num_members, rows_.row_bytes(), 0, rows_.grid());
     for (int m = 0; m < num_members; ++m) {
       if (equal >> m & 1)
         ++num_agreed_;

@@ -58,6 +58,8 @@ void RowBlocks::cut_as_the_memory_is() {
     has_bands_ &= span_bytes_ <= block_bytes;  // longer runs are streams of their own
   } else if (has_bands_) {
     block_size_ = copied_band_bytes;
+    const bool is_run = inner.stride == itemsize(dtype_) && inner.extent * inner.stride == run_bytes;
+    has_contiguous_columns_ = reads_as_is_ && (row_stride_ == itemsize(dtype_) || (is_run && row_stride_ == run_bytes));
   }
   blocks_of_a_span_ = (span_bytes_ + block_size_ - 1) / block_size_;
 }
@@ -100,10 +102,20 @@ void RowBlocks::copy_band(int64_t from, int64_t num_bytes, int64_t first, int64_
 
 void RowBlocks::compare_columns(int64_t b, int64_t first, int64_t count, const RowLeaders& leaders,
                                 std::byte* found) const {
-  const int64_t stride = axes_.back().stride;
-  for_each_run(block_begin(b), block_length(b), [&](int64_t place, int64_t values, int64_t) {
-    kernels_->compare_columns(row(0) + place, stride, values, leaders, first, count, row_stride_, grid_, found);
-  });
+  const auto compare = [&](int64_t place, int64_t num_columns, int64_t stride) {
+    kernels_->compare_columns(row(0) + place, stride, num_columns, leaders, first, count, row_stride_, grid_, found);
+  };
+  if (row_stride_ == itemsize(dtype_))
+    return for_each_run(block_begin(b), block_length(b),
+                        [&](int64_t place, int64_t values, int64_t) { compare(place, values, axes_.back().stride); });
+  const Axis columns = axes_[axes_.size() - 2];
+  int64_t run = block_begin(b) / row_stride_;
+  for (int64_t left = block_length(b) / row_stride_; left > 0;) {
+    const int64_t together = std::min(left, columns.extent - run % columns.extent);
+    compare(run_place(run), together, columns.stride);
+    run += together;
+    left -= together;
+  }
 }
 
 void RowBlocks::stage(int64_t i, int64_t from, int64_t num_bytes, std::byte* scratch) const {

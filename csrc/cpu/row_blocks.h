@@ -73,8 +73,8 @@ class RowBlocks {
   const std::byte* band(int64_t b, int64_t first, int64_t count, std::byte* scratch, int64_t& stride) const;
   // The piece of `count` rows from `first` on that piece() gives of one, copied_band_stride apart; num_bytes <= 256.
   void copy_band(int64_t from, int64_t num_bytes, int64_t first, int64_t count, std::byte* scratch) const;
-  // Do the values of a column lie side by side, as the kernels read them? Only where copies_bands().
-  bool has_contiguous_columns() const { return has_bands_ && reads_as_is_ && row_stride_ == itemsize(dtype_); }
+  // Do the rows of a column lie side by side, as the kernels read them? A column is a value or run_bytes.
+  bool has_contiguous_columns() const { return has_contiguous_columns_; }
   // Where block b of rows [first, first + count) differs from their leaders' (row_kernels.h): sets bits of found,
   // row_stride() bytes a row. Only where has_contiguous_columns().
   void compare_columns(int64_t b, int64_t first, int64_t count, const RowLeaders& leaders, std::byte* found) const;
@@ -112,7 +112,7 @@ class RowBlocks {
   int64_t num_rows_ = 0, row_bytes_ = 0, row_stride_ = 0;
   bool reads_as_is_ = true;  // the kernels read values of this type
   bool direct_ = true;
-  bool has_bands_ = false, spans_are_runs_ = false;
+  bool has_bands_ = false, spans_are_runs_ = false, has_contiguous_columns_ = false;
   int64_t num_spans_ = 0, span_bytes_ = 0, blocks_of_a_span_ = 1, block_size_ = block_bytes;
   std::vector<Axis> axes_;  // of one row, outermost first, merged; at least one
 };

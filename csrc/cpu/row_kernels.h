@@ -43,6 +43,7 @@ struct RowLeaders {
   const uint8_t* is_same;  // of every 64 rows: one row leads them all
 };
 constexpr int64_t rows_of_a_flag = 64;
+constexpr int64_t run_bytes = 32;  // of a column that is a run of values, not one: a vector
 
 struct RowKernels {
   // Bit r is set when rows[r] differs from the leader somewhere in num_bytes <= 4 KiB; num_rows <= 32.
@@ -55,14 +56,15 @@ struct RowKernels {
   // their leaders. `stride` is that of the leaders, too.
   int64_t (*known_run)(const std::byte* first, int64_t stride, int64_t count, const KnownLeaders& known,
                        int64_t num_bytes, const UpdateGrid& grid, const uint32_t* block_keys, int64_t* leader);
-  // Bit r is set when rows[r] equals leaders[r]; num_rows <= 32.
+  // Bit r is set when rows[r] equals leaders[r]; num_rows <= 32. As many bytes will be expected `ahead` bytes behind
+  // each row later, unless that is 0: they are fetched meanwhile.
   uint32_t (*equal_pairs)(const std::byte* const* rows, const std::byte* const* leaders, int num_rows,
-                          int64_t num_bytes, const UpdateGrid& grid);
-  // Of columns whose values lie side by side, itemsize bytes each: rows [first, first + count), first a multiple of
-  // rows_of_a_flag, against their leaders. Bits are set in found, itemsize bytes a row, where they differ; the last 32
-  // bytes may end behind it.
+                          int64_t num_bytes, int64_t ahead, const UpdateGrid& grid);
+  // Of columns whose rows lie side by side, `width` bytes of each, a value or run_bytes: rows [first, first + count),
+  // first a multiple of rows_of_a_flag, against their leaders. Bits are set in found, `width` bytes a row, where they
+  // differ; the last 32 bytes may end behind it.
   void (*compare_columns)(const std::byte* columns, int64_t column_stride, int64_t num_columns,
-                          const RowLeaders& leaders, int64_t first, int64_t count, int64_t itemsize,
+                          const RowLeaders& leaders, int64_t first, int64_t count, int64_t width,
                           const UpdateGrid& grid, std::byte* found);
   // 64-bit routing hash of a piece of at most 4 KiB under the keys of its blocks, chained on `key`; two pieces that
   // differ share one with probability about 2^-32. Sets *nan when the piece holds one, else leaves it. As many bytes

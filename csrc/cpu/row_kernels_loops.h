@@ -146,11 +146,13 @@ int64_t equal_run(const std::byte* first, int64_t stride, int64_t count, const s
 
 template <class E>
 uint32_t equal_pairs(const std::byte* const* rows, const std::byte* const* leaders, int num_rows, int64_t num_bytes,
-                     const UpdateGrid& grid) {
+                     int64_t ahead, const UpdateGrid& grid) {
   const E element(grid);
   uint32_t equal = 0;
-  for (int r = 0; r < num_rows; ++r)
+  for (int r = 0; r < num_rows; ++r) {
+    for (int64_t at = 0; ahead != 0 && at < num_bytes; at += 2 * vector_bytes) ask_for(rows[r] + ahead + at);
     equal |= static_cast<uint32_t>(equals(element, rows[r], leaders[r], num_bytes)) << r;
+  }
   return equal;
 }
 
@@ -207,7 +209,7 @@ void compare_lanes(const E& element, const std::byte* columns, int64_t column_st
 
 template <class E>
 void compare_columns(const std::byte* columns, int64_t column_stride, int64_t num_columns, const RowLeaders& leaders,
-                     int64_t first, int64_t count, int64_t itemsize, const UpdateGrid& grid, std::byte* found) {
+                     int64_t first, int64_t count, int64_t width, const UpdateGrid& grid, std::byte* found) {
   const E element(grid);
   const int64_t distance = column_stride < 0 ? -column_stride : column_stride;
   const int64_t apart = distance == 0 ? 1 : (stream_bytes + distance - 1) / distance;  // columns
@@ -221,6 +223,8 @@ void compare_columns(const std::byte* columns, int64_t column_stride, int64_t nu
     for (; c < num_columns; ++c)
       compare_lanes<Lane, 1>(element, columns + c * column_stride, column_stride, leaders, first, count, found);
   };
+  static_assert(run_bytes == vector_bytes);
+  if (width == run_bytes) return compare(Words{});
   constexpr int size = E::value_bytes;  // a kind that has one is compiled for that one alone
   if constexpr (size == 8)
     compare(uint64_t{});
@@ -231,7 +235,7 @@ void compare_columns(const std::byte* columns, int64_t column_stride, int64_t nu
   else if constexpr (size == 1)
     compare(uint8_t{});
   else
-    switch (itemsize) {
+    switch (width) {
       case 8: return compare(uint64_t{});
       case 4: return compare(uint32_t{});
       case 2: return compare(uint16_t{});

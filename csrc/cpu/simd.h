@@ -57,14 +57,19 @@ __attribute__((always_inline)) inline Words gather(const std::byte* column, cons
     memcpy(&v, column + places[i] * (int64_t)sizeof(Lane), sizeof v);
     return v;
   };
-  if constexpr (sizeof(Lane) == 8) return (Words)Longs{value(0), value(1), value(2), value(3)};
-  constexpr int per_word = sizeof(Lane) < 4 ? 4 / sizeof(Lane) : 1;
-  const auto word = [&](int k) __attribute__((always_inline)) {
-    uint32_t w = 0;
-    for (int i = 0; i < per_word; ++i) w |= (uint32_t)value(k * per_word + i) << (8 * sizeof(Lane) * i % 32);
-    return w;
-  };
-  return Words{word(0), word(1), word(2), word(3), word(4), word(5), word(6), word(7)};
+  if constexpr (sizeof(Lane) == vector_bytes) {
+    return value(0);
+  } else if constexpr (sizeof(Lane) == 8) {
+    return (Words)Longs{value(0), value(1), value(2), value(3)};
+  } else {
+    constexpr int per_word = sizeof(Lane) < 4 ? 4 / sizeof(Lane) : 1;
+    const auto word = [&](int k) __attribute__((always_inline)) {
+      uint32_t w = 0;
+      for (int i = 0; i < per_word; ++i) w |= (uint32_t)value(k * per_word + i) << (8 * sizeof(Lane) * i % 32);
+      return w;
+    };
+    return Words{word(0), word(1), word(2), word(3), word(4), word(5), word(6), word(7)};
+  }
 }
 
 inline bool any(Words v) {

@@ -172,9 +172,13 @@ struct BitsOf<8> {
   using type = uint64_t;
 };
 
+// The rows behind these are asked for meanwhile: they come next, after other pieces of these rows, which lie elsewhere.
 template <int64_t num_bytes>
 void copy_pieces(const std::byte* from, int64_t row_stride, int64_t num_rows, std::byte* to, int64_t to_stride) {
-  for (int64_t r = 0; r < num_rows; ++r) memcpy(to + r * to_stride, from + r * row_stride, num_bytes);
+  for (int64_t r = 0; r < num_rows; ++r) {
+    ask_for(from + (num_rows + r) * row_stride);
+    memcpy(to + r * to_stride, from + r * row_stride, num_bytes);
+  }
 }
 
 template <class From, class To>
