@@ -21,6 +21,9 @@ Block = Callable[[int, int], Array]
 
 SHAPES = ((64, 16384), (512, 16384), (2048, 4096), (50000, 512), (1000000, 64), (4096, 65536))
 DATA = ("distinct", "50 bundles", "equal")
+SHORT_SHAPES = ((50000, 512), (1000000, 64))
+MANY_BUNDLES = ("1000 bundles", "20000 bundles")
+"""Of short rows, whose leaders fill the L2 cache or leave it."""
 ADVERSARIAL_SHAPES = ((512, 16384), (8192, 4096))
 STRIDED_SHAPES = ((512, 16384), (50000, 512))
 DTYPES = ("bfloat16", "float16", "float64", "int8", "bool")
@@ -170,6 +173,8 @@ def _masked_channels(rng: np.random.Generator, d: int, live: Array) -> Block:
 LAYOUTS: dict[str, Callable[..., tuple[Array, Block]]] = {
     "distinct": distinct,
     "50 bundles": bundles(50),
+    "1000 bundles": bundles(1000),
+    "20000 bundles": bundles(20000),
     "equal": bundles(1),
     "relu50": relu(0.5),
     "relu90": relu(0.9),
@@ -183,7 +188,7 @@ LAYOUTS: dict[str, Callable[..., tuple[Array, Block]]] = {
     "2 bundles": bundles(2),
     "10 bundles late": ten_late,
 }
-ADVERSARIAL = tuple(name for name in LAYOUTS if name not in DATA)
+ADVERSARIAL = tuple(name for name in LAYOUTS if name not in DATA + MANY_BUNDLES)
 
 
 # ---- where the values lie

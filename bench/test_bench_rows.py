@@ -1,12 +1,15 @@
 """The regimes of the speed table: grouping and entropy against the four peers and one read."""
 
+from itertools import product
+
 import pytest
 
 from . import ours, peers, regimes
 
+CASES = [*product(regimes.SHAPES, regimes.DATA), *product(regimes.SHORT_SHAPES, regimes.MANY_BUNDLES)]
 
-@pytest.mark.parametrize("data", regimes.DATA)
-@pytest.mark.parametrize("shape", regimes.SHAPES, ids="{0[0]}x{0[1]}".format)
+
+@pytest.mark.parametrize(("shape", "data"), CASES, ids=lambda x: x if isinstance(x, str) else f"{x[0]}x{x[1]}")
 def test_rows(race, shape, data):
     case = regimes.build("regime", shape, data)
     race(case, [

@@ -180,7 +180,11 @@ int64_t group_in_tables(const uint64_t* keys, const uint8_t* alone, int64_t coun
       stop_if_asked();
       table.reset(begins[b + 1] - begins[b]);
       for (int64_t k = begins[b]; k < begins[b + 1]; ++k) {
-        if (k + ahead < begins[b + 1]) table.prefetch(entries[k + ahead]);
+        if (k + ahead < begins[b + 1]) {
+          table.prefetch(entries[k + ahead]);
+          __builtin_prefetch(keys + entries[k + ahead].position());  // of keys that are repeated
+          __builtin_prefetch(leader + entries[k + ahead].position(), 1);
+        }
         following += lead(table, entries[k]);
       }
     }

@@ -2,8 +2,9 @@
 // hash a row that differs once, from where it left, and group and compare those again. A row that is alone
 // after the first step is never read again, an equal row is read once, and no value is read more than twice
 // (but for samples and the two blocks where a row leaves a group). Rows that lie closer together than their columns do
-// are compared in the order of the memory (compare_bands.h) while most of them take part. All other short rows with
-// duplicates go through group_short_rows.h instead: one pass, compared while in the L1 cache.
+// are compared in the order of the memory (compare_bands.h) while most of them take part. All other short rows are
+// compared in their own order; where most are duplicates of few kinds, or samples mislead, group_short_rows.h takes
+// them in one pass, while they are in the L1 cache.
 #include "group_rows.h"
 
 #include <algorithm>
@@ -56,6 +57,7 @@ class Grouper {
   bool looks_full_of_duplicates();
   void group_in_one_pass(const uint8_t* skip);
   void group_members_of_short_rows();
+  bool compare_short_rows(uint8_t* is_settled);
   void group_members_of_long_rows();
   void separate_large_groups();
   void compare(std::vector<Follower> followers, bool to_the_end);
@@ -600,11 +602,60 @@ void Grouper::group_in_one_pass(const uint8_t* skip) {
   std::copy(read_whole.begin(), read_whole.end(), unread_from_.begin());  // a short row is one block
 }
 
+// Compares every row with the first one of its sample, which is the first of its kind; is_settled becomes 0 for those
+// that differ from it. False where most do: then nothing is known.
+bool Grouper::compare_short_rows(uint8_t* is_settled) {
+  constexpr int together = 8;
+  constexpr int64_t ahead = 16, fetched_bytes = 512, most_in_vain = 16;
+  const int64_t row_bytes = rows_.row_bytes();
+  std::atomic<int64_t> compared{0};
+  std::atomic<bool> mislead{false};
+  parallel_for(rows_.num_rows(), 4096, threads_for(rows_.num_rows() * row_bytes), [&](int64_t begin, int64_t end) {
+    std::array<const std::byte*, together> row, leader;
+    std::array<int64_t, together> member;
+    std::vector<std::byte> scratch(rows_.is_direct() ? 0 : 2 * together * row_bytes);
+    int count = 0;
+    int64_t num_equal = 0, num_different = 0;
+    const auto compare = [&] {
+      const uint32_t equal = kernels_.equal_pairs(row.data(), leader.data(), count, row_bytes, 0, rows_.grid());
+      for (int m = 0; m < count; ++m) {
+        if (!(equal >> m & 1)) is_settled[member[m]] = 0;
+        ++(equal >> m & 1 ? num_equal : num_different);
+      }
+      count = 0;
+      if (num_different > num_equal + most_in_vain) mislead = true;
+    };
+    Pace pace;
+    for (int64_t i = begin; i < end && !mislead; ++i) {
+      if (rows_.is_direct() && i + ahead < end && leader_[i + ahead] != i + ahead)
+        for (int64_t at = 0; at < std::min(row_bytes, fetched_bytes); at += line_bytes)
+          __builtin_prefetch(rows_.row(leader_[i + ahead]) + at);
+      if (leader_[i] == i) continue;
+      std::byte* const staged = scratch.data() + (rows_.is_direct() ? 0 : 2 * count * row_bytes);
+      row[count] = rows_.piece(i, 0, row_bytes, staged);
+      leader[count] = rows_.piece(leader_[i], 0, row_bytes, rows_.is_direct() ? staged : staged + row_bytes);
+      member[count++] = i;
+      if (count < together) continue;
+      pace.after(2 * together * row_bytes);
+      compare();
+    }
+    compare();
+    compared += num_equal + num_different;
+  });
+  last_work().rows_compared += compared;
+  last_work().bytes_touched += 2 * compared * row_bytes;
+  return !mislead;
+}
+
 void Grouper::group_members_of_short_rows() {
-  std::vector<uint8_t> is_alone(rows_.num_rows(), 1);
-  for (int64_t i = 0; i < rows_.num_rows(); ++i)
-    if (leader_[i] != i) is_alone[i] = is_alone[leader_[i]] = 0;
-  group_in_one_pass(is_alone.data());
+  const int64_t n = rows_.num_rows();
+  std::vector<uint8_t> is_settled(n, 1);
+  if (!compare_short_rows(is_settled.data())) {
+    std::fill(is_settled.begin(), is_settled.end(), 1);
+    for (int64_t i = 0; i < n; ++i)
+      if (leader_[i] != i) is_settled[i] = is_settled[leader_[i]] = 0;
+  }
+  if (std::find(is_settled.begin(), is_settled.end(), 0) != is_settled.end()) group_in_one_pass(is_settled.data());
 }
 
 void Grouper::group_members_of_long_rows() {

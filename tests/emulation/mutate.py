@@ -286,6 +286,27 @@ FAULTS = [
         folder="cpu",
     ),
     Fault(
+        "group_rows.cpp",
+        "if (!(equal >> m & 1)) is_settled[member[m]] = 0;",
+        ";",
+        "many kinds of short rows: those that differ behind their sample",
+        folder="cpu",
+    ),
+    Fault(
+        "group_rows.cpp",
+        "is_settled[i] = is_settled[leader_[i]] = 0;",
+        "is_settled[i] = 0;",
+        "many kinds of short rows: the first of a sample that misleads",
+        folder="cpu",
+    ),
+    Fault(
+        "group_rows.cpp",
+        "if (num_different > num_equal + most_in_vain) mislead = true;",
+        "",
+        "many kinds of short rows: samples that mislead are believed",
+        folder="cpu",
+    ),
+    Fault(
         "compare_bands.cpp",
         "++b, walk.filtered_to = 0)",
         "++b)",
@@ -293,6 +314,20 @@ FAULTS = [
         folder="cpu",
     ),
     Fault("row_kernels_loops.h", "if (i == end) continue;", "continue;", "columns: their last values", folder="cpu"),
+    Fault(
+        "row_blocks.cpp",
+        "std::min(left, columns.extent - run % columns.extent)",
+        "left",
+        "columns of 32 bytes: those behind a gap",
+        folder="cpu",
+    ),
+    Fault(
+        "compare_bands.cpp",
+        "(*from == std::byte{0} && std::memcmp",
+        "(std::memcmp",
+        "columns: rows that all differ everywhere",
+        folder="cpu",
+    ),
     Fault(
         "group_short_rows.cpp",
         "if (run < most && !hashes_whole_rows_) run += known_run",
