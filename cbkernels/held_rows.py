@@ -54,9 +54,11 @@ class HeldRows:
     @property
     def key(self) -> int:
         """Key of the fingerprints, chosen when it is first asked for."""
-        if self._key is None:
-            self._key = stream_keys.default_key()
+        self._key = self._key_to_choose()
         return self._key
+
+    def _key_to_choose(self) -> int:
+        return stream_keys.default_key() if self._key is None else self._key
 
     def require_key(self, key: int, whose: str) -> None:
         """Raise ValueError unless fingerprints under this key may join those held; the sentence keeps both secret."""
@@ -75,30 +77,33 @@ class HeldRows:
         """
         num_columns = rows.num_columns
         self._require_same_rows(rows.dtype, num_columns)
-        after: dict[str, Any]
+        key = self._key_to_choose()
         if backend.on_gpu is not None and _has_tensors_for(rows):
-            after = self._with_rows_on_gpu(rows, labels, grid, backend.on_gpu)
+            after = self._with_rows_on_gpu(rows, labels, grid, key, backend.on_gpu)
         else:
-            after = self._with_rows_on_cpu(rows, labels, grid, backend)
-        after |= {"dtype": rows.dtype, "num_columns": num_columns, "device": rows.device, "backend": backend.name}
+            after = self._with_rows_on_cpu(rows, labels, grid, key, backend)
+        after |= {"_key": key, "dtype": rows.dtype, "num_columns": num_columns}
+        after |= {"device": rows.device, "backend": backend.name}
         vars(self).update(after)  # one step for Python: Ctrl-C comes before or behind it
 
     def _with_rows_on_gpu(
-        self, rows: Rows, labels: Labels, grid: UpdateGrid | None, backend: backends.Cuda
+        self, rows: Rows, labels: Labels, grid: UpdateGrid | None, key: int, backend: backends.Cuda
     ) -> dict[str, Any]:
+        """What this will hold, by the names of its attributes."""
         if DTYPES[labels.code] == "uint64":
             raise ValueError("labels has dtype uint64, whose range a GPU stream does not look at; convert to int64")
         after = copy.copy(self)
-        after._store_of(rows.device, backend, rows.dtype).append(rows, labels, grid, self.key)
+        after._store_of(rows.device, backend, rows.dtype).append(rows, labels, grid, key)
         return vars(after)
 
     def _with_rows_on_cpu(
-        self, rows: Rows, labels: Labels, grid: UpdateGrid | None, backend: backends.Backend
+        self, rows: Rows, labels: Labels, grid: UpdateGrid | None, key: int, backend: backends.Backend
     ) -> dict[str, Any]:
+        """The same; what is not named stays as it is."""
         label_values = labels.raw()
         if DTYPES[labels.code] == "uint64" and (label_values > np.uint64(2**63 - 1)).any():
             raise ValueError(f"labels holds {int(label_values.max())}; streaming takes labels below 2**63")
-        fingerprints, holds_nan = backend.row_fingerprints(rows, grid, self.key)
+        fingerprints, holds_nan = backend.row_fingerprints(rows, grid, key)
         num_nan_rows = holds_nan.tobytes().count(True)
         if num_nan_rows:
             fingerprints, label_values = fingerprints[~holds_nan], label_values[~holds_nan]

@@ -343,7 +343,7 @@ ROWS, LABELS = np.array([[1.0, 2.0], [np.nan, 0.0], [3.0, 4.0]]), np.array([0, 1
 
 def filled() -> cb.BundleEntropy:
     metric = cb.BundleEntropy()
-    for _ in range(25):  # the last block of 64 rows is not full
+    for _ in range(32):  # one more, and they are joined
         metric.update(np.arange(6.0).reshape(3, 2), LABELS)
     return metric
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import cbkernels as cb
-from cbkernels import stream_keys, tallies
+from cbkernels import backends, stream_keys, tallies
 from cbkernels.held_rows import HeldRows
 
 from .all_of import all_of
@@ -212,6 +212,22 @@ def as_joined_process(monkeypatch: pytest.MonkeyPatch, store: Any, own: int) -> 
         distributed_c10d=SimpleNamespace(_get_default_store=lambda: store),
     )  # fmt: skip
     monkeypatch.setitem(sys.modules, "torch.distributed", distributed)
+
+
+def test_rows_that_could_not_be_added_choose_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes may be joined after them: then the key is that of all."""
+
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    metric = cb.BundleEntropy()
+    with monkeypatch.context() as patched:
+        patched.setattr(backends.TABLE["cpu"], "row_fingerprints", no_memory)
+        with pytest.raises(MemoryError):
+            metric.update(np.zeros((2, 3)), np.array([0, 1]))
+    as_joined_process(monkeypatch, Store(), 66)
+    metric.update(np.zeros((2, 3)), np.array([0, 1]))
+    assert metric.key == 66
 
 
 def test_joined_processes_have_the_key_of_the_first_that_asks(monkeypatch: pytest.MonkeyPatch) -> None:
