@@ -65,15 +65,18 @@ class Rows(NamedTuple):
         """The rows ``begin`` to ``begin + num_rows`` of the same memory."""
         return self._replace(pointer=self.pointer + begin * self.strides[0], shape=(num_rows, *self.shape[1:]))
 
+    def _begins_with(self, array: npt.NDArray[Any]) -> bool:
+        return bool(_core.address_of(array) == self.pointer)
+
     def raw(self) -> npt.NDArray[Any]:
         """The same memory as a NumPy array; types that NumPy lacks as unsigned integers."""
         if self.device != "cpu":
             raise ValueError(f"acts is on {self.device}; move it to the CPU for this backend")
         array: npt.NDArray[Any] = self.owner
-        is_numpy = type(array) is np.ndarray and self.dtype not in _RAW
-        if is_numpy and array.shape == self.shape and _core.address_of(array) == self.pointer:
-            return array
         kind = np.dtype(_RAW.get(self.dtype, self.dtype))
+        mine = self.shape, self.strides, kind
+        if type(array) is np.ndarray and (array.shape, array.strides, array.dtype) == mine and self._begins_with(array):
+            return array
         interface = {"data": (self.pointer, True), "shape": self.shape, "strides": self.strides,
                      "typestr": kind.str, "version": 3}  # fmt: skip
         if 0 in self.shape:

@@ -19,7 +19,10 @@ from .grid import UpdateGrid
 from .row_store import RowStore
 
 FORMAT = 3
-"""Of states and pickles: a new one whenever the same row gets another fingerprint, or what is kept changes."""
+"""Of states and pickles: a new one whenever the same row gets another fingerprint, or a state holds something else.
+
+A pickle is read by the version that wrote it.
+"""
 
 
 class HeldRows:
@@ -117,7 +120,7 @@ class HeldRows:
         return store
 
     def extend(self, other: HeldRows) -> None:
-        """Add a copy of what another one holds.
+        """Add what another one holds.
 
         Raises:
             TypeError, ValueError: rows of another type or width, or under another key; nothing is added.
@@ -130,8 +133,7 @@ class HeldRows:
         after._key = other.key
         for device, store in other.on_gpus.items():
             after._store_of(device, store.backend, store.dtype).extend(store)
-        for fingerprints, labels in other._on_cpu.blocks():
-            after._on_cpu = after._on_cpu.with_rows(fingerprints, labels)
+        after._on_cpu = after._on_cpu.with_all_of(other._on_cpu)
         after._num_nan_rows += other._num_nan_rows
         after._remember(other.dtype, other.num_columns, other.device, other.backend)
         self._become(after)

@@ -16,14 +16,14 @@ Block = tuple[Fingerprints, Labels]
 """(n, 2) fingerprints and (n,) labels that nobody writes to any more."""
 
 _MOST_BATCHES = 32
-_FULL_BLOCK_ROWS = 1 << 16
+_BLOCK_ROWS = 1 << 16
 
 
 class RowStore:
     """Blocks of (fingerprint, label), which are never written again: whoever holds a store may share its arrays.
 
     Batches stay as they come, for in the middle of a training whatever an update touches is far away from the
-    processor; when there are 32 of them, they become a block, or join one that is not full.
+    processor. As soon as there are more than 32 of them, or 65,536 rows in them, they are joined.
 
     Attributes:
         size: number of rows.
@@ -31,25 +31,39 @@ class RowStore:
 
     def __init__(self) -> None:
         self.size = 0
-        self._full: tuple[Block, ...] = ()
+        self._blocks: tuple[Block, ...] = ()  # of 65,536 rows and more; but the batches before one that long
         self._batches: tuple[Block, ...] = ()
+        self._rows_in_batches = 0
 
     def with_rows(self, fingerprints: Fingerprints, labels: Labels) -> RowStore:
         """A store that holds these (n, 2) fingerprints and (n,) labels too: the arrays themselves, not copies."""
         after = RowStore()
         after.size = self.size + len(labels)
-        after._full, after._batches = self._full, (*self._batches, (fingerprints, labels))
-        if len(labels) < _FULL_BLOCK_ROWS and len(after._batches) > _MOST_BATCHES:
+        if len(labels) >= _BLOCK_ROWS:
+            earlier = (_joined(self._batches),) if self._batches else ()
+            after._blocks = (*self._blocks, *earlier, (fingerprints, labels))
+            return after
+        after._blocks, after._batches = self._blocks, (*self._batches, (fingerprints, labels))
+        after._rows_in_batches = self._rows_in_batches + len(labels)
+        if after._rows_in_batches >= _BLOCK_ROWS:
+            after._blocks, after._batches = (*self._blocks, _joined(after._batches)), ()
+            after._rows_in_batches = 0
+        elif len(after._batches) > _MOST_BATCHES:
             after._batches = (_joined(after._batches),)
-        if len(after._batches[-1][1]) >= _FULL_BLOCK_ROWS:
-            after._full, after._batches = after._full + after._batches, ()
+        return after
+
+    def with_all_of(self, other: RowStore) -> RowStore:
+        """A store that holds the rows of both."""
+        after = self
+        for fingerprints, labels in other._blocks + other._batches:  # whole: a part would keep the rest in memory
+            after = after.with_rows(fingerprints, labels)
         return after
 
     def blocks(self) -> Iterator[Block]:
         """All rows, 65,536 at most at a time."""
-        for fingerprints, labels in self._full + self._batches:
-            for begin in range(0, len(labels), _FULL_BLOCK_ROWS):
-                here = slice(begin, begin + _FULL_BLOCK_ROWS)
+        for fingerprints, labels in self._blocks + self._batches:
+            for begin in range(0, len(labels), _BLOCK_ROWS):
+                here = slice(begin, begin + _BLOCK_ROWS)
                 yield fingerprints[here], labels[here]
 
     def concatenated(self) -> Block:

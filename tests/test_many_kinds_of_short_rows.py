@@ -56,6 +56,24 @@ def test_bundles(num_misled: int, dtype: str, threads: int) -> None:
         assert cb.bundle_rows(given, backend="cpu", grid=GRID).tolist() == right
 
 
+@pytest.mark.parametrize("num_misled", [0, 300, 70_000])
+def test_rows_for_several_threads(num_misled: int, threads: int) -> None:
+    """18 MB; those that differ from their sample lie side by side."""
+    rng = np.random.default_rng(0)
+    kinds = rng.integers(20_000, size=70_000)
+    acts = rng.standard_normal((20_000, 64), np.float32)[kinds]
+    right = kinds.copy()
+    acts[1000 : 1000 + num_misled, NOT_SAMPLED] = 9
+    right[1000 : 1000 + num_misled] += 20_000
+    rank = np.empty(40_000, np.int64)
+    present, first = np.unique(right, return_index=True)
+    rank[present[np.argsort(first)]] = np.arange(len(present))
+    assert cb.bundle_rows(acts, backend="cpu").tolist() == rank[right].tolist()
+    work = _core.last_work()
+    assert work["threads"] == threads
+    assert work["bytes_touched"] <= 2.5 * acts.nbytes, "few rows that differ must not make all be read again"
+
+
 @pytest.mark.parametrize("bits", [0, 2, 9])
 def test_samples_that_collide(bits: int, threads: int, routing_bits: Callable[[int], None]) -> None:
     acts = kinds_of_rows(400)

@@ -57,7 +57,8 @@ class Grouper {
   bool looks_full_of_duplicates();
   void group_in_one_pass(const uint8_t* skip);
   void group_members_of_short_rows();
-  bool compare_short_rows(uint8_t* is_settled);
+  struct Agreement { int64_t equal = 0, different = 0; };  // with the sample
+  void compare_short_rows(int64_t first, int64_t last, uint8_t* is_settled, Agreement& found);
   void group_members_of_long_rows();
   void separate_large_groups();
   void compare(std::vector<Follower> followers, bool to_the_end);
@@ -602,15 +603,15 @@ void Grouper::group_in_one_pass(const uint8_t* skip) {
   std::copy(read_whole.begin(), read_whole.end(), unread_from_.begin());  // a short row is one block
 }
 
-// Compares every row with the first one of its sample, which is the first of its kind; is_settled becomes 0 for those
-// that differ from it. False where most do: then nothing is known.
-bool Grouper::compare_short_rows(uint8_t* is_settled) {
+// Compares rows [first, last) with the first one of their sample, which is the first of its kind; is_settled becomes 0
+// for those that differ from it. Adds to the numbers of equal rows and of others.
+void Grouper::compare_short_rows(int64_t first, int64_t last, uint8_t* is_settled, Agreement& found) {
   constexpr int together = 8;
-  constexpr int64_t ahead = 16, fetched_bytes = 512, most_in_vain = 16;
+  constexpr int64_t ahead = 16, fetched_bytes = 512;
   const int64_t row_bytes = rows_.row_bytes();
-  std::atomic<int64_t> compared{0};
-  std::atomic<bool> mislead{false};
-  parallel_for(rows_.num_rows(), 4096, threads_for(rows_.num_rows() * row_bytes), [&](int64_t begin, int64_t end) {
+  std::atomic<int64_t> all_equal{0}, all_different{0};
+  const int threads = threads_for((last - first) * row_bytes);
+  parallel_for(last - first, 4096, threads, [&](int64_t begin, int64_t end) {
     std::array<const std::byte*, together> row, leader;
     std::array<int64_t, together> member;
     std::vector<std::byte> scratch(rows_.is_direct() ? 0 : 2 * together * row_bytes);
@@ -623,11 +624,10 @@ bool Grouper::compare_short_rows(uint8_t* is_settled) {
         ++(equal >> m & 1 ? num_equal : num_different);
       }
       count = 0;
-      if (num_different > num_equal + most_in_vain) mislead = true;
     };
     Pace pace;
-    for (int64_t i = begin; i < end && !mislead; ++i) {
-      if (rows_.is_direct() && i + ahead < end && leader_[i + ahead] != i + ahead)
+    for (int64_t i = first + begin; i < first + end; ++i) {
+      if (rows_.is_direct() && i + ahead < first + end && leader_[i + ahead] != i + ahead)
         for (int64_t at = 0; at < std::min(row_bytes, fetched_bytes); at += line_bytes)
           __builtin_prefetch(rows_.row(leader_[i + ahead]) + at);
       if (leader_[i] == i) continue;
@@ -640,22 +640,30 @@ bool Grouper::compare_short_rows(uint8_t* is_settled) {
       compare();
     }
     compare();
-    compared += num_equal + num_different;
+    all_equal += num_equal;
+    all_different += num_different;
   });
-  last_work().rows_compared += compared;
-  last_work().bytes_touched += 2 * compared * row_bytes;
-  return !mislead;
+  found.equal += all_equal;
+  found.different += all_different;
+  last_work().rows_compared += all_equal + all_different;
+  last_work().bytes_touched += 2 * (all_equal + all_different) * row_bytes;
 }
 
 void Grouper::group_members_of_short_rows() {
   const int64_t n = rows_.num_rows();
   std::vector<uint8_t> is_settled(n, 1);
-  if (!compare_short_rows(is_settled.data())) {
+  Agreement found;
+  bool mislead = false;
+  for (int64_t begin = 0, end = std::max<int64_t>(256, n / 64); begin < n && !mislead; begin = end, end *= 4) {
+    compare_short_rows(begin, std::min(end, n), is_settled.data(), found);
+    mislead = found.different > found.equal + 16;
+  }
+  if (mislead) {  // then nothing is known
     std::fill(is_settled.begin(), is_settled.end(), 1);
     for (int64_t i = 0; i < n; ++i)
       if (leader_[i] != i) is_settled[i] = is_settled[leader_[i]] = 0;
   }
-  if (std::find(is_settled.begin(), is_settled.end(), 0) != is_settled.end()) group_in_one_pass(is_settled.data());
+  if (found.different > 0) group_in_one_pass(is_settled.data());
 }
 
 void Grouper::group_members_of_long_rows() {

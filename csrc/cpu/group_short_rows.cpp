@@ -143,6 +143,7 @@ class Pass {
     // a prefetcher trained by one line a row fetches no others; of longer rows it fetches them in time
     const int64_t prefetched_bytes = rows_.row_bytes() <= 512 ? rows_.row_bytes() : 0;
     for (int64_t i = begin; i < stop; ++i) {
+      if (out_.skip && out_.skip[i]) continue;
       by_sample_.prefetch(keys[i - begin]);
       for (int64_t at = 0; at < prefetched_bytes; at += 64) __builtin_prefetch(rows_.row(i) + at);
     }
@@ -262,8 +263,8 @@ void group_short_rows(const RowBlocks& rows, const ShortRows& out, int num_threa
   });
   for (int64_t s = 1; s < shares; ++s) passes[0].absorb(passes[s]);
   if (shares > 1)
-    for (int64_t i = share_begin(1); i < n; ++i) out.leader[i] = out.leader[out.leader[i]];
-  last_work().rows_compared += n;
+    for (int64_t i = share_begin(1); i < n; ++i) out.leader[i] = out.leader[out.leader[i]];  // skipped ones keep theirs
+  last_work().rows_compared += out.skip ? std::count(out.skip, out.skip + n, 0) : n;
 }
 
 }  // namespace cbkernels

@@ -8,9 +8,9 @@
 namespace cbkernels {
 
 struct ShortRows {
-  const uint8_t* skip;  // rows that are alone already; may be null
-  int64_t* leader;      // written for every row that is not skipped
-  uint8_t* nan;         // 1 where a NaN was seen, else left
+  const uint8_t* skip;  // rows that lead themselves, or follow one that does, and differ from all others; may be null
+  int64_t* leader;  // of the others it becomes the first row that is equal
+  uint8_t* nan;  // 1 where a NaN was seen, else left
   uint8_t* read_whole;  // 1 for rows whose values were all looked at for NaN, else left; may be null
   int64_t most_collisions;  // of each thread, before it throws KeysAreKnown
 };

@@ -301,7 +301,7 @@ FAULTS = [
     ),
     Fault(
         "group_rows.cpp",
-        "if (num_different > num_equal + most_in_vain) mislead = true;",
+        "mislead = found.different > found.equal + 16;",
         "",
         "many kinds of short rows: samples that mislead are believed",
         folder="cpu",

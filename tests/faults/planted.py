@@ -112,8 +112,8 @@ FAULTS = [
     ),
     Fault(
         "row_store.py",
-        "after._batches = (_joined(after._batches),)",
-        "pass",
+        "            after._batches = (_joined(after._batches),)",
+        "            pass",
         "row store: a batch of one row is kept as two arrays for ever",
         ("test_streaming.py",),
     ),
