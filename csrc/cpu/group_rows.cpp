@@ -656,9 +656,9 @@ void Grouper::group_members_of_short_rows() {
   bool mislead = false;
   for (int64_t begin = 0, end = std::max<int64_t>(256, n / 64); begin < n && !mislead; begin = end, end *= 4) {
     compare_short_rows(begin, std::min(end, n), is_settled.data(), found);
-    mislead = found.different > found.equal + 16;
+    mislead = end < n && found.different > found.equal + 16;
   }
-  if (mislead) {  // then nothing is known
+  if (mislead) {  // of the rows behind nothing is known
     std::fill(is_settled.begin(), is_settled.end(), 1);
     for (int64_t i = 0; i < n; ++i)
       if (leader_[i] != i) is_settled[i] = is_settled[leader_[i]] = 0;
