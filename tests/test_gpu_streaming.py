@@ -101,6 +101,14 @@ def test_update_writes_into_the_state(tensors: Any, half: CudaHalf) -> None:
     assert metric.compute().num_rows == 100_007
 
 
+def test_small_batches_leave_at_most_a_third_unused(tensors: Any, half: CudaHalf) -> None:
+    metric = BundleEntropy(backend=NAME)
+    for num_rows in range(50, 4000, 50):
+        metric.update(tensors.ones((50, 1)), tensors.zeros(50, dtype=tensors.int64))
+        (store,) = metric.held.on_gpus.values()
+        assert num_rows <= sum(len(block.labels) for block in store._blocks) <= 1.5 * num_rows + 64
+
+
 @pytest.mark.parametrize("dtype", ["float32", "int32"])
 def test_nan_rows_are_zero_fingerprints_of_floats(tensors: Any, half: CudaHalf, dtype: str) -> None:
     acts, labels = nan_data(dtype)
